@@ -1,0 +1,55 @@
+// The engine's own thread pool: lazy, spins briefly, then sleeps. No OpenMP.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+
+namespace kvik {
+
+// A non-owning reference to a callable void(int worker, int workers): nothing is allocated to pass
+// a lambda. The callable must outlive the call, as a temporary in the call's argument does.
+class ParallelBody {
+ public:
+  template <typename F>
+  ParallelBody(const F& f)  // NOLINT: implicit on purpose
+      : object_(&f), call_([](const void* o, int w, int n) { (*static_cast<const F*>(o))(w, n); }) {}
+  void operator()(int worker, int workers) const { call_(object_, worker, workers); }
+
+ private:
+  const void* object_;
+  void (*call_)(const void*, int, int);
+};
+
+// A half-open range of work.
+struct Range {
+  std::int64_t begin = 0;
+  std::int64_t end = 0;
+};
+
+// The part of [0, total) that falls to `worker` of `workers`, in units of `grain`; parts differ by
+// at most one grain.
+Range split_range(std::int64_t total, int worker, int workers, std::int64_t grain = 1);
+
+// Runs one body at a time on `threads` threads, the caller among them. Worker threads start on the
+// first parallel call. Calls from several threads queue up behind one another. After fork() the
+// child has no workers: the pool notices and throws kvik::Error(kInvalidArgument).
+class ThreadPool {
+ public:
+  explicit ThreadPool(int threads);  // >= 1
+  ~ThreadPool();
+  ThreadPool(const ThreadPool&) = delete;
+  ThreadPool& operator=(const ThreadPool&) = delete;
+
+  int threads() const;
+
+  // Calls body(worker, workers) once per worker in [0, workers), workers = min(threads(), limit),
+  // and returns when all have. Allocates nothing once the workers have started. An exception in a
+  // body is rethrown here, after all have finished. Not re-entrant from within a body.
+  void run(ParallelBody body, int limit = 1 << 30);
+
+ private:
+  struct Impl;
+  std::unique_ptr<Impl> impl_;
+};
+
+}  // namespace kvik

@@ -1,0 +1,144 @@
+// The kernel table: one function pointer per slot, one table per instruction set.
+//
+// Kernels take pointers, sizes and strides, never tensors; they allocate nothing, throw nothing and
+// know nothing of threads: the caller hands each thread its own range of rows or columns.
+//
+// "Numbers that do not move": for one ISA, what a kernel computes for one output row depends on
+// that row's inputs alone, never on how many rows the call has, on the range of columns, or on
+// which thread runs it. Every slot below promises that.
+//
+// Unless a slot says otherwise: no alignment is required, inputs and outputs must not overlap
+// except where they are the very same buffer ("in place" is allowed where stated), nothing is read
+// or written beyond the sizes given, and a size of 0 is a no-op. Strides count elements.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+namespace kvik::kernels {
+
+enum class Isa : std::uint8_t { kReference, kAvx2, kAvx512, kNeon };
+
+// Element-wise functions, in the order of their ONNX names.
+enum class Unary : std::uint8_t {
+  kExp, kTanh, kSigmoid, kErf, kGeluErf, kGeluTanh, kSilu, kRelu, kSqrt, kReciprocal,
+  kNeg, kAbs, kSin, kCos, kLog, kSquare,
+};
+
+// Binary element-wise functions.
+enum class Binary : std::uint8_t { kAdd, kSub, kMul, kDiv, kMin, kMax };
+
+// What a matrix product does to each output before it is stored, in this order:
+//   y = activation(x·W + bias) + residual
+enum class Activation : std::uint8_t { kNone, kGeluErf, kGeluTanh, kSilu, kRelu, kTanh, kSigmoid };
+
+struct MatmulEpilogue {
+  const float* bias = nullptr;      // [n] or null
+  Activation activation = Activation::kNone;
+  const float* residual = nullptr;  // [rows, n] with row stride residual_stride, or null; may be y
+  std::ptrdiff_t residual_stride = 0;
+};
+
+// Keys and values of one key/value head, in blocks of kKvBlock positions. The blocks of a sequence
+// need not be adjacent: k_blocks[b] and v_blocks[b] hold positions [b·kKvBlock, (b+1)·kKvBlock).
+//   K block: [head_dim, kKvBlock]     (a dimension's kKvBlock positions are adjacent)
+//   V block: [kKvBlock, value_dim]
+// Positions that are not yet written hold zeros (finite values), never indeterminate bytes.
+inline constexpr int kKvBlock = 64;
+
+struct AttentionArgs {
+  const float* q;              // [rows, head_dim]: `rows` queries of one head of one sequence
+  std::ptrdiff_t q_stride;     // elements between consecutive query rows
+  int rows;
+  int head_dim;
+  int value_dim;
+  const float* const* k_blocks;
+  const float* const* v_blocks;
+  // Query r sees the keys at positions [first_key[r], last_key[r]]; first_key may be null (all 0).
+  // last_key[r] >= first_key[r] is not required: an empty range gives a row of zeros.
+  const std::int64_t* first_key;
+  const std::int64_t* last_key;
+  float scale;                 // applied to q·k
+  float softcap;               // 0: none; else s = softcap · tanh(s / softcap)
+  // Added to the scaled (and capped) score of query r and key j: bias[r·bias_stride + j], for
+  // j in the visible range. Null: none. -inf hides a key.
+  const float* bias;
+  std::ptrdiff_t bias_stride;
+  float* out;                  // [rows, value_dim]
+  std::ptrdiff_t out_stride;
+  float* scratch;              // attention_scratch(rows, value_dim) floats, kAlignment-aligned
+};
+
+struct KernelTable {
+  Isa isa;
+  const char* name;  // "reference", "avx2", "avx512", "neon"
+
+  // ---- Matrix product with packed weights -------------------------------------------------
+  // y[r, c] = epilogue( Σ_k x[r, k] · w[k, c] ), accumulated in fp32, k ascending, one fused
+  // multiply-add a step, whatever `rows` and the column range are.
+  //
+  // Weights are packed once into panels of `panel` columns: panel p holds columns
+  // [p·panel, (p+1)·panel), zero-padded, as [k, panel]; panels follow each other.
+  // packed size in floats = round_up(n, panel) · k. The packed buffer is kAlignment-aligned.
+  int panel;
+  // Packs panels [panel_begin, panel_end) from w, where element (k, c) is
+  // w[k · k_stride + c · c_stride].
+  void (*pack_f32)(const float* w, std::ptrdiff_t k_stride, std::ptrdiff_t c_stride,
+                   std::int64_t k, std::int64_t n, std::int64_t panel_begin,
+                   std::int64_t panel_end, float* packed);
+  // Computes columns of panels [panel_begin, panel_end) for `rows` rows.
+  // x: [rows, k] with row stride x_stride; y: [rows, n] with row stride y_stride.
+  void (*matmul_f32)(const float* x, std::ptrdiff_t x_stride, std::int64_t rows, std::int64_t k,
+                     const float* packed, std::int64_t n, std::int64_t panel_begin,
+                     std::int64_t panel_end, const MatmulEpilogue& epilogue, float* y,
+                     std::ptrdiff_t y_stride);
+
+  // ---- Attention ----------------------------------------------------------------------------
+  // out[r] = Σ_j softmax_j(score(r, j)) · v[j], online over the blocks in ascending order, each
+  // block at its absolute position; fp32 throughout. The sum is over the visible keys alone.
+  void (*attention_f32)(const AttentionArgs& args);
+  std::size_t (*attention_scratch)(int rows, int value_dim);  // in floats
+  // Stores one position's key [head_dim] and value [value_dim] at `slot` (0 .. kKvBlock-1).
+  void (*store_kv_f32)(const float* k, int head_dim, const float* v, int value_dim, int slot,
+                       float* k_block, float* v_block);
+
+  // ---- Rows ---------------------------------------------------------------------------------
+  // y = (x - mean) / sqrt(var + epsilon) · scale + bias, per row of n; variance in two passes.
+  // bias and scale may be null. In place allowed.
+  void (*layer_norm_f32)(const float* x, std::ptrdiff_t x_stride, std::int64_t rows,
+                         std::int64_t n, const float* scale, const float* bias, float epsilon,
+                         float* y, std::ptrdiff_t y_stride);
+  // y = x / sqrt(mean(x²) + epsilon) · scale, per row of n. scale may be null. In place allowed.
+  void (*rms_norm_f32)(const float* x, std::ptrdiff_t x_stride, std::int64_t rows, std::int64_t n,
+                       const float* scale, float epsilon, float* y, std::ptrdiff_t y_stride);
+  // y = softmax(x) per row of n; a row that is all -inf gives NaN as ONNX's Softmax does.
+  // In place allowed.
+  void (*softmax_f32)(const float* x, std::ptrdiff_t x_stride, std::int64_t rows, std::int64_t n,
+                      float* y, std::ptrdiff_t y_stride);
+  // Rotary embedding of one row: for each head, pairs (x1, x2) of the first 2·half elements become
+  // (x1·cos - x2·sin, x1·sin + x2·cos). cos, sin: [half]. interleaved: pairs are (2i, 2i+1), else
+  // (i, i+half). Elements from 2·half to head_dim are copied. x, y: [heads, head_dim]. In place
+  // allowed.
+  void (*rotary_f32)(const float* x, int heads, int head_dim, int half, bool interleaved,
+                     const float* cos, const float* sin, float* y);
+
+  // ---- Element-wise -------------------------------------------------------------------------
+  // y[i] = f(x[i]). In place allowed. The result of an element does not depend on n or on its
+  // place in the buffer. Errors of the approximations are stated in kernels/math.inl.h.
+  void (*unary_f32)(Unary f, const float* x, std::int64_t n, float* y);
+  // y[i] = a[i·a_step] ∘ b[i·b_step], steps 0 (a scalar) or 1. In place allowed.
+  void (*binary_f32)(Binary f, const float* a, int a_step, const float* b, int b_step,
+                     std::int64_t n, float* y);
+  // y[i] = silu(gate[i]) · up[i]. In place allowed on either.
+  void (*silu_mul_f32)(const float* gate, const float* up, std::int64_t n, float* y);
+};
+
+// The table of an ISA that this CPU can run, or null. Reference is always there.
+const KernelTable* table_for(Isa isa) noexcept;
+
+// The best table for this CPU, or the one that the environment variable KVIK_ISA names. Decided
+// once per process. Throws kvik::Error(kInvalidArgument) that lists what this CPU has when the
+// name is unknown or the CPU lacks it.
+const KernelTable& active_table();
+
+}  // namespace kvik::kernels

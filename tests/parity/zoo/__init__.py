@@ -1,0 +1,13 @@
+"""Tiny seeded models in the spellings that exporters emit, each with what is expected of it."""
+
+from __future__ import annotations
+
+from parity.zoo import transformers_models
+from parity.zoo.registry import Case
+
+
+def all_cases() -> list[Case]:
+    cases = [*transformers_models.cases()]
+    names = [case.name for case in cases]
+    assert len(names) == len(set(names)), "two cases have one name"
+    return cases

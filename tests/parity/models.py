@@ -1,6 +1,7 @@
-"""Exports the models of the parity tests: python tests/parity/models.py FOLDER [NAME_PART...]
+"""Exports the models of the parity tests: python tests/parity/models.py [--wide] FOLDER [PART...]
 
-Each is written once; a file that is there already is left alone.
+Each is written once; a file that is there already is left alone. PART chooses the names that hold
+it; --wide adds the architectures that a run of the suite leaves out.
 """
 
 from __future__ import annotations
@@ -31,13 +32,15 @@ def export_case(case: Case, folder: Path) -> Path:
 
 
 def main(arguments: list[str]) -> int:
+    wide = "--wide" in arguments
+    arguments = [argument for argument in arguments if argument != "--wide"]
     if not arguments:
         print(__doc__, file=sys.stderr)
         return 2
     folder = Path(arguments[0])
     folder.mkdir(parents=True, exist_ok=True)
     failures = 0
-    for case in all_cases():
+    for case in all_cases(wide=wide):
         if arguments[1:] and not any(part in case.name for part in arguments[1:]):
             continue
         start = time.monotonic()

@@ -6,8 +6,11 @@ from parity.zoo import transformers_models
 from parity.zoo.registry import Case
 
 
-def all_cases() -> list[Case]:
+def all_cases(*, wide: bool = False) -> list[Case]:
+    """The cases of a run of the suite; with `wide` also those that only widen the coverage."""
     cases = [*transformers_models.cases()]
+    if wide:
+        cases += transformers_models.wide_cases()
     names = [case.name for case in cases]
     assert len(names) == len(set(names)), "two cases have one name"
     return cases

@@ -64,6 +64,7 @@ def export_checkpoint(
         path: the .onnx file to write; one that is there is replaced when the new one is complete.
         opset: of the standard operators, one of OPSETS.
         external_data: weights in PATH.data beside the file; None: only if they exceed 2 GiB.
+
     Raises:
         ExportError: an option is impossible, or torch cannot export the model.
         kvik_train.TrainError: the checkpoint cannot be read.
@@ -262,12 +263,12 @@ def _share_transposed(model: onnx_ir.Model) -> None:
                 transpose.outputs[0].name = f"{original.name}.transposed"
                 graph.insert_before(graph[0], transpose)
                 copy.replace_all_uses_with(transpose.outputs[0])
-                del graph.initializers[copy.name]
+                del graph.initializers[str(copy.name)]
                 break
 
 
 def _is_parameter(value: onnx_ir.Value) -> bool:
-    """Whether the name is that of a parameter of the module; folded values are val_7 and the like."""
+    """Whether it is named as a parameter of the module; folded values are val_7 and the like."""
     return value.name is not None and not value.name.startswith("val_")
 
 
@@ -284,7 +285,9 @@ def _save(model: onnx_ir.Model, destination: Path, *, external: bool) -> Path | 
             onnx_ir.save(model, fresh, external_data=beside.name if external else None)
             onnx.checker.check_model(fresh, full_check=not external)
         except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
-            raise ExportError(f"the exported graph is not valid ONNX: {first_line(error)}") from error
+            raise ExportError(
+                f"the exported graph is not valid ONNX: {first_line(error)}"
+            ) from error
         except OSError as error:
             raise ExportError(f"cannot write {destination}: {error.strerror or error}") from error
         fresh_beside = fresh.with_name(beside.name)
@@ -301,5 +304,3 @@ def _save(model: onnx_ir.Model, destination: Path, *, external: bool) -> Path | 
 def _sync(path: Path) -> None:
     with path.open("rb+") as file:
         os.fsync(file.fileno())
-
-

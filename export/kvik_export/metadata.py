@@ -68,7 +68,9 @@ def _tokenizer_entries(path: Path, vocab_size: int) -> dict[str, str]:
         text = path.read_text(encoding="utf-8")
         tokenizer = Tokenizer.from_str(text)
     except Exception as error:  # the library raises Exception itself
-        raise ExportError(f"{path} is not a readable tokenizer.json: {first_line(error)}") from error
+        raise ExportError(
+            f"{path} is not a readable tokenizer.json: {first_line(error)}"
+        ) from error
     size = tokenizer.get_vocab_size(with_added_tokens=True)
     if size > vocab_size:
         raise ExportError(

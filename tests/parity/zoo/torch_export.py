@@ -1,4 +1,4 @@
-"""torch.onnx.export of a module that maps token ids [B, S] to logits [B, S, V], as users call it."""
+"""torch.onnx.export of a module that maps ids [B, S] to logits [B, S, V], as users call it."""
 
 from __future__ import annotations
 

@@ -48,7 +48,13 @@ def without(settings: dict[str, Any], *names: str) -> dict[str, Any]:
     return {name: value for name, value in settings.items() if name not in names}
 
 
-GPT2 = {"vocab_size": VOCAB, "n_positions": CONTEXT, "n_embd": WIDTH, "n_layer": LAYERS, "n_head": 4}
+GPT2 = {
+    "vocab_size": VOCAB,
+    "n_positions": CONTEXT,
+    "n_embd": WIDTH,
+    "n_layer": LAYERS,
+    "n_head": 4,
+}
 LLAMA3_ROPE = {
     "rope_type": "llama3", "rope_theta": 10000.0, "factor": 8.0, "low_freq_factor": 1.0,
     "high_freq_factor": 4.0, "original_max_position_embeddings": 32,
@@ -191,7 +197,7 @@ def cases() -> Iterator[Case]:
 
 
 def wide_cases() -> Iterator[Case]:
-    """Every architecture at both opsets: how general the proof is. It takes too long for each run."""
+    """Every architecture at both opsets: how general the proof is. Too slow for each run."""
     done = {chosen.name for chosen in cases()}
     for name in MODELS:
         attention = "eager" if name in EAGER_ONLY else "sdpa"

@@ -2,7 +2,7 @@
 #pragma once
 
 #include <cstddef>
-#include <functional>
+#include <map>
 #include <memory>
 #include <string>
 #include <string_view>
@@ -14,6 +14,8 @@
 #include "kvik/error.h"
 
 namespace kvik::ops {
+
+struct RowBatch;  // ops/row_batch.h
 
 // What a kernel may use while it runs. The executor implements it twice: for a session, where
 // output() allocates, and for a planned row program, where output() hands out the place in the
@@ -38,6 +40,9 @@ class OpContext {
   virtual void alias(int i, int j, const Dims& dims) = 0;
   // Uninitialised scratch memory, kAlignment-aligned, valid until run() returns; one per run.
   virtual void* workspace(std::size_t bytes) = 0;
+
+  // The rows that a row program runs on, with their sequence states; null in a session.
+  virtual const RowBatch* row_batch() const { return nullptr; }
 
   virtual ThreadPool& pool() = 0;
   virtual const kernels::KernelTable& kernels() const = 0;

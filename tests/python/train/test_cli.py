@@ -57,7 +57,7 @@ def test_resume_and_reuse(train_command: Command, trained: Path) -> None:
     done = train_command("--out", trained, "--resume")
     assert done.returncode == 0
     assert "nothing left to do" in done.stdout
-    assert "learning_rate was 0.003" in refused(
+    assert "learning_rate was 0.004" in refused(
         train_command("--out", trained, "--resume", "--steps", 5, "--learning-rate", 0.5)
     )
     assert "of preset char-tiny, not char-small" in refused(

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
+from conftest import Finished
 from kvik_train import load_checkpoint
 from kvik_train.config import TrainConfig
 from kvik_train.distributed import World
@@ -18,21 +20,27 @@ from kvik_train.runlog import read_log
 
 @pytest.mark.parametrize("accumulate", ["1", "2"])
 def test_two_processes_equal_one(
-    accumulate: str, corpus_file: Path, tmp_path: Path, command_environment: dict[str, str]
+    accumulate: str,
+    corpus_file: Path,
+    tmp_path: Path,
+    train_command: Callable[..., Finished],
+    command_environment: dict[str, str],
 ) -> None:
     options = [
         "--data", str(corpus_file), "--steps", "6", "--batch-size", "8", "--context", "16",
         "--eval-windows", "5", "--eval-interval", "3", "--log-interval", "1", "--device", "cpu",
         "--dtype", "float32", "--threads", "1", "--learning-rate", "1e-3", "--warmup", "2",
     ]  # fmt: skip
-    alone = [sys.executable, "-m"]
-    pair = [*alone, "torch.distributed.run", "--standalone", "--nproc-per-node=2", "-m"]
-    for launcher, name, parts in ((alone, "one", "1"), (pair, "two", accumulate)):
-        done = subprocess.run(
-            [*launcher, "kvik_train", *options, "--accumulate", parts, "--out", tmp_path / name],
-            env=command_environment, capture_output=True, text=True, timeout=100, check=False,
-        )  # fmt: skip
-        assert done.returncode == 0, done.stderr
+    alone = train_command(*options, "--out", tmp_path / "one")
+    assert alone.returncode == 0, alone.stderr
+    torchrun = ["torch.distributed.run", "--standalone", "--nproc-per-node=2", "-m", "kvik_train"]
+    pair = subprocess.run(
+        [sys.executable, "-m", *torchrun, *options, "--accumulate", accumulate,
+         "--out", tmp_path / "two"],
+        env=command_environment, capture_output=True, text=True, timeout=100, check=False,
+    )  # fmt: skip
+    assert pair.returncode == 0, pair.stderr
+    assert "2 processes" in pair.stdout
     one, two = (load_checkpoint(tmp_path / name) for name in ("one", "two"))
     assert one[3].step == two[3].step == 6
     assert one[3].tokens == two[3].tokens == 6 * 8 * 16

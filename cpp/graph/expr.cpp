@@ -24,6 +24,7 @@ Expr finish(ExprNode node) {
   for (const Expr& arg : node.args) {
     node.index_mask |= arg.node().index_mask;
     node.unknown = node.unknown || arg.has_unknown();
+    node.symbol = node.symbol || arg.has_symbol();
   }
   if (node.text.size() > kMaxText) return Expr::unknown(node.type);
   return Expr(std::make_shared<const ExprNode>(std::move(node)));
@@ -93,6 +94,7 @@ Expr polynomial(std::vector<Term> terms) {
     for (const Expr& factor : terms[i].factors) {
       node.index_mask |= factor.node().index_mask;
       node.unknown = node.unknown || factor.has_unknown();
+      node.symbol = node.symbol || factor.has_symbol();
     }
   }
   if (terms.size() > 1) node.text = "(" + node.text + ")";
@@ -266,7 +268,11 @@ Expr::Expr(std::int64_t value)
     : Expr(polynomial(value == 0 ? std::vector<Term>{} : std::vector<Term>{{value, {}}})) {}
 
 Expr Expr::symbol(const std::string& name) {
-  return make(ExprKind::kSymbol, ExprType::kInt, {}, name);
+  ExprNode node;
+  node.kind = ExprKind::kSymbol;
+  node.symbol = true;
+  node.text = name;
+  return finish(std::move(node));
 }
 
 Expr Expr::index(int axis) {
@@ -335,6 +341,7 @@ const std::string& Expr::str() const { return node_->text; }
 bool Expr::has_index() const { return node_->index_mask != 0; }
 bool Expr::has_index(int axis) const { return (node_->index_mask >> axis & 1U) != 0; }
 bool Expr::has_unknown() const { return node_->unknown; }
+bool Expr::has_symbol() const { return node_->symbol; }
 
 std::optional<std::int64_t> Expr::constant() const {
   if (kind() != ExprKind::kPoly) return std::nullopt;

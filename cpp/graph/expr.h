@@ -29,6 +29,7 @@ enum class ExprType : std::uint8_t { kInt, kBool, kFloat };  // int64, bool, flo
 enum class ExprKind : std::uint8_t {
   // int
   kPoly, kSymbol, kIndex, kFloorDiv, kMod, kMin, kMax, kTruncate,
+  kIntAdd, kIntMul,  // only in compiled programs: expressions keep polynomials
   // bool
   kTrue, kFalse,
   kPositive,  // a > 0
@@ -70,6 +71,7 @@ class Expr {
   bool has_index() const;         // mentions an index along any axis
   bool has_index(int axis) const; // mentions the index along this axis
   bool has_unknown() const;
+  bool has_symbol() const;  // mentions a dimension of the model
   // Replaces indices by expressions; indices that the map lacks stay.
   Expr substitute(const std::map<int, Expr>& indices) const;
   // Inclusive bounds of an integer expression, from symbols >= 1 and indices >= 0; the extreme
@@ -101,6 +103,7 @@ struct ExprNode {
   std::shared_ptr<const ConstantTensor> table;  // kLookup
   std::uint32_t index_mask = 0;                 // bit a: mentions index a
   bool unknown = false;                         // mentions an unknown
+  bool symbol = false;                          // mentions a symbol
   std::string text;                             // canonical form
 };
 

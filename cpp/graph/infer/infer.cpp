@@ -1,5 +1,6 @@
 #include "graph/infer/infer.h"
 
+#include <algorithm>
 #include <string>
 #include <unordered_map>
 
@@ -69,6 +70,13 @@ void InferContext::set_content(std::size_t output, std::optional<Expr> content) 
   const ValueId id = node_.output(output);
   if (id == kNoValue || !content || content->has_unknown()) return;
   contents_[static_cast<std::size_t>(id)] = std::move(content);
+}
+
+bool InferContext::assume_at_most(const Expr& symbol, std::int64_t limit) {
+  if (limits_ == nullptr || symbol.kind() != ExprKind::kSymbol || limit < 1) return false;
+  const auto [it, added] = limits_->emplace(symbol.str(), limit);
+  if (!added) it->second = std::min(it->second, limit);
+  return true;
 }
 
 std::optional<ExprType> content_type(DType dtype) {
@@ -153,7 +161,7 @@ std::optional<Expr> constant_content(const std::shared_ptr<const ConstantTensor>
   return Expr::lookup(constant, offset);
 }
 
-Contents infer(Graph& graph, const std::map<ValueId, Expr>& known) {
+Contents infer(Graph& graph, const std::map<ValueId, Expr>& known, DimLimits* limits) {
   Contents contents(graph.values.size());
   for (std::size_t id = 0; id < graph.values.size(); ++id) {
     Value& value = graph.values[id];
@@ -170,7 +178,7 @@ Contents infer(Graph& graph, const std::map<ValueId, Expr>& known) {
     for (const ValueId id : node.outputs) {
       if (id != kNoValue) graph.value(id).shape.reset();
     }
-    InferContext context(graph, contents, node);
+    InferContext context(graph, contents, limits, node);
     if (const InferRule rule = find_infer_rule(node.domain, node.op)) rule(context);
   }
   return contents;

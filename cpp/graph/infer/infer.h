@@ -3,6 +3,7 @@
 
 #include <map>
 #include <optional>
+#include <string>
 #include <vector>
 
 #include "graph/graph.h"
@@ -14,10 +15,17 @@ namespace kvik::graph {
 // integer, bool and float32 values that depend on constants and shapes alone.
 using Contents = std::vector<std::optional<Expr>>;  // by ValueId
 
+// Upper bounds on symbolic dimensions that the inference took for granted, by symbol: a table of
+// 1024 rows that is sliced to the length of the sequence says that the sequence has at most 1024.
+// The inferred shapes and contents hold while these bounds do.
+using DimLimits = std::map<std::string, std::int64_t>;
+
 // Fills Value::dtype and Value::shape of every value that a node produces, as far as they follow
 // from the inputs' and constants', and returns the contents. What a rule does not know is left
 // unknown; nothing is taken on trust from the file's own value_info.
 // `known`: contents of graph inputs that the engine supplies (a mask of ones, positions).
-Contents infer(Graph& graph, const std::map<ValueId, Expr>& known = {});
+// `limits`: where the bounds taken for granted are written; null: none are taken.
+Contents infer(Graph& graph, const std::map<ValueId, Expr>& known = {},
+               DimLimits* limits = nullptr);
 
 }  // namespace kvik::graph

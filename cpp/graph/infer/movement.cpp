@@ -248,7 +248,7 @@ void split(InferContext& c) {
 }
 
 // Slice's start or end, counted from the front and clamped to [0, dim].
-Expr clamp_bound(const Expr& bound, const Expr& dim) {
+Expr clamp_bound(InferContext& c, const Expr& bound, const Expr& dim) {
   constexpr std::int64_t kFar = std::int64_t{1} << 31;  // exporters write INT64_MAX for "the end"
   if (const auto value = bound.constant()) {
     if (*value >= kFar) return dim;
@@ -256,6 +256,7 @@ Expr clamp_bound(const Expr& bound, const Expr& dim) {
     if (*value < 0) return max(dim + bound, Expr(0));
     return min(bound, dim);
   }
+  if (dim.constant() && c.assume_at_most(bound, *dim.constant())) return bound;
   if (bound.bounds().low >= 0) return min(bound, dim);
   if (bound.bounds().high < 0) return max(dim + bound, Expr(0));
   return Expr::unknown();
@@ -286,8 +287,8 @@ void slice(InferContext& c) {
     const Expr& dim = (*from)[static_cast<std::size_t>(*axis)];
     Expr& out = to[static_cast<std::size_t>(*axis)];
     if (step > 0) {
-      const Expr start = clamp_bound((*starts)[i], dim);
-      const Expr end = clamp_bound((*ends)[i], dim);
+      const Expr start = clamp_bound(c, (*starts)[i], dim);
+      const Expr end = clamp_bound(c, (*ends)[i], dim);
       const Expr length = max(end - start, Expr(0));
       out = step == 1 ? length : floor_div(length + Expr(step - 1), Expr(step));
       indices.emplace(*axis, start + Expr(step) * Expr::index(*axis));

@@ -14,8 +14,8 @@ using Shape = std::vector<Expr>;
 
 class InferContext {
  public:
-  InferContext(Graph& graph, Contents& contents, const Node& node)
-      : graph_(graph), contents_(contents), node_(node) {}
+  InferContext(Graph& graph, Contents& contents, DimLimits* limits, const Node& node)
+      : graph_(graph), contents_(contents), limits_(limits), node_(node) {}
 
   const Node& node() const { return node_; }
   std::size_t inputs() const { return node_.inputs.size(); }
@@ -31,10 +31,14 @@ class InferContext {
 
   void set(std::size_t output, DType dtype, std::optional<Shape> shape);
   void set_content(std::size_t output, std::optional<Expr> content);
+  // Takes for granted that the symbol is at most `limit`; false where the caller wants no such
+  // assumption.
+  bool assume_at_most(const Expr& symbol, std::int64_t limit);
 
  private:
   Graph& graph_;
   Contents& contents_;
+  DimLimits* limits_;
   const Node& node_;
 };
 

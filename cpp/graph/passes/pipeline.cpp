@@ -72,10 +72,18 @@ void verify_after(const Graph& graph, std::string_view pass) {
   }
 }
 
+// What stays the same from pass to pass.
+struct Inference {
+  std::map<std::size_t, Expr> known;
+  DimLimits* limits = nullptr;
+
+  Contents run(Graph& graph) const { return infer(graph, by_id(graph, known), limits); }
+};
+
 int run_pass(Graph& graph, const Pass& pass, PassState& state, Contents& contents,
-             const std::map<std::size_t, Expr>& known) {
+             const Inference& inference) {
   const std::size_t values = graph.values.size();
-  Rewriter rewriter(graph, contents);
+  Rewriter rewriter(graph, contents, inference.limits);
   pass.run(rewriter, state);
   const int changes = rewriter.changes();
   if (changes == 0) {
@@ -85,7 +93,7 @@ int run_pass(Graph& graph, const Pass& pass, PassState& state, Contents& content
   rewriter.finish();
   verify_after(graph, pass.name);
   remove_dead(graph);
-  contents = infer(graph, by_id(graph, known));
+  contents = inference.run(graph);
   return changes;
 }
 
@@ -95,14 +103,15 @@ std::span<const Pass> all_passes() { return kPasses; }
 
 PipelineReport optimize(Graph& graph, const PassOptions& options, const Evaluate& evaluate) {
   check_names(options);
-  const std::map<std::size_t, Expr> known = by_position(graph, options.known);
-  PassState state;
-  state.evaluate = evaluate;
   PipelineReport report;
   report.nodes_before = graph.nodes.size();
+  const Inference inference{by_position(graph, options.known),
+                            options.assume_limits ? &report.limits : nullptr};
+  PassState state;
+  state.evaluate = evaluate;
   verify_after(graph, "import");
   remove_dead(graph);
-  Contents contents = infer(graph, by_id(graph, known));
+  Contents contents = inference.run(graph);
   for (const Pass& pass : kPasses) {
     if (options.disabled.count(pass.name) == 0) report.passes.push_back({std::string(pass.name), 0});
   }
@@ -111,7 +120,7 @@ PipelineReport optimize(Graph& graph, const PassOptions& options, const Evaluate
     std::size_t entry = 0;
     for (const Pass& pass : kPasses) {
       if (options.disabled.count(pass.name) != 0) continue;
-      const int changes = run_pass(graph, pass, state, contents, known);
+      const int changes = run_pass(graph, pass, state, contents, inference);
       report.passes[entry++].changes += changes;
       changed = changed || changes > 0;
     }

@@ -15,6 +15,9 @@ struct PassOptions {
   std::set<std::string, std::less<>> disabled;  // names of passes to leave out
   // Contents of graph inputs that the engine will supply (a mask of ones, positions); see infer().
   std::map<ValueId, Expr> known;
+  // Whether inference may take bounds on dimensions for granted (see DimLimits); the rewritten graph
+  // then means the same only within PipelineReport::limits.
+  bool assume_limits = false;
 };
 
 struct PipelineReport {
@@ -26,6 +29,7 @@ struct PipelineReport {
   int rounds = 0;             // the last one changed nothing
   std::size_t nodes_before = 0;
   std::size_t nodes_after = 0;
+  DimLimits limits;  // that the caller must check; empty unless assume_limits
 };
 
 // Rewrites the graph. Value ids change, except that inputs and outputs keep their order and their

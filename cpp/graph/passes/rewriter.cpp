@@ -11,8 +11,8 @@ std::size_t at(std::int32_t id) { return static_cast<std::size_t>(id); }
 
 }  // namespace
 
-Rewriter::Rewriter(Graph& graph, Contents contents)
-    : graph_(graph), contents_(std::move(contents)), uses_(graph) {
+Rewriter::Rewriter(Graph& graph, Contents contents, DimLimits* limits)
+    : graph_(graph), contents_(std::move(contents)), limits_(limits), uses_(graph) {
   contents_.resize(graph.values.size());
 }
 
@@ -94,7 +94,7 @@ std::string Rewriter::unique_name(std::string_view base) {
 }
 
 void Rewriter::infer_node(const Node& target) {
-  InferContext context(graph_, contents_, target);
+  InferContext context(graph_, contents_, limits_, target);
   if (const InferRule rule = find_infer_rule(target.domain, target.op)) rule(context);
 }
 

@@ -22,8 +22,8 @@ using Attributes = std::map<std::string, Attribute, std::less<>>;
 
 class Rewriter {
  public:
-  // `contents` are those of infer(graph). The graph must outlive the rewriter.
-  Rewriter(Graph& graph, Contents contents);
+  // `contents` are those of infer(graph, ..., limits). The graph must outlive the rewriter.
+  Rewriter(Graph& graph, Contents contents, DimLimits* limits = nullptr);
 
   const Graph& graph() const { return graph_; }
   // Nodes that a pass visits: those of the graph at the start, in topological order. Nodes inserted
@@ -81,6 +81,7 @@ class Rewriter {
 
   Graph& graph_;
   Contents contents_;
+  DimLimits* limits_;
   Uses uses_;
   std::deque<Node> inserted_;                   // node ids from count() on
   std::map<NodeId, std::vector<NodeId>> before_;  // by the node that they precede, in order

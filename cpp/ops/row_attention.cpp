@@ -5,10 +5,12 @@
 #include <atomic>
 #include <cmath>
 #include <limits>
+#include <optional>
 #include <string>
 #include <vector>
 
 #include "base/aligned_buffer.h"
+#include "graph/expr_eval.h"
 #include "ops/row_batch.h"
 
 namespace kvik::ops {
@@ -38,6 +40,10 @@ class RowAttentionKernel : public OpKernel {
       : a_(attention), layer_(layer), group_(attention.heads / attention.kv_heads) {
     const auto& shape = *info.graph.value(info.node.output(0)).shape;
     for (const graph::Expr& dim : shape) out_dims_.push_back(dim.constant().value_or(-1));
+    if (attention.bias) {
+      bias_.emplace(*attention.bias);
+      bias_by_head_ = attention.bias->has_index(0);
+    }
   }
 
   void run(OpContext& context) const override;
@@ -49,24 +55,34 @@ class RowAttentionKernel : public OpKernel {
     const float* v;  // [rows, kv_heads · value_dim]
     float* out;      // [rows, heads · value_dim]
   };
-  // A worker's own part of the workspace.
+  // A worker's own part of the workspace, and how it is divided. In floats.
   struct Scratch {
-    float* kernel;  // attention_scratch(max(kQueryTile, group), value_dim)
-    float* bias;    // [max(kQueryTile, group), max_keys], if there is a bias
+    float* kernel;  // attention_scratch(kQueryTile, value_dim)
+    float* bias;    // [kQueryTile, max_keys], if there is a bias
+    void* program;  // the bias program's
     std::int64_t max_keys;
   };
+  struct ScratchSizes {
+    std::size_t kernel, bias, program;
+    std::size_t total() const { return kernel + bias + program; }
+  };
+  ScratchSizes scratch_sizes(const kernels::KernelTable& kernels, std::int64_t max_keys) const;
 
   Rows rows_of(OpContext& context, const RowBatch& batch) const;
   void store(const kernels::KernelTable& kernels, const Rows& rows, const RowRun& run,
              std::int64_t table, int kv_head) const;
   void attend(const kernels::KernelTable& kernels, const Rows& rows, const Tile& tile,
               std::int64_t table, const Scratch& scratch) const;
+  void fill_bias(std::int64_t head, std::int64_t position, std::int64_t first, std::int64_t last,
+                 void* program_scratch, float* bias) const;
   double work(const RowBatch& batch) const;
 
   graph::RowAttention a_;
   int layer_;
   int group_;  // query heads that share a key/value head
   Dims out_dims_;  // -1: rows
+  std::optional<graph::ExprProgram> bias_;
+  bool bias_by_head_ = false;  // it differs between heads
 };
 
 RowAttentionKernel::Rows RowAttentionKernel::rows_of(OpContext& context,
@@ -140,7 +156,9 @@ void RowAttentionKernel::attend(const kernels::KernelTable& kernels, const Rows&
   args.softcap = a_.softcap;
   args.scratch = scratch.kernel;
   const auto see = [&](int i, std::int64_t p) {
-    first_key[static_cast<std::size_t>(i)] = std::max<std::int64_t>(0, p - a_.window + 1);
+    if (a_.window > 0) {
+      first_key[static_cast<std::size_t>(i)] = std::max<std::int64_t>(0, p - a_.window + 1);
+    }
     last_key[static_cast<std::size_t>(i)] = p;
   };
   // One query: the heads of the group are the rows of the call, so that they share one pass over
@@ -150,12 +168,58 @@ void RowAttentionKernel::attend(const kernels::KernelTable& kernels, const Rows&
   args.rows = by_head ? group_ : tile.count;
   args.q_stride = by_head ? a_.head_dim : q_row;
   args.out_stride = by_head ? a_.value_dim : out_row;
+  args.bias = bias_ ? scratch.bias : nullptr;
+  args.bias_stride = scratch.max_keys;
   for (int i = 0; i < args.rows; ++i) see(i, by_head ? position : position + i);
   for (int call = 0; call < calls; ++call) {
     const std::int64_t head = std::int64_t{tile.kv_head} * group_ + call;
+    for (int i = 0; bias_ && (call == 0 || bias_by_head_) && i < args.rows; ++i) {
+      const auto at = static_cast<std::size_t>(i);
+      fill_bias(by_head ? head + i : head, by_head ? position : position + i, first_key[at],
+                last_key[at], scratch.program, scratch.bias + i * scratch.max_keys);
+    }
     args.q = rows.q + row * q_row + head * a_.head_dim;
     args.out = rows.out + row * out_row + head * a_.value_dim;
     kernels.attention_f32(args);
+  }
+}
+
+RowAttentionKernel::ScratchSizes RowAttentionKernel::scratch_sizes(
+    const kernels::KernelTable& kernels, std::int64_t max_keys) const {
+  constexpr std::size_t unit = kAlignment / sizeof(float);
+  ScratchSizes sizes{};
+  sizes.kernel = round_up(kernels.attention_scratch(kQueryTile, a_.value_dim), unit);
+  if (bias_) {
+    sizes.bias = static_cast<std::size_t>(kQueryTile * max_keys);
+    sizes.program = round_up(bias_->scratch_bytes() / sizeof(float) + 1, unit);
+  }
+  return sizes;
+}
+
+// The bias of one query and head for the keys [first, last], at bias[first ...].
+void RowAttentionKernel::fill_bias(std::int64_t head, std::int64_t position, std::int64_t first,
+                                   std::int64_t last, void* program_scratch, float* bias) const {
+  constexpr int kKeyAxis = 2;
+  const std::array<std::int64_t, graph::ExprProgram::kMaxIndices> indices{head, position, 0};
+  for (std::int64_t key = first; key <= last; key += graph::ExprProgram::kLanes) {
+    const int n =
+        static_cast<int>(std::min<std::int64_t>(graph::ExprProgram::kLanes, last - key + 1));
+    bool ok = false;
+    if (bias_->type() == graph::ExprType::kFloat) {
+      ok = bias_->eval(indices, kKeyAxis, key, n, program_scratch, bias + key);
+    } else {
+      std::array<std::int64_t, graph::ExprProgram::kLanes> visible{};
+      ok = bias_->eval(indices, kKeyAxis, key, n, program_scratch, visible.data());
+      for (int i = 0; i < n; ++i) {
+        bias[key + i] = visible[static_cast<std::size_t>(i)] != 0
+                            ? 0.0F
+                            : -std::numeric_limits<float>::infinity();
+      }
+    }
+    if (!ok) {
+      fail(ErrorCode::kInvalidArgument, "the attention bias has no value for query position " +
+                                            std::to_string(position));
+    }
   }
 }
 
@@ -174,15 +238,12 @@ void RowAttentionKernel::run(OpContext& context) const {
     one_tile_each = one_tile_each && run.rows <= kQueryTile;
     max_keys = std::max(max_keys, run.first_position + run.rows);
   }
-  const int max_rows = std::max(kQueryTile, group_);
-  const std::size_t kernel_floats =
-      round_up(kernels.attention_scratch(max_rows, a_.value_dim), kAlignment / sizeof(float));
-  const std::size_t bias_floats = 0;
-  const std::size_t worker_floats = kernel_floats + bias_floats;
+  max_keys = (max_keys + kernels::kKvBlock - 1) / kernels::kKvBlock * kernels::kKvBlock;
+  const ScratchSizes sizes = scratch_sizes(kernels, max_keys);
   // Always for all threads, so that a growing sequence asks for no more than its first step did.
   const int threads = context.pool().threads();
   auto* workspace = static_cast<float*>(
-      context.workspace(worker_floats * static_cast<std::size_t>(threads) * sizeof(float)));
+      context.workspace(sizes.total() * static_cast<std::size_t>(threads) * sizeof(float)));
   const int workers = work(*batch) < kSerialWork ? 1 : threads;
 
   // Threads take units of work as they come free: which thread computes a row does not change it.
@@ -190,8 +251,8 @@ void RowAttentionKernel::run(OpContext& context) const {
     std::atomic<std::int64_t> next{0};
     context.pool().run(
         [&](int worker, int) {
-          float* own = workspace + worker_floats * static_cast<std::size_t>(worker);
-          const Scratch scratch{own, own + kernel_floats, max_keys};
+          float* own = workspace + sizes.total() * static_cast<std::size_t>(worker);
+          const Scratch scratch{own, own + sizes.kernel, own + sizes.kernel + sizes.bias, max_keys};
           for (std::int64_t i; (i = next.fetch_add(1, std::memory_order_relaxed)) < units;) {
             body(i, scratch);
           }
@@ -249,7 +310,8 @@ std::unique_ptr<OpKernel> make_row_attention(const graph::RowAttention& a, const
           info, "queries, keys and values must be float32");
   require(info.graph.value(info.node.output(0)).shape.has_value(), info,
           "its output has no shape");
-  require(!a.bias.has_value(), info, "a bias is not supported yet");
+  require(!a.bias || a.bias->type() != graph::ExprType::kInt, info,
+          "its bias must be boolean or float");
   const int layer = static_cast<int>(info.node.int_attr("layer", 0));
   return std::make_unique<RowAttentionKernel>(a, info, layer);
 }

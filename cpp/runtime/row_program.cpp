@@ -9,6 +9,7 @@
 
 #include "base/checked.h"
 #include "kvik/error.h"
+#include "ops/packed_weights.h"
 #include "ops/row_attention.h"
 
 namespace kvik::runtime {
@@ -52,10 +53,10 @@ class RowProgram::Context final : public ops::OpContext {
 
   const Tensor& input(int i) const override {
     const SlotId id = input_slot(i);
-    if (id == kNoSlot) throw Error(ErrorCode::kInvalidModel, "input " + std::to_string(i) + " is missing");
-    Tensor& tensor = program_.tensor(id);
-    if (tensor.data == nullptr && program_.slot(id).storage == Storage::kConstant) align(id);
-    return tensor;
+    if (id == kNoSlot) {
+      throw Error(ErrorCode::kInvalidModel, "input " + std::to_string(i) + " is missing");
+    }
+    return program_.tensor(id);
   }
 
   Tensor& output(int i, DType dtype, const Dims& dims) override {
@@ -114,8 +115,8 @@ class RowProgram::Context final : public ops::OpContext {
   }
 
   const ops::RowBatch* row_batch() const override { return batch_; }
-  ThreadPool& pool() override { return program_.pool_; }
-  const kernels::KernelTable& kernels() const override { return program_.kernels_; }
+  ThreadPool& pool() override { return program_.engine_.pool; }
+  const kernels::KernelTable& kernels() const override { return program_.engine_.kernels; }
 
  private:
   SlotId input_slot(int i) const {
@@ -148,18 +149,6 @@ class RowProgram::Context final : public ops::OpContext {
     program_.slot(id).dtype = dtype;
   }
 
-  // Makes an aligned copy of a constant that a kernel reads and that lies unaligned in the file.
-  // Constants that kernels have packed are never asked for and never copied.
-  void align(SlotId id) const {
-    Tensor& tensor = program_.tensor(id);
-    const graph::ConstantTensor* constant =
-        program_.rows_->graph.constant(program_.slot(id).value);
-    if (constant == nullptr || constant->data.empty()) return;
-    program_.owned_.emplace_back(constant->data.size());
-    std::memcpy(program_.owned_.back().data(), constant->data.data(), constant->data.size());
-    tensor.data = program_.owned_.back().data();
-  }
-
   RowProgram& program_;
   const PlannedNode* node_ = nullptr;
   const ops::RowBatch* batch_ = nullptr;
@@ -168,8 +157,8 @@ class RowProgram::Context final : public ops::OpContext {
 };
 
 RowProgram::RowProgram(std::shared_ptr<const graph::RowGraph> rows,
-                       const kernels::KernelTable& kernels, ThreadPool& pool, int max_rows)
-    : rows_(std::move(rows)), kernels_(kernels), pool_(pool), max_rows_(max_rows),
+                       const Engine& engine, int max_rows)
+    : rows_(std::move(rows)), engine_(engine), max_rows_(max_rows),
       plan_(make_row_plan(*rows_)), layout_(layer_shapes(*rows_)),
       tensors_(plan_.slots.size()), context_(std::make_unique<Context>(*this)) {
   make_kernels();
@@ -195,7 +184,7 @@ void RowProgram::make_kernels() {
   made_.resize(graph.nodes.size());
   for (std::size_t n = 0; n < graph.nodes.size(); ++n) {
     const graph::Node& node = graph.nodes[n];
-    const ops::NodeInfo info{graph, node, kernels_, pool_};
+    const ops::NodeInfo info{graph, node, engine_.kernels, engine_.pool, engine_.weights};
     if (node.is("RowAttention", "kvik")) {
       const auto layer = static_cast<std::size_t>(node.int_attr("layer", -1));
       if (layer >= rows_->attention.size()) {
@@ -217,15 +206,34 @@ void RowProgram::make_kernels() {
   }
 }
 
+// Points constants at the graph's own elements, or at an aligned copy where a kernel reads them
+// and the file has them unaligned. Weights that kernels have packed are not copied.
 void RowProgram::bind_constants() {
+  std::vector<bool> read(plan_.slots.size(), false);
+  for (const auto* nodes : {&plan_.constant, &plan_.body, &plan_.tail}) {
+    for (const PlannedNode& planned : *nodes) {
+      const ops::OpKernel& kernel = *made_[static_cast<std::size_t>(planned.node)];
+      for (std::size_t i = 0; i < planned.inputs.size(); ++i) {
+        if (planned.inputs[i] == kNoSlot) continue;
+        if (kernel.reads_elements(static_cast<int>(i))) {
+          read[static_cast<std::size_t>(planned.inputs[i])] = true;
+        }
+      }
+    }
+  }
   for (std::size_t i = 0; i < plan_.slots.size(); ++i) {
     const Slot& own = plan_.slots[i];
     tensors_[i].dtype = own.dtype;
     tensors_[i].dims = own.fixed;
     const graph::ConstantTensor* constant = rows_->graph.constant(own.value);
-    if (constant == nullptr || !aligned_for(constant->data.data(), constant->dtype)) continue;
+    if (constant == nullptr || constant->data.empty()) continue;
     // Kernels do not write to their inputs; Tensor has one pointer type for both.
     tensors_[i].data = const_cast<std::byte*>(constant->data.data());
+    if (read[i] && !aligned_for(constant->data.data(), constant->dtype)) {
+      owned_.emplace_back(constant->data.size());
+      std::memcpy(owned_.back().data(), constant->data.data(), constant->data.size());
+      tensors_[i].data = owned_.back().data();
+    }
   }
 }
 

@@ -7,11 +7,10 @@
 #include <vector>
 
 #include "base/aligned_buffer.h"
-#include "base/thread_pool.h"
 #include "graph/passes/prove_rowwise.h"
-#include "kernels/kernels.h"
 #include "ops/op.h"
 #include "ops/row_batch.h"
+#include "runtime/executor.h"
 #include "runtime/kv_cache.h"
 #include "runtime/row_plan.h"
 
@@ -31,10 +30,9 @@ class RowProgram {
  public:
   // Plans for up to max_rows rows, and runs two rows once to see what each operator does (whether
   // it makes a view, how much scratch memory it takes), so that a defect shows here and not in
-  // the middle of a generation. `pool` must outlive the program.
+  // the middle of a generation. What `engine` refers to must outlive the program.
   // Throws kvik::Error: kUnsupported when the graph can't be run by rows, kOutOfMemory.
-  RowProgram(std::shared_ptr<const graph::RowGraph> rows, const kernels::KernelTable& kernels,
-             ThreadPool& pool, int max_rows);
+  RowProgram(std::shared_ptr<const graph::RowGraph> rows, const Engine& engine, int max_rows);
   ~RowProgram();
 
   const KvLayout& kv_layout() const { return layout_; }
@@ -67,8 +65,7 @@ class RowProgram {
   Tensor& tensor(SlotId id) { return tensors_[static_cast<std::size_t>(id)]; }
 
   std::shared_ptr<const graph::RowGraph> rows_;
-  const kernels::KernelTable& kernels_;
-  ThreadPool& pool_;
+  Engine engine_;
   int max_rows_;
   RowPlan plan_;
   KvLayout layout_;

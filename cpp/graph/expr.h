@@ -29,6 +29,7 @@ enum class ExprType : std::uint8_t { kInt, kBool, kFloat };  // int64, bool, flo
 enum class ExprKind : std::uint8_t {
   // int
   kPoly, kSymbol, kIndex, kFloorDiv, kMod, kMin, kMax, kTruncate,
+  kIntAdd, kIntMul,  // only in compiled programs: expressions keep polynomials
   // bool
   kTrue, kFalse,
   kPositive,  // a > 0

@@ -66,17 +66,17 @@ std::int32_t ExprProgram::compile(const Expr& expr) {
   Instruction instruction{.op = expr.kind(), .type = expr.type()};
   std::int32_t result = -1;
   if (expr.kind() == ExprKind::kPoly) {
-    // sum of coefficient · factors, as a chain of multiplications and additions; kPoly itself is
-    // a constant, kMin/kMax stand for themselves, and kFloatAdd/kFloatMul on ints for + and ·.
+    // The sum of coefficient · factors, as a chain of kIntMul and kIntAdd; kPoly itself stands for
+    // a constant.
     for (const ExprNode::Term& term : expr.node().terms) {
       std::int32_t product =
           emit({.op = ExprKind::kPoly, .type = ExprType::kInt, .integer = term.coefficient});
       for (const Expr& factor : term.factors) {
         const std::int32_t f = compile(factor);
-        product = emit({.op = ExprKind::kFloatMul, .type = ExprType::kInt, .args = {product, f, -1}});
+        product = emit({.op = ExprKind::kIntMul, .type = ExprType::kInt, .args = {product, f, -1}});
       }
       result = result < 0 ? product
-                          : emit({.op = ExprKind::kFloatAdd,
+                          : emit({.op = ExprKind::kIntAdd,
                                   .type = ExprType::kInt,
                                   .args = {result, product, -1}});
     }
@@ -116,6 +116,8 @@ bool ExprProgram::step(const Instruction& in, std::span<const std::int64_t> indi
         ints([&](int) { return indices[static_cast<std::size_t>(in.integer)]; });
       }
       return true;
+    case ExprKind::kIntAdd: ints([&](int l) { return wrap_add(a[l].i, b[l].i); }); return true;
+    case ExprKind::kIntMul: ints([&](int l) { return wrap_mul(a[l].i, b[l].i); }); return true;
     case ExprKind::kMin: ints([&](int l) { return std::min(a[l].i, b[l].i); }); return true;
     case ExprKind::kMax: ints([&](int l) { return std::max(a[l].i, b[l].i); }); return true;
     case ExprKind::kFloorDiv:
@@ -147,7 +149,11 @@ bool ExprProgram::step(const Instruction& in, std::span<const std::int64_t> indi
     }
     case ExprKind::kLookup:
       for (int l = 0; l < n; ++l) {
-        if (a[l].i < 0 || a[l].i >= in.table->dims.elements()) return false;
+        // Both branches of a choice are computed: the one not taken may look outside the table.
+        if (a[l].i < 0 || a[l].i >= in.table->dims.elements()) {
+          out[l].i = 0;
+          continue;
+        }
         if (in.type == ExprType::kFloat) {
           out[l].f = static_cast<float>(in.table->float_at(a[l].i));
         } else {
@@ -157,15 +163,7 @@ bool ExprProgram::step(const Instruction& in, std::span<const std::int64_t> indi
       }
       return true;
     default:
-      if (in.type == ExprType::kInt) {  // + and · of a polynomial
-        if (in.op == ExprKind::kFloatAdd) {
-          ints([&](int l) { return wrap_add(a[l].i, b[l].i); });
-        } else {
-          ints([&](int l) { return wrap_mul(a[l].i, b[l].i); });
-        }
-      } else {
-        floats([&](int l) { return float_op(in.op, a[l].f, b != nullptr ? b[l].f : 0.0F); });
-      }
+      floats([&](int l) { return float_op(in.op, a[l].f, b != nullptr ? b[l].f : 0.0F); });
       return true;
   }
 }

@@ -25,7 +25,8 @@ class ExprProgram {
   std::size_t scratch_bytes() const;
 
   // out[n] = value at `indices`, with indices[varying] replaced by first, first + 1, ... Booleans
-  // come as 0 or 1. A look-up outside its table gives ok = false (and unspecified values).
+  // come as 0 or 1. A look-up outside its table gives 0. False (and unspecified values): a division
+  // by zero or a conversion out of range.
   bool eval(std::span<const std::int64_t> indices, int varying, std::int64_t first, int n,
             void* scratch, std::int64_t* out) const;  // int or bool expressions
   bool eval(std::span<const std::int64_t> indices, int varying, std::int64_t first, int n,

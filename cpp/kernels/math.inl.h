@@ -1,19 +1,20 @@
 // Elementary functions over Vec. Include a vec_*.h first.
 //
-// Largest errors against the exact value, over all floats, as tests/kernels/test_math.cpp measures
-// them (ulp: units in the last place of the result, where it is at least the smallest normal; of
-// the smallest subnormal below it):
+// Largest errors against the exact value, promised and checked over the floats by
+// tests/kernels/test_math.cpp (ulp: units in the last place of the result; of the smallest subnormal
+// where the result is subnormal):
 //
 //   exp      1.0 ulp    overflow gives inf, subnormal results are rounded, not flushed
 //   log      1.0 ulp    log(0) = -inf, log(x < 0) = NaN, subnormal arguments are exact
 //   tanh     2.0 ulp
 //   sigmoid  2.5 ulp    also where the result is tiny
 //   erf      1.0 ulp
-//   silu     3.5 ulp
+//   silu     3.5 ulp    plus 1e-43·|x|: left of -87 it is a product with a subnormal
 //   sin, cos 2.0 ulp    up to |x| = 131072; beyond it each lane goes through the C library
 //
-// gelu_erf is right to 2e-7·max(1, |x|), gelu_tanh to 2e-6 of its own size plus 1e-7.
-// NaN in gives NaN out everywhere. The polynomials are minimax fits (Remez) of our own.
+// gelu_erf is right to 2e-7·max(1, |x|), gelu_tanh to 32 ulp plus 1e-7·max(1, |x|). Both of -inf
+// are NaN, as is silu of -inf: -inf times 0. NaN in gives NaN out everywhere. The polynomials are
+// minimax fits (Remez).
 #pragma once
 
 #include <cstdint>
@@ -87,7 +88,7 @@ inline Vec tanh(Vec x) {
                        1.333149076e-01f, -3.333328366e-01f);
   const Vec small = fma(square * x, p, x);
   const Vec large = set(1.0f) - set(2.0f) / (exp(a + a) + set(1.0f));
-  return select(a < set(0.625f), small, copy_sign(large, x));
+  return copy_sign(select(a < set(0.625f), small, large), x);  // -0 stays -0
 }
 
 // x + x·P(x²) below 1, else 1 - e^Q(|x|) with Q = ln erfc; from 4 on erf rounds to 1.
@@ -120,10 +121,11 @@ inline Vec relu(Vec x) { return max(zero(), x); }  // NaN and -0 pass
 // Beyond this the three-part reduction of sine and cosine loses bits.
 constexpr float kTrigonometricLimit = 131072.0f;
 
-// sin (quarter = 0) or cos (quarter = 1): x = n·π/2 + r, |r| <= π/4, then by quadrant.
+// sin (quarter = 0) or cos (quarter = 1): |x| = n·π/2 + r, |r| <= π/4, then by quadrant.
 inline Vec sine(Vec x, int quarter) {
-  const Vec n = round(x * set(0.636619772f));
-  Vec r = fnma(n, set(1.570796371e+00f), x);  // π/2 in three floats
+  const Vec magnitude = abs(x);
+  const Vec n = round(magnitude * set(0.636619772f));
+  Vec r = fnma(n, set(1.570796371e+00f), magnitude);  // π/2 in three floats
   r = fnma(n, set(-4.371138829e-08f), r);
   r = fnma(n, set(-1.715124510e-15f), r);
   const Int quadrant = to_int(n) + set_int(quarter);
@@ -133,8 +135,8 @@ inline Vec sine(Vec x, int quarter) {
   const Vec sin_r = fma(square * r, s, r);
   const Vec cos_r = fma(square, c, set(1.0f));
   const Vec value = select(is_zero(quadrant & set_int(1)), sin_r, cos_r);
-  const Int sign = shift_left<30>(quadrant & set_int(2));
-  return from_bits(bits(value) ^ sign);
+  const Int sign_of_x = quarter == 0 ? bits(x) & set_int(kSignBit) : set_int(0);
+  return from_bits(bits(value) ^ shift_left<30>(quadrant & set_int(2)) ^ sign_of_x);
 }
 
 // Sine or cosine of the lanes that are out of range (or NaN) through the C library.

@@ -28,7 +28,11 @@ void write(const std::int64_t* values, int n, DType dtype, void* out, std::int64
 class EvalIndexKernel : public OpKernel {
  public:
   EvalIndexKernel(const graph::Expr& expr, DType dtype, std::span<const std::int64_t> dims)
-      : program_(expr), dtype_(dtype), scratch_bytes_(program_.scratch_bytes()), dims_(dims) {}
+      : program_(expr), dtype_(dtype), scratch_bytes_(program_.scratch_bytes()), dims_(dims) {
+    for (const std::int64_t dim : dims) {
+      if (dim != 1) axes_.push_back(dim);
+    }
+  }
 
   void run(OpContext& context) const override {
     const Tensor& positions = context.input(0);
@@ -51,15 +55,15 @@ class EvalIndexKernel : public OpKernel {
   // All elements of one row, the last axis in runs of kLanes.
   bool eval_row(std::int64_t position, std::int64_t row, void* scratch, Tensor& out) const {
     std::array<std::int64_t, ExprProgram::kMaxIndices> indices{position};
-    const int last = dims_.rank;  // index of the innermost axis; 0: the position itself
-    const std::int64_t inner = last == 0 ? 1 : dims_.back();
-    const std::int64_t outer = dims_.elements(0, std::max(last - 1, 0));
+    const int last = axes_.rank;  // index of the innermost axis; 0: the position itself
+    const std::int64_t inner = last == 0 ? 1 : axes_.back();
+    const std::int64_t outer = axes_.elements(0, std::max(last - 1, 0));
     std::int64_t at = row * outer * inner;
     for (std::int64_t o = 0; o < outer; ++o) {
       std::int64_t rest = o;
       for (int axis = last - 1; axis >= 1; --axis) {
-        indices[static_cast<std::size_t>(axis)] = rest % dims_[axis - 1];
-        rest /= dims_[axis - 1];
+        indices[static_cast<std::size_t>(axis)] = rest % axes_[axis - 1];
+        rest /= axes_[axis - 1];
       }
       for (std::int64_t i = 0; i < inner; i += kLanes) {
         const int n = static_cast<int>(std::min<std::int64_t>(kLanes, inner - i));
@@ -87,6 +91,7 @@ class EvalIndexKernel : public OpKernel {
   DType dtype_;
   std::size_t scratch_bytes_;
   Dims dims_;  // without the rows
+  Dims axes_;  // those of them that have an index: the ones that are not 1
 };
 
 }  // namespace

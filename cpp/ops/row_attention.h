@@ -14,10 +14,10 @@ namespace kvik::ops {
 std::unique_ptr<OpKernel> make_row_attention(const graph::RowAttention& attention,
                                              const NodeInfo& info);
 
-// kvik.EvalIndex(positions): the attribute "expr", a function of the position (Expr::index(0)) and
-// of the indices along the further axes (Expr::index(1), ...), computed for the rows at hand.
-// Attribute "dims": the sizes of those axes; output [rows, dims...] of the dtype that the graph
-// gives it.
+// kvik.EvalIndex(positions): the attribute "expr", computed for the rows at hand. Attribute "dims":
+// the dimensions after the rows; output [rows, dims...] of the dtype that the graph gives it. In
+// the expression Expr::index(0) is the row's position, Expr::index(j) the index along the j-th of
+// the dimensions that are not 1.
 std::unique_ptr<OpKernel> make_eval_index(const NodeInfo& info);
 
 }  // namespace kvik::ops

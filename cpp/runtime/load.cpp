@@ -15,7 +15,6 @@
 #include "kvik/error.h"
 #include "onnx/importer.h"
 #include "ops/op.h"
-#include "runtime/control_flow.h"
 #include "runtime/threads.h"
 
 namespace kvik::runtime {
@@ -32,23 +31,19 @@ constexpr std::int64_t kFoldBudget = std::int64_t{32} << 20;
 onnx::ImportOptions import_options() {
   onnx::ImportOptions options;
   options.supported = [](std::string_view domain, std::string_view op) {
-    return ops::registry().find(domain, op) != nullptr || is_control_flow_op(domain, op);
+    return ops::registry().find(domain, op) != nullptr || (domain.empty() && (op == "If" || op == "Loop"));
   };
   return options;
 }
 
 // Whether running the node at load gives what running it later would.
-bool foldable(const Graph& graph, const Node& node) {
+bool foldable(const Node& node) {
   if (ops::registry().find(node.domain, node.op) == nullptr) return false;  // If, Loop, Scan
   if (node.op.starts_with("Random") || node.is("Bernoulli") || node.is("Multinomial")) return false;
-  // Stored small on purpose.
-  if (node.is("DequantizeLinear")) return false;
-  return std::all_of(node.inputs.begin(), node.inputs.end(), [&](ValueId id) {
-    return id == graph::kNoValue || graph.constant(id) != nullptr;
-  });
+  return !node.is("DequantizeLinear");  // stored small on purpose
 }
 
-// The node alone, as a graph without inputs.
+// The node alone, its inputs constants, as a graph without inputs.
 Graph graph_of(const Graph& graph, const Node& node) {
   Graph single;
   Node copy = node;
@@ -58,23 +53,37 @@ Graph graph_of(const Graph& graph, const Node& node) {
     id = static_cast<ValueId>(single.values.size()) - 1;
   }
   for (ValueId& id : copy.outputs) {
-    if (id == graph::kNoValue) continue;
-    id = single.add_value(graph.value(id).name);
+    // Every output, used or not, so that the results correspond to the node's outputs.
+    id = single.add_value(id == graph::kNoValue ? std::string() : graph.value(id).name);
     single.outputs.push_back(id);
   }
   single.nodes.push_back(std::move(copy));
   return single;
 }
 
-std::shared_ptr<const ConstantTensor> to_constant(const OwnedTensor& result) {
-  auto constant = std::make_shared<ConstantTensor>();
-  constant->dtype = result.tensor.dtype;
-  constant->dims = result.tensor.dims;
+ConstantTensor to_constant(const OwnedTensor& result) {
+  ConstantTensor constant;
+  constant.dtype = result.tensor.dtype;
+  constant.dims = result.tensor.dims;
   const auto bytes = checked_bytes(result.tensor.elements(), result.tensor.dtype);
-  constant->data = {static_cast<const std::byte*>(result.tensor.data),
-                    static_cast<std::size_t>(bytes.value_or(0))};
-  constant->owner = result.storage;
+  constant.data = {static_cast<const std::byte*>(result.tensor.data),
+                   static_cast<std::size_t>(bytes.value_or(0))};
+  constant.owner = result.storage;
   return constant;
+}
+
+// The outputs of a node whose inputs are constants, while they fit what is left of the budget.
+std::optional<std::vector<ConstantTensor>> evaluate(const Graph& graph, const Node& node,
+                                                    const Engine& engine, std::int64_t& budget) {
+  if (!foldable(node)) return std::nullopt;
+  const Graph single = graph_of(graph, node);
+  const GraphExecutor executor(single, engine, {.max_bytes = budget});
+  std::vector<ConstantTensor> out;
+  for (const OwnedTensor& result : executor.run({})) {
+    out.push_back(to_constant(result));
+    budget -= static_cast<std::int64_t>(out.back().data.size());
+  }
+  return out;
 }
 
 }  // namespace
@@ -90,38 +99,19 @@ graph::Model import_model(std::span<const std::byte> bytes) {
   return onnx::import_bytes(*copy, import_options(), copy);
 }
 
-void fold_constants(Graph& graph, const Engine& engine, std::int64_t budget) {
-  for (const Node& node : graph.nodes) {
-    if (!foldable(graph, node)) continue;
-    const Graph single = graph_of(graph, node);
-    std::vector<OwnedTensor> results;
-    try {
-      const GraphExecutor executor(single, engine, {.max_bytes = budget});
-      results = executor.run({});
-    } catch (const Error&) {
-      continue;  // too large, or wrong: if the result is ever needed, the run says what is wrong
-    }
-    std::size_t next = 0;
-    for (const ValueId id : node.outputs) {
-      if (id == graph::kNoValue) continue;
-      const auto constant = to_constant(results[next++]);
-      budget -= static_cast<std::int64_t>(constant->data.size());
-      graph::set_constant(graph.value(id), constant);
-    }
-  }
-  std::erase_if(graph.nodes, [&](const Node& node) {
-    return std::all_of(node.outputs.begin(), node.outputs.end(), [&](ValueId id) {
-      return id == graph::kNoValue || graph.constant(id) != nullptr;
-    });
-  });
-}
-
-void prepare_graph(Graph& graph, const Engine& engine, bool fuse) {
-  fold_constants(graph, engine, kFoldBudget);
-  graph::infer(graph);
-  if (fuse) {
-    graph::optimize(graph);
+void prepare_graph(Graph& graph, const Engine& engine, Optimize how) {
+  if (how == Optimize::kNothing) {
     graph::infer(graph);
+  } else {
+    graph::PassOptions options;
+    for (const graph::Pass& pass : graph::all_passes()) {
+      const bool fusion = pass.name.starts_with("fuse_") && pass.name != "fuse_attention";
+      if (how == Optimize::kProof && fusion) options.disabled.emplace(pass.name);
+    }
+    std::int64_t budget = kFoldBudget;
+    graph::optimize(graph, options, [&](const Graph& from, const Node& node) {
+      return evaluate(from, node, engine, budget);
+    });
   }
   graph::verify(graph);
 }

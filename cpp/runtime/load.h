@@ -31,12 +31,15 @@ struct Workshop {
 graph::Model import_model(const std::filesystem::path& path);
 graph::Model import_model(std::span<const std::byte> bytes);  // copies them
 
-// Computes what depends on constants alone, as long as the results stay within `budget` bytes in
-// all. A node that fails is left for the run to report.
-void fold_constants(graph::Graph& graph, const Engine& engine, std::int64_t budget);
+// How much of the optimiser runs.
+enum class Optimize : std::uint8_t {
+  kNothing,  // the graph as the file spells it
+  kProof,    // folding, and what the row-wise proof needs to see; no other fusions
+  kAll,
+};
 
-// Folds, infers shapes, and fuses when `fuse` is set.
-void prepare_graph(graph::Graph& graph, const Engine& engine, bool fuse);
+// Folds constants, fuses, infers shapes and checks the graph.
+void prepare_graph(graph::Graph& graph, const Engine& engine, Optimize how);
 
 // ---- what info() and inspect show --------------------------------------------------------------
 std::vector<TensorInfo> describe_values(const graph::Graph& graph,

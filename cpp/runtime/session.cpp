@@ -70,7 +70,9 @@ OwnedTensor to_public(const runtime::OwnedTensor& result) {
 Session::Impl::Impl(graph::Model loaded, const SessionOptions& options)
     : workshop(options.threads), model(std::move(loaded)) {
   add_outputs(model.graph, options.extra_outputs);
-  runtime::prepare_graph(model.graph, workshop.engine(), options.optimize);
+  runtime::prepare_graph(
+      model.graph, workshop.engine(),
+      options.optimize ? runtime::Optimize::kAll : runtime::Optimize::kNothing);
   inputs = runtime::describe_values(model.graph, model.graph.inputs);
   outputs = runtime::describe_values(model.graph, model.graph.outputs);
   executor = std::make_unique<runtime::GraphExecutor>(model.graph, workshop.engine());

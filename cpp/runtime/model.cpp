@@ -222,11 +222,11 @@ std::int64_t Model::logits_rows(std::span<const Step> steps) noexcept {
 }
 
 void Model::Impl::check_size(std::span<const Step> steps, std::span<float> logits) const {
-  const std::int64_t rows = logits_rows(steps);
+  const std::int64_t wanted = logits_rows(steps);
   const auto size = static_cast<std::int64_t>(logits.size());
-  if (size == rows * info.vocab_size) return;
+  if (size == wanted * info.vocab_size) return;
   refuse("the logits buffer holds " + std::to_string(size) + " floats; the steps ask for " +
-         std::to_string(rows) + " rows of " + std::to_string(info.vocab_size));
+         std::to_string(wanted) + " rows of " + std::to_string(info.vocab_size));
 }
 
 void Model::Impl::check_step(const Step& step, std::size_t index) const {

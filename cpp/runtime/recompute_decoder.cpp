@@ -101,7 +101,7 @@ RecomputeDecoder::RecomputeDecoder(const graph::Graph& graph, const Engine& engi
     vocab_size_ = *last;
   } else {
     const std::array<std::int64_t, 1> tokens{0};
-    vocab_size_ = run(tokens).front().tensor.elements();
+    vocab_size_ = run(tokens, {}).front().tensor.elements();
   }
   if (output.dtype != DType::kF32 && output.dtype != DType::kUndefined) {
     refuse("its output '" + output.name + "' is " + dtype_name(output.dtype));
@@ -113,7 +113,8 @@ std::unique_ptr<SequenceState> RecomputeDecoder::new_state() const {
   return std::make_unique<State>();
 }
 
-std::vector<OwnedTensor> RecomputeDecoder::run(std::span<const std::int64_t> tokens) const {
+std::vector<OwnedTensor> RecomputeDecoder::run(std::span<const std::int64_t> tokens,
+                                               const CancelCheck& cancelled) const {
   const auto count = static_cast<std::int64_t>(tokens.size());
   std::vector<FilledInput> filled;
   for (const Input& input : inputs_) {
@@ -129,14 +130,15 @@ std::vector<OwnedTensor> RecomputeDecoder::run(std::span<const std::int64_t> tok
   }
   std::vector<Tensor> tensors;
   for (const FilledInput& input : filled) tensors.push_back(input.tensor());
-  return executor_->run(tensors);
+  return executor_->run(tensors, cancelled);
 }
 
-void RecomputeDecoder::run_step(const DecodeStep& step, float*& logits) {
+void RecomputeDecoder::run_step(const DecodeStep& step, float*& logits,
+                                const CancelCheck& cancelled) {
   State& state = *static_cast<State*>(step.state);
   state.tokens.insert(state.tokens.end(), step.tokens.begin(), step.tokens.end());
   if (step.logits == Logits::kNone) return;
-  const std::vector<OwnedTensor> results = run(state.tokens);
+  const std::vector<OwnedTensor> results = run(state.tokens, cancelled);
   const Tensor& out = results.front().tensor;
   const std::int64_t length = state.length();
   if (out.dtype != DType::kF32 || out.elements() != length * vocab_size_) {
@@ -155,12 +157,7 @@ void RecomputeDecoder::forward(std::span<const DecodeStep> steps, float* logits,
   std::vector<std::int64_t> lengths;
   for (const DecodeStep& step : steps) lengths.push_back(step.state->length());
   try {
-    for (std::size_t i = 0; i < steps.size(); ++i) {
-      if (i > 0 && cancelled && cancelled()) {
-        throw Error(ErrorCode::kCancelled, "cancelled between sequences");
-      }
-      run_step(steps[i], logits);
-    }
+    for (const DecodeStep& step : steps) run_step(step, logits, cancelled);
   } catch (...) {
     for (std::size_t i = 0; i < steps.size(); ++i) {
       if (steps[i].state->length() > lengths[i]) steps[i].state->truncate(lengths[i]);

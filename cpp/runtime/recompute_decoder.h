@@ -33,8 +33,9 @@ class RecomputeDecoder final : public Decoder {
   };
 
   static Role role_of(const graph::Value& value);
-  std::vector<OwnedTensor> run(std::span<const std::int64_t> tokens) const;
-  void run_step(const DecodeStep& step, float*& logits);
+  std::vector<OwnedTensor> run(std::span<const std::int64_t> tokens,
+                               const CancelCheck& cancelled) const;
+  void run_step(const DecodeStep& step, float*& logits, const CancelCheck& cancelled);
 
   std::vector<Input> inputs_;
   std::unique_ptr<GraphExecutor> executor_;

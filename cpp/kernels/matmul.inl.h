@@ -8,10 +8,11 @@ namespace kvik::kernels {
 namespace {
 
 // Rows that pass over a block of weights before the next block is read, and steps of k in a block:
-// kBlockK x kPanel floats (128 KiB with AVX-512) stay in L2 while up to kChunkRows rows pass. The
+// kBlockK x kPanel floats (64 KiB with AVX-512) stay in L2 while up to kChunkRows rows pass. The
 // sums of a chunk (12 KiB with AVX-512) wait between blocks in L1.
-constexpr int kChunkRows = 8 * kTileRows;
-constexpr std::int64_t kBlockK = 512;
+constexpr int kChunkRows = 48;
+constexpr std::int64_t kBlockK = 256;
+static_assert(kChunkRows % kTileRows == 0);
 
 void pack_f32(const float* w, std::ptrdiff_t k_stride, std::ptrdiff_t c_stride, std::int64_t k,
               std::int64_t n, std::int64_t panel_begin, std::int64_t panel_end, float* packed) {
@@ -77,7 +78,7 @@ void finish(const float* sums, int rows, int columns, std::int64_t column, std::
 // sums [rows, kPanel] = x·panel for one chunk of rows.
 void multiply_chunk(const float* x, std::ptrdiff_t x_stride, int rows, std::int64_t k,
                     const float* panel, float* sums) {
-  // Tiles of nearly equal height: 7 rows are 4 + 3, not 6 + 1.
+  // Tiles of nearly equal height: 13 rows are 7 + 6, not 12 + 1.
   const int tiles = (rows + kTileRows - 1) / kTileRows;
   for (std::int64_t begin = 0; begin < k || begin == 0; begin += kBlockK) {
     Product p{.a = x + begin,

@@ -23,11 +23,18 @@ Registry make_registry() {
   register_slice_pad(all);
   register_generators(all);
   register_gather(all);
+  register_scatter(all);
   register_reduce(all);
+  register_arg_topk(all);
+  register_cumulative(all);
   register_norm(all);
   register_softmax(all);
   register_matmul(all);
   register_linear(all);
+  register_attention(all);
+  register_rotary(all);
+  register_quantize(all);
+  register_einsum(all);
   return all;
 }
 }  // namespace

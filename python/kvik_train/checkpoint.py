@@ -1,0 +1,125 @@
+"""Checkpoints: a folder with checkpoint.pt, config.json and tokenizer.json.
+
+checkpoint.pt holds tensors and plain values only and is read with weights_only=True: loading one
+runs no code from the file.
+"""
+
+from __future__ import annotations
+
+import os
+import pickle
+import zipfile
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from kvik_train.atomic import atomic_write, write_json
+from kvik_train.config import RunConfig
+from kvik_train.data.prepare import tokenizer_path
+from kvik_train.errors import TrainError
+from kvik_train.models import build_model
+
+FORMAT = 1
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far a run has come."""
+
+    step: int = 0  # optimiser steps taken
+    tokens: int = 0  # trained on
+    seconds: float = 0.0  # of training, over all sittings
+    train_loss: float | None = None  # the latest, nats per token
+    validation_loss: float | None = None
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    config: RunConfig
+    progress: Progress
+    tokens_sha256: str
+    model_state: dict[str, Any]
+    optimizer_state: dict[str, Any]
+
+
+def checkpoint_path(folder: Path) -> Path:
+    return folder / "checkpoint.pt"
+
+
+def save_config(folder: Path, config: RunConfig) -> None:
+    """config.json, for people and tools; the same settings are in the checkpoint itself."""
+    write_json(folder / "config.json", {"format": FORMAT, **config.to_dict()})
+
+
+def save_checkpoint(folder: Path, checkpoint: Checkpoint) -> None:
+    """Replace the folder's checkpoint; at every moment there is a whole one."""
+    with atomic_write(checkpoint_path(folder)) as file:
+        torch.save(
+            {
+                "format": FORMAT,
+                "config": checkpoint.config.to_dict(),
+                "progress": asdict(checkpoint.progress),
+                "tokens_sha256": checkpoint.tokens_sha256,
+                "model": checkpoint.model_state,
+                "optimizer": checkpoint.optimizer_state,
+            },
+            file,
+        )
+
+
+def read_checkpoint(path: Path, device: torch.device | str = "cpu") -> Checkpoint:
+    try:
+        values = torch.load(path, map_location=device, weights_only=True)
+    except FileNotFoundError:
+        raise TrainError(
+            f"no checkpoint at {path}; name a folder that `kvik train --out` wrote"
+        ) from None
+    except (OSError, RuntimeError, EOFError, pickle.UnpicklingError, zipfile.BadZipFile) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise TrainError(f"{path} is not a readable checkpoint: {reason}") from error
+    if not isinstance(values, dict) or values.get("format") != FORMAT:
+        found = values.get("format") if isinstance(values, dict) else type(values).__name__
+        raise TrainError(
+            f"{path} is not a checkpoint of this version (format {found}, expected {FORMAT})"
+        )
+    return Checkpoint(
+        config=RunConfig.from_dict(values["config"]),
+        progress=Progress(**values["progress"]),
+        tokens_sha256=values["tokens_sha256"],
+        model_state=values["model"],
+        optimizer_state=values["optimizer"],
+    )
+
+
+def load_checkpoint(path: str | os.PathLike[str]) -> tuple[nn.Module, RunConfig, Path, Progress]:
+    """A trained model for use: (model, config, tokenizer_path, progress).
+
+    Args:
+        path: the run's folder, or the checkpoint.pt in it.
+    Returns:
+        The model on the CPU in eval mode, the settings it was trained with (`config.family`,
+        `config.model`, ...), the path of its tokenizer.json, and how far training had come.
+    Raises:
+        TrainError: the checkpoint or its tokenizer is missing or cannot be read.
+    """
+    file = Path(path)
+    if file.is_dir():
+        file = checkpoint_path(file)
+    checkpoint = read_checkpoint(file)
+    tokenizer = tokenizer_path(file.parent)
+    if not tokenizer.is_file():
+        raise TrainError(f"no tokenizer at {tokenizer}; it belongs beside {file.name}")
+    model = build_model(checkpoint.config.model)
+    restore_model(model, checkpoint, file)
+    return model.eval(), checkpoint.config, tokenizer, checkpoint.progress
+
+
+def restore_model(model: nn.Module, checkpoint: Checkpoint, path: Path) -> None:
+    try:
+        model.load_state_dict(checkpoint.model_state)
+    except RuntimeError as error:
+        reason = str(error).splitlines()[-1].strip()
+        raise TrainError(f"{path}: the weights do not fit the model: {reason}") from error

@@ -1,0 +1,11 @@
+"""The errors that training reports to its user: one line that says what is wrong and what to do."""
+
+from __future__ import annotations
+
+
+class TrainError(Exception):
+    """Bad input: an option, a corpus, a checkpoint. The command exits with status 2."""
+
+
+class DivergedError(TrainError):
+    """The loss or the gradient is no longer finite. The command exits with status 1."""

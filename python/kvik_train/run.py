@@ -1,0 +1,146 @@
+"""One run from its settings to its folder: data, model, loop, files."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+
+from kvik_train.checkpoint import (
+    Checkpoint,
+    Progress,
+    checkpoint_path,
+    read_checkpoint,
+    save_config,
+)
+from kvik_train.config import RunConfig, TrainConfig, check_resumable
+from kvik_train.data.prepare import PreparedData, load_prepared, open_split, prepare
+from kvik_train.distributed import World, join_world
+from kvik_train.errors import TrainError
+from kvik_train.models import build_model
+from kvik_train.objective import NextToken
+from kvik_train.progress import Reporter, make_reporter
+from kvik_train.runlog import plot_losses
+from kvik_train.trainer import Trainer, autocast_dtype
+
+
+@dataclass(frozen=True)
+class Outcome:
+    progress: Progress
+    stopped_by: int | None  # the signal that ended the run early
+
+
+def run_training(config: RunConfig, folder: Path, resume_from: Checkpoint | None = None) -> Outcome:
+    """Train as `config` says into `folder`, from the start or on from a checkpoint of that folder."""
+    settings = config.train
+    _set_up_torch(settings)
+    world = join_world(settings.device)
+    reporter = make_reporter(world.is_main)
+    try:
+        if resume_from is not None:
+            check_resumable(resume_from.config, config)
+        _make_folder(folder)
+        prepared = world.main_first(lambda: _prepare(config, folder, reporter.message, resume_from))
+        config = replace(config, model=replace(config.model, vocab_size=prepared.vocab_size))
+        trainer = _make_trainer(config, folder, world, reporter, prepared, resume_from)
+        if world.is_main:
+            save_config(folder, config)
+            _announce(config, trainer, reporter)
+        stopped_by = trainer.run()
+        if world.is_main:
+            plot_losses(folder / "log.jsonl", folder / "loss.png")
+            _summarise(folder, trainer.progress, settings, stopped_by, reporter)
+        return Outcome(trainer.progress, stopped_by)
+    finally:
+        world.close()
+
+
+def find_checkpoint(folder: Path) -> Checkpoint | None:
+    """The checkpoint of a run in `folder`, or None where there is no run."""
+    path = checkpoint_path(folder)
+    return read_checkpoint(path) if path.is_file() else None
+
+
+def _set_up_torch(settings: TrainConfig) -> None:
+    if settings.threads is not None:
+        torch.set_num_threads(settings.threads)
+    if settings.deterministic:
+        # cuBLAS reads this when it is initialised.
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+        torch.use_deterministic_algorithms(True)
+
+
+def _make_folder(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise TrainError(
+            f"cannot make the folder {folder}: {error.strerror}; choose another --out"
+        ) from error
+
+
+def _prepare(
+    config: RunConfig, folder: Path, report: object, resumed: Checkpoint | None
+) -> PreparedData:
+    # A resumed run goes on with the tokens that it has, whatever became of the corpus.
+    prepared = load_prepared(folder) if resumed is not None else None
+    if prepared is None:
+        prepared = prepare(config.data, folder, report)  # type: ignore[arg-type]
+    if resumed is not None and prepared.tokens_sha256 != resumed.tokens_sha256:
+        raise TrainError(
+            f"cannot resume: the tokens in {folder / 'data'} are not those of the checkpoint "
+            "(the corpus has changed); start a new run in another --out"
+        )
+    return prepared
+
+
+def _make_trainer(
+    config: RunConfig,
+    folder: Path,
+    world: World,
+    reporter: Reporter,
+    prepared: PreparedData,
+    resume_from: Checkpoint | None,
+) -> Trainer:
+    context = config.model.context_length
+    splits = open_split(prepared, folder, config.train.validation_fraction, context + 1)
+    torch.manual_seed(config.train.seed)  # the same initial weights on every process
+    model = build_model(config.model)
+    objective = NextToken(*splits, context, config.train, world)
+    return Trainer(
+        model, objective, config, folder, world, reporter, prepared.tokens_sha256, resume_from
+    )
+
+
+def _announce(config: RunConfig, trainer: Trainer, reporter: Reporter) -> None:
+    count = sum(parameter.numel() for parameter in trainer.model.parameters())
+    device = trainer.world.device
+    where = f"{torch.get_num_threads()} threads" if device.type == "cpu" else str(device)
+    dtype = str(autocast_dtype(config.train.dtype, device)).removeprefix("torch.")
+    others = f" x {trainer.world.size} processes" if trainer.world.size > 1 else ""
+    start = f" from step {trainer.progress.step}" if trainer.progress.step else ""
+    reporter.message(
+        f"{config.preset}: {count / 1e6:.2f} M parameters, {config.train.steps} steps of "
+        f"{trainer.objective.tokens_per_step():,} tokens, {where}{others}, {dtype}{start}"
+    )
+
+
+def _summarise(
+    folder: Path,
+    progress: Progress,
+    settings: TrainConfig,
+    stopped_by: int | None,
+    reporter: Reporter,
+) -> None:
+    if stopped_by is not None:
+        reporter.message(
+            f"interrupted after step {progress.step} of {settings.steps}; saved "
+            f"{checkpoint_path(folder)}; continue with: kvik train --out {folder} --resume"
+        )
+        return
+    reporter.message(
+        f"trained {progress.step} steps in {progress.seconds:.0f} s; saved {checkpoint_path(folder)}"
+        f" and {folder / 'loss.png'}"
+    )

@@ -4,7 +4,7 @@
 
 NB_MODULE(_core, module) {
   module.doc() = "The Kvik engine. Use it through the package kvik.";
-  module.attr("__version__") = kvik::version();
+  module.def("version", &kvik::version, "The version of the engine, e.g. \"0.1.0\".");
   kvik::bindings::init_errors(module);
   kvik::bindings::init_tensors(module);
   kvik::bindings::init_session(module);

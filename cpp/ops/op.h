@@ -58,14 +58,20 @@ class OpKernel {
   virtual void run(OpContext& context) const = 0;
   // Whether input i may come with a row_stride (see base/tensor.h).
   virtual bool accepts_strided(int /*i*/) const { return false; }
+  // Whether run() looks at input i's elements. False for a constant that was packed when the kernel
+  // was made: its tensor may then be unaligned, and the executor makes no aligned copy of it.
+  virtual bool reads_elements(int /*i*/) const { return true; }
 };
+
+class WeightCache;  // ops/packed_weights.h
 
 // What a maker sees. Throws kUnsupported or kInvalidModel for a node it cannot run.
 struct NodeInfo {
   const graph::Graph& graph;
   const graph::Node& node;
   const kernels::KernelTable& kernels;
-  ThreadPool& pool;  // for packing weights in parallel
+  ThreadPool& pool;      // for packing weights in parallel
+  WeightCache& weights;  // packed weights, shared by all kernels of a model
 
   // The constant input i as a tensor view, or null. The data lives as long as the graph.
   const graph::ConstantTensor* constant(std::size_t i) const {

@@ -3,7 +3,8 @@
 GPT-2 (Radford et al. 2019) by default: learned positions, pre-LN, tanh GELU, tied embeddings.
 `norm="post"` gives the residual order of GPT-1 (Radford et al. 2018).
 
-Shapes: B sequences, S tokens each, C = n_embd channels, H = n_head heads, D = C / H, V = vocab_size.
+Shapes: B sequences, S tokens each, C = n_embd channels, H = n_head heads, D = C / H,
+V = vocab_size.
 
 The forward pass is a plain function of token ids. It keeps no cache and takes no mask, so that
 what is exported is exactly what was trained.

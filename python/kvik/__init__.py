@@ -1,12 +1,12 @@
 """Kvik: run plainly exported ONNX language models on a CPU.
 
-    >>> model = kvik.load("shakespeare.onnx")
-    >>> model.generate("ROMEO:", max_new_tokens=200, temperature=0.8, top_k=40, seed=7)
-    >>> for piece in model.stream("ROMEO:"):
-    ...     print(piece, end="", flush=True)
+>>> model = kvik.load("shakespeare.onnx")
+>>> model.generate("ROMEO:", max_new_tokens=200, temperature=0.8, top_k=40, seed=7)
+>>> for piece in model.stream("ROMEO:"):
+...     print(piece, end="", flush=True)
 
-    >>> session = kvik.InferenceSession("any.onnx")
-    >>> outputs = session.run(None, {"x": array})
+>>> session = kvik.InferenceSession("any.onnx")
+>>> outputs = session.run(None, {"x": array})
 """
 
 from kvik._core import version

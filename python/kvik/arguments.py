@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from kvik.errors import InvalidArgumentError
 
-__all__ = ["check_count", "check_path", "check_ids", "check_number", "check_threads"]
+__all__ = ["check_count", "check_ids", "check_number", "check_path", "check_threads"]
 
 _INT64 = np.iinfo(np.int64)
 

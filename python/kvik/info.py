@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-import numpy as np
-import numpy.typing as npt
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
-from kvik import _core
+    import numpy as np
+    import numpy.typing as npt
+
+    from kvik import _core
 
 __all__ = ["ModelInfo", "Score", "TensorInfo"]
 
@@ -27,7 +30,11 @@ class TensorInfo:
     shape: tuple[int | str | None, ...] | None
 
     def __str__(self) -> str:
-        dims = "?" if self.shape is None else ", ".join(str(d) if d is not None else "?" for d in self.shape)
+        dims = (
+            "?"
+            if self.shape is None
+            else ", ".join(str(d) if d is not None else "?" for d in self.shape)
+        )
         return f"{self.name}: {self.dtype} [{dims}]"
 
 

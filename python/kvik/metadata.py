@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from kvik.errors import InvalidModelError
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from kvik.tokenizer import Tokenizer
 
 __all__ = ["stop_ids"]

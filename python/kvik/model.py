@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TypeAlias, overload
 
 import numpy as np
@@ -18,6 +16,9 @@ from kvik.metadata import stop_ids as stop_ids_of
 from kvik.tokenizer import Tokenizer, find_tokenizer
 
 if TYPE_CHECKING:
+    import os
+    from collections.abc import Iterator, Mapping, Sequence
+
     from typing_extensions import Unpack
 
     from kvik.generation import SettingsDict
@@ -208,7 +209,9 @@ class Model:
         )  # fmt: skip
         prompts = self._prompts(prompt)
         if prompts.many:
-            raise InvalidArgumentError("stream takes one prompt; use generate for a list of prompts")
+            raise InvalidArgumentError(
+                "stream takes one prompt; use generate for a list of prompts"
+            )
         run = self._run(prompts, settings)
         if prompts.text:
             return (piece.text for piece in run if piece.text)
@@ -230,7 +233,9 @@ class Model:
         tokens = np.asarray(self._prompts_of_one(ids), dtype=np.int64)
         if not cache:
             rows = [
-                self._core.forward([(self._core.new_sequence(), tokens[: i + 1], _core.Logits.LAST)])
+                self._core.forward(
+                    [(self._core.new_sequence(), tokens[: i + 1], _core.Logits.LAST)]
+                )
                 for i in range(len(tokens))
             ]
             return np.concatenate(rows)
@@ -290,11 +295,10 @@ class Model:
         )
 
 
-def _log_softmax_at(
-    logits: npt.NDArray[np.float32], ids: Sequence[int]
-) -> npt.NDArray[np.float64]:
-    """log softmax(logits)[r, ids[r]] in double precision; logits: [rows, vocab_size]."""
+def _log_softmax_at(logits: npt.NDArray[np.float32], ids: Sequence[int]) -> npt.NDArray[np.float64]:
+    """Log softmax(logits)[r, ids[r]] in double precision; logits: [rows, vocab_size]."""
     x = logits.astype(np.float64)
     peak = x.max(axis=1, keepdims=True)
     norm = np.log(np.exp(x - peak).sum(axis=1)) + peak[:, 0]
-    return x[np.arange(len(ids)), ids] - norm
+    found: npt.NDArray[np.float64] = x[np.arange(len(ids)), ids] - norm
+    return found

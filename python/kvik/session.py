@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -13,6 +12,9 @@ from kvik import _core
 from kvik.arguments import check_path, check_threads
 from kvik.errors import InvalidArgumentError
 from kvik.info import tensor_info
+
+if TYPE_CHECKING:
+    import os
 
 __all__ = ["InferenceSession", "NodeArg"]
 

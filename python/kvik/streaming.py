@@ -117,9 +117,7 @@ class StopScanner:
             return ""
         text = self._held + piece
         matches = [
-            (start + len(stop), start)
-            for stop in self._stops
-            if (start := text.find(stop)) >= 0
+            (start + len(stop), start) for stop in self._stops if (start := text.find(stop)) >= 0
         ]
         if matches:
             self.stopped = True

@@ -6,13 +6,14 @@ The ``tokenizers`` library is imported when a tokenizer is first needed, not wit
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
 
-from kvik.errors import InvalidArgumentError, InvalidModelError, FileError, UnsupportedError
+from kvik.errors import FileError, InvalidArgumentError, InvalidModelError, UnsupportedError
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
     import tokenizers
 
     TokenizerLike: TypeAlias = "str | os.PathLike[str] | tokenizers.Tokenizer"

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
-from kvik.errors import UnsupportedError
+from kvik.errors import InvalidArgumentError, UnsupportedError
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 __all__ = ["Decoded", "Engine", "KvikEngine", "OnnxRuntimeEngine", "open_engine"]
 
@@ -138,4 +140,8 @@ def _feed_maker(node: Any) -> tuple[str, Any]:
 
 def open_engine(name: str, path: Path, threads: int | None) -> Engine:
     """The engine of this name with the model loaded."""
-    return {"kvik": KvikEngine, "onnxruntime": OnnxRuntimeEngine}[name](path, threads)
+    if name == "kvik":
+        return KvikEngine(path, threads)
+    if name == "onnxruntime":
+        return OnnxRuntimeEngine(path, threads)
+    raise InvalidArgumentError(f"no engine is called {name!r}")

@@ -10,9 +10,12 @@ from __future__ import annotations
 import platform
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from kvik import _core
-from kvik.info import ModelInfo
+
+if TYPE_CHECKING:
+    from kvik.info import ModelInfo
 
 __all__ = ["Machine", "Roofline", "describe_machine", "measure_roofline"]
 

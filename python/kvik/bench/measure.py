@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -13,7 +13,11 @@ from kvik.bench.engines import Decoded, Engine, Ids, KvikEngine, open_engine
 from kvik.bench.machine import Machine, Roofline, describe_machine, measure_roofline
 from kvik.bench.memory import Footprint, measure_footprint
 from kvik.errors import InvalidArgumentError, KvikError
-from kvik.info import ModelInfo
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from kvik.info import ModelInfo
 
 __all__ = ["Absent", "Benchmark", "EngineFigures", "Parity", "Plan", "run_benchmark"]
 
@@ -101,17 +105,25 @@ def run_benchmark(plan: Plan, progress: Progress) -> Benchmark:
     engines: list[Engine] = [kvik]
     absent: list[Absent] = []
     for name in PEERS:
-        try:
-            engines.append(open_engine(name, plan.model, info.threads))
-        except ImportError:
-            absent.append(Absent(name, f"not installed (pip install {name})"))
-        except Exception as error:  # a peer that can't run the file must not stop the measurement
-            absent.append(Absent(name, " ".join(str(error).split())[:200]))
+        opened = _open_peer(name, plan, info)
+        if isinstance(opened, Absent):
+            absent.append(opened)
+        else:
+            engines.append(opened)
     progress("measuring the machine")
     roofline = measure_roofline(info, plan.prompt_tokens + plan.new_tokens / 2)
     footprints = _footprints(plan, info, [engine.name for engine in engines], progress)
     figures, parity = _alternate(plan, engines, prompt, footprints, progress)
     return Benchmark(plan, describe_machine(), info, roofline, figures, absent, parity)
+
+
+def _open_peer(name: str, plan: Plan, info: ModelInfo) -> Engine | Absent:
+    try:
+        return open_engine(name, plan.model, info.threads)
+    except ImportError:
+        return Absent(name, f"not installed (pip install {name})")
+    except Exception as error:  # a peer that can't run the file must not stop the measurement
+        return Absent(name, " ".join(str(error).split())[:200])
 
 
 def _prompt(plan: Plan, info: ModelInfo) -> Ids:

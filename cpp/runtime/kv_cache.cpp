@@ -112,6 +112,10 @@ KvCache::~KvCache() {
   for (KvPage* page : pages_) pool_->release(page);
 }
 
+std::int64_t KvCache::bytes() const {
+  return pages() * pool_->layout().page_floats() * static_cast<std::int64_t>(sizeof(float));
+}
+
 void KvCache::reserve(std::int64_t new_length) {
   if (new_length <= length_) return;
   if (length_ % kBlock != 0 &&

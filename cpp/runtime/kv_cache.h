@@ -76,6 +76,7 @@ class KvCache {
 
   std::int64_t length() const { return length_; }
   std::int64_t pages() const { return static_cast<std::int64_t>(pages_.size()); }
+  std::int64_t bytes() const;  // of the pages it refers to, shared ones included
 
   // Makes the positions [length(), new_length) writable: takes pages, and copies the last page if
   // another sequence shares it. Allocates nothing when neither is needed. On an error the cache

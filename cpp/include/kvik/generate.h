@@ -71,8 +71,9 @@ class KVIK_API Generator {
 
   // Draws the next tokens. The events are in the order of the requests and valid until the next
   // call; a request's last token and its end come as one event. Empty when done().
-  // Throws what Model::forward() and Sampler::sample() throw. After kCancelled step() may be
-  // called again and goes on where it was; after another error the generator is done.
+  // Throws what Model::forward() and Sampler::sample() throw. After an error of forward(), such as
+  // kCancelled, step() may be called again and goes on where it was; after one of sample() the
+  // generator is done.
   std::span<const GenerateEvent> step(const CancelCheck& cancelled = {});
 
   // Ends a request: its result keeps the tokens so far. No effect on one that has ended.

@@ -1,0 +1,1 @@
+"""From PyTorch to one plain ONNX file, and the proof that every engine computes the same."""

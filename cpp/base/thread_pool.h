@@ -31,20 +31,23 @@ struct Range {
 Range split_range(std::int64_t total, int worker, int workers, std::int64_t grain = 1);
 
 // Runs one body at a time on `threads` threads, the caller among them. Worker threads start on the
-// first parallel call. Calls from several threads queue up behind one another. After fork() the
-// child has no workers: the pool notices and throws kvik::Error(kInvalidArgument).
+// first parallel call; they take no signals. Calls from several threads queue up behind one
+// another. After fork() a child has no workers: a pool that had started in the parent notices and
+// throws kvik::Error(kInvalidArgument) there; one that had not works in the child.
 class ThreadPool {
  public:
-  explicit ThreadPool(int threads);  // >= 1
+  explicit ThreadPool(int threads);  // >= 1, else throws kvik::Error(kInvalidArgument)
   ~ThreadPool();
   ThreadPool(const ThreadPool&) = delete;
   ThreadPool& operator=(const ThreadPool&) = delete;
 
   int threads() const;
 
-  // Calls body(worker, workers) once per worker in [0, workers), workers = min(threads(), limit),
-  // and returns when all have. Allocates nothing once the workers have started. An exception in a
-  // body is rethrown here, after all have finished. Not re-entrant from within a body.
+  // Calls body(worker, workers) once per worker in [0, workers), workers = min(threads(), limit)
+  // and at least 1, and returns when all have. Allocates nothing once the workers have started. An
+  // exception in a body is rethrown here, after all have finished (of several, the one of the
+  // lowest worker). Not re-entrant: a call from within a body of the same pool throws
+  // kvik::Error(kInternal). Throws kvik::Error(kOutOfMemory) when a thread can't be started.
   void run(ParallelBody body, int limit = 1 << 30);
 
  private:

@@ -6,6 +6,7 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <map>
 #include <memory>
 #include <optional>
@@ -114,6 +115,9 @@ struct Model {
   std::map<std::string, std::int64_t> opsets;  // domain -> version
   std::string producer;                        // "pytorch 2.13.0"
   std::map<std::string, std::string> metadata; // metadata_props
+  // Throws kIo when a mapped file that constants point into has been cut since: touching the lost
+  // part would end the process. To be called before weights are read. Empty for a model from memory.
+  std::function<void()> check_files;
 };
 
 // Producer and consumers of every value, made once and rebuilt after a pass has changed the graph.

@@ -2,7 +2,7 @@
 #pragma once
 
 #include <cstddef>
-#include <functional>
+#include <map>
 #include <memory>
 #include <string>
 #include <string_view>
@@ -14,6 +14,8 @@
 #include "kvik/error.h"
 
 namespace kvik::ops {
+
+struct RowBatch;  // ops/row_batch.h
 
 // What a kernel may use while it runs. The executor implements it twice: for a session, where
 // output() allocates, and for a planned row program, where output() hands out the place in the
@@ -39,6 +41,9 @@ class OpContext {
   // Uninitialised scratch memory, kAlignment-aligned, valid until run() returns; one per run.
   virtual void* workspace(std::size_t bytes) = 0;
 
+  // The rows that a row program runs on, with their sequence states; null in a session.
+  virtual const RowBatch* row_batch() const { return nullptr; }
+
   virtual ThreadPool& pool() = 0;
   virtual const kernels::KernelTable& kernels() const = 0;
 };
@@ -53,14 +58,20 @@ class OpKernel {
   virtual void run(OpContext& context) const = 0;
   // Whether input i may come with a row_stride (see base/tensor.h).
   virtual bool accepts_strided(int /*i*/) const { return false; }
+  // Whether run() looks at input i's elements. False for a constant that was packed when the kernel
+  // was made: its tensor may then be unaligned, and the executor makes no aligned copy of it.
+  virtual bool reads_elements(int /*i*/) const { return true; }
 };
+
+class WeightCache;  // ops/packed_weights.h
 
 // What a maker sees. Throws kUnsupported or kInvalidModel for a node it cannot run.
 struct NodeInfo {
   const graph::Graph& graph;
   const graph::Node& node;
   const kernels::KernelTable& kernels;
-  ThreadPool& pool;  // for packing weights in parallel
+  ThreadPool& pool;      // for packing weights in parallel
+  WeightCache& weights;  // packed weights, shared by all kernels of a model
 
   // The constant input i as a tensor view, or null. The data lives as long as the graph.
   const graph::ConstantTensor* constant(std::size_t i) const {

@@ -25,8 +25,8 @@ _HOME = {
 }
 
 __all__ = [
-    "DivergedError",
     "GPT",
+    "DivergedError",
     "GPTConfig",
     "TrainError",
     "build_model",

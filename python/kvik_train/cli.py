@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import shlex
+import os
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -81,7 +81,7 @@ def train(
 
     Ctrl-C saves a checkpoint and stops; --resume continues bit for bit.
     """
-    given = {
+    given: dict[str, dict[str, Any]] = {
         "train": {
             "steps": steps, "batch_size": batch_size, "accumulate": accumulate,
             "learning_rate": learning_rate, "warmup_steps": warmup, "device": device,
@@ -102,6 +102,8 @@ def train(
         status = _fail(error, 1)
     except TrainError as error:
         status = _fail(error, 2)
+    except OSError as error:  # a full disk, a folder without permission
+        status = _fail(error, 1)
     except KeyboardInterrupt:
         status = _fail("interrupted", 130)
     if status:
@@ -180,7 +182,8 @@ def _exit_status(outcome: Any) -> int:
 
 
 def _fail(error: object, status: int) -> int:
-    print(f"kvik train: {error}", file=sys.stderr)
+    if os.environ.get("RANK", "0") == "0":  # processes that train together fail together
+        print(f"kvik train: {error}", file=sys.stderr)
     return status
 
 
@@ -188,4 +191,9 @@ def main() -> None:
     """Run `train` as a program of its own."""
     app = typer.Typer(add_completion=False, rich_markup_mode=None)
     app.command()(train)
-    app(prog_name=shlex.join([Path(sys.executable).name, "-m", "kvik_train"]))
+    usage_error: type[Exception] = typer.BadParameter.__base__  # type: ignore[assignment]
+    try:
+        sys.exit(app(prog_name="python -m kvik_train", standalone_mode=False))
+    except usage_error as error:
+        message: str = error.format_message()  # type: ignore[attr-defined]
+        sys.exit(_fail(f"{message}; see --help", 2))

@@ -27,7 +27,7 @@ class DataConfig:
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """How a model is trained. A batch is what one optimiser step sees, on all processes together."""
+    """How a model is trained. A batch is what one optimiser step sees, on all processes."""
 
     steps: int = 2000
     batch_size: int = 16  # windows per optimiser step, over all processes and accumulation parts

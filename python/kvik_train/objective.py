@@ -21,6 +21,17 @@ class Batch:
     targets: Tensor  # [B, S] int64: the token after each of ids
 
 
+def batch_share(config: TrainConfig, world: World) -> int:
+    """Windows in one forward pass: the batch over processes and accumulation parts."""
+    shares = world.size * config.accumulate
+    if config.batch_size % shares:
+        raise TrainError(
+            f"--batch-size {config.batch_size} cannot be shared equally by {world.size} processes "
+            f"x {config.accumulate} accumulation parts; make it a multiple of {shares}"
+        )
+    return config.batch_size // shares
+
+
 class NextToken:
     """Causal language modelling: batches of windows, and their cross-entropy."""
 
@@ -32,18 +43,12 @@ class NextToken:
         config: TrainConfig,
         world: World,
     ) -> None:
-        shares = world.size * config.accumulate
-        if config.batch_size % shares:
-            raise TrainError(
-                f"--batch-size {config.batch_size} cannot be shared equally by {world.size} "
-                f"processes x {config.accumulate} accumulation parts; make it a multiple of {shares}"
-            )
         self._train = train
         self._validation = validation
         self._window = context_length + 1  # one more than the context: inputs and targets overlap
         self._config = config
         self._world = world
-        self._share = config.batch_size // shares
+        self._share = batch_share(config, world)
 
     def batch(self, step: int, part: int) -> Batch:
         """This process's windows in accumulation part `part` of `step`."""

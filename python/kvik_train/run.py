@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -16,11 +18,12 @@ from kvik_train.checkpoint import (
     save_config,
 )
 from kvik_train.config import RunConfig, TrainConfig, check_resumable
-from kvik_train.data.prepare import PreparedData, load_prepared, open_split, prepare
+from kvik_train.data.corpus import open_corpus
+from kvik_train.data.prepare import PreparedData, Report, load_prepared, open_split, prepare
 from kvik_train.distributed import World, join_world
 from kvik_train.errors import TrainError
 from kvik_train.models import build_model
-from kvik_train.objective import NextToken
+from kvik_train.objective import NextToken, batch_share
 from kvik_train.progress import Reporter, make_reporter
 from kvik_train.runlog import plot_losses
 from kvik_train.trainer import Trainer, autocast_dtype
@@ -33,7 +36,7 @@ class Outcome:
 
 
 def run_training(config: RunConfig, folder: Path, resume_from: Checkpoint | None = None) -> Outcome:
-    """Train as `config` says into `folder`, from the start or on from a checkpoint of that folder."""
+    """Train as `config` says into `folder`, from the start or on from that folder's checkpoint."""
     settings = config.train
     _set_up_torch(settings)
     world = join_world(settings.device)
@@ -41,6 +44,11 @@ def run_training(config: RunConfig, folder: Path, resume_from: Checkpoint | None
     try:
         if resume_from is not None:
             check_resumable(resume_from.config, config)
+        elif world.is_main:
+            # Whatever is wrong with the settings shows before anything is overwritten.
+            open_corpus(config.data.source, config.data.max_bytes)
+            batch_share(settings, world)
+            _discard_run(folder)
         _make_folder(folder)
         prepared = world.main_first(lambda: _prepare(config, folder, reporter.message, resume_from))
         config = replace(config, model=replace(config.model, vocab_size=prepared.vocab_size))
@@ -48,7 +56,8 @@ def run_training(config: RunConfig, folder: Path, resume_from: Checkpoint | None
         if world.is_main:
             save_config(folder, config)
             _announce(config, trainer, reporter)
-        stopped_by = trainer.run()
+        with _explained(settings.compile):
+            stopped_by = trainer.run()
         if world.is_main:
             plot_losses(folder / "log.jsonl", folder / "loss.png")
             _summarise(folder, trainer.progress, settings, stopped_by, reporter)
@@ -59,6 +68,8 @@ def run_training(config: RunConfig, folder: Path, resume_from: Checkpoint | None
 
 def find_checkpoint(folder: Path) -> Checkpoint | None:
     """The checkpoint of a run in `folder`, or None where there is no run."""
+    if folder.exists() and not folder.is_dir():
+        raise TrainError(f"{folder} is not a folder; choose another --out")
     path = checkpoint_path(folder)
     return read_checkpoint(path) if path.is_file() else None
 
@@ -81,13 +92,19 @@ def _make_folder(folder: Path) -> None:
         ) from error
 
 
+def _discard_run(folder: Path) -> None:
+    """Remove what an earlier run left, so that its checkpoint is never taken for this run's."""
+    for name in ("checkpoint.pt", "config.json", "log.jsonl", "loss.png"):
+        (folder / name).unlink(missing_ok=True)
+
+
 def _prepare(
-    config: RunConfig, folder: Path, report: object, resumed: Checkpoint | None
+    config: RunConfig, folder: Path, report: Report, resumed: Checkpoint | None
 ) -> PreparedData:
     # A resumed run goes on with the tokens that it has, whatever became of the corpus.
     prepared = load_prepared(folder) if resumed is not None else None
     if prepared is None:
-        prepared = prepare(config.data, folder, report)  # type: ignore[arg-type]
+        prepared = prepare(config.data, folder, report)
     if resumed is not None and prepared.tokens_sha256 != resumed.tokens_sha256:
         raise TrainError(
             f"cannot resume: the tokens in {folder / 'data'} are not those of the checkpoint "
@@ -112,6 +129,31 @@ def _make_trainer(
     return Trainer(
         model, objective, config, folder, world, reporter, prepared.tokens_sha256, resume_from
     )
+
+
+@contextmanager
+def _explained(compiled: bool) -> Iterator[None]:
+    """Turn the failures of torch that a user can mend into errors that say how."""
+    compiler_errors: tuple[type[Exception], ...] = ()
+    if compiled:  # the compiler takes seconds to import
+        from torch._dynamo.exc import TorchDynamoException
+
+        compiler_errors = (TorchDynamoException,)
+    try:
+        yield
+    except torch.OutOfMemoryError as error:
+        raise TrainError(
+            f"out of memory: {_first_line(error)}; use a larger --accumulate, a smaller "
+            "--batch-size or a smaller --context"
+        ) from error
+    except compiler_errors as error:
+        raise TrainError(
+            f"torch.compile failed: {_first_line(error)}; train without --compile"
+        ) from error
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
 def _announce(config: RunConfig, trainer: Trainer, reporter: Reporter) -> None:
@@ -141,6 +183,6 @@ def _summarise(
         )
         return
     reporter.message(
-        f"trained {progress.step} steps in {progress.seconds:.0f} s; saved {checkpoint_path(folder)}"
-        f" and {folder / 'loss.png'}"
+        f"trained {progress.step} steps in {progress.seconds:.0f} s; saved "
+        f"{checkpoint_path(folder)} and {folder / 'loss.png'}"
     )

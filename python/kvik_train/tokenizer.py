@@ -106,7 +106,7 @@ def load_tokenizer(path: Path) -> Tokenizer:
 
 
 def encode(tokenizer: Tokenizer, texts: list[str]) -> Iterator[list[int]]:
-    """The ids of each text, taken as plain text: "<|endoftext|>" within it is ordinary characters."""
+    """The ids of each text; "<|endoftext|>" within a text is ordinary characters."""
     tokenizer.encode_special_tokens = True
     try:
         encodings = tokenizer.encode_batch_fast(texts, add_special_tokens=False)

@@ -148,7 +148,7 @@ class Trainer:
             with self._averaging(part == parts - 1):
                 with self._autocast():
                     loss = self.objective.loss(self.parallel, batch) / parts
-                loss.backward()
+                loss.backward()  # type: ignore[no-untyped-call]
             total += loss.detach()
         return total
 

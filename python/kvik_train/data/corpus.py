@@ -50,7 +50,7 @@ class Corpus:
     strict: bool = False
 
     def chunks(self) -> Iterator[Chunk]:
-        """The documents' text in pieces of about 64 KiB, cut after a line's end where there is one."""
+        """The documents' text in pieces of about 64 KiB, cut at a line's end where there is one."""
         left = self.max_bytes
         for path in self.files:
             if not _is_utf8_text(path):

@@ -24,7 +24,7 @@ def window_starts(seed: int, step: int, batch_size: int, start_count: int) -> li
 
 
 def evaluation_starts(count: int, start_count: int) -> list[int]:
-    """At most `count` starts, evenly spaced over range(start_count): the same at every evaluation."""
+    """At most `count` starts, evenly spaced over range(start_count)."""
     count = min(count, start_count)
     if count == 1:
         return [0]

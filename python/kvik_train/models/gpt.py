@@ -3,7 +3,8 @@
 GPT-2 (Radford et al. 2019) by default: learned positions, pre-LN, tanh GELU, tied embeddings.
 `norm="post"` gives the residual order of GPT-1 (Radford et al. 2018).
 
-Shapes: B sequences, S tokens each, C = n_embd channels, H = n_head heads, D = C / H, V = vocab_size.
+Shapes: B sequences, S tokens each, C = n_embd channels, H = n_head heads, D = C / H,
+V = vocab_size.
 
 The forward pass is a plain function of token ids. It keeps no cache and takes no mask, so that
 what is exported is exactly what was trained.
@@ -61,7 +62,10 @@ class GPTConfig:
 
 PRESETS: dict[str, GPTConfig] = {
     # vocab_size here is what the tokenizer aims at; the trained tokenizer has the last word.
-    "char-tiny": GPTConfig(vocab_size=384, context_length=128, n_layer=4, n_head=4, n_embd=128),
+    # Exact GELU: torch computes erf three times faster than tanh on a CPU.
+    "char-tiny": GPTConfig(
+        vocab_size=384, context_length=128, n_layer=4, n_head=4, n_embd=128, gelu="exact"
+    ),
     "char-small": GPTConfig(
         vocab_size=384, context_length=256, n_layer=6, n_head=6, n_embd=384, dropout=0.2
     ),

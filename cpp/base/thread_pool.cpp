@@ -1,0 +1,253 @@
+#include "base/thread_pool.h"
+
+#include <pthread.h>
+#include <sched.h>
+#include <signal.h>
+
+#include <algorithm>
+#include <atomic>
+#include <chrono>
+#include <exception>
+#include <mutex>
+#include <string>
+#include <system_error>
+#include <thread>
+#include <vector>
+
+#include "base/aligned_buffer.h"
+#include "kvik/error.h"
+
+namespace kvik {
+namespace {
+
+// How long a thread waits before it sleeps. Steps of a decode follow each other within tens of
+// microseconds; waking a sleeper costs about as much as this. At first it only pauses; then it
+// offers its core at every turn, because on a busy machine the thread that it waits for may be
+// queued behind it.
+constexpr std::chrono::microseconds kPause{5};
+constexpr std::chrono::microseconds kSpin{50};
+
+void pause() {
+#if defined(__x86_64__)
+  __builtin_ia32_pause();
+#elif defined(__aarch64__)
+  __asm__ volatile("yield");
+#endif
+}
+
+// Counts fork()s on the way from the first process that used a pool to this one: a child's count
+// differs from the one that its inherited pools noted.
+std::atomic<std::uint32_t> fork_count{0};
+
+void watch_forks() {
+  static std::once_flag once;
+  std::call_once(once, [] {
+    pthread_atfork(nullptr, nullptr, [] { fork_count.fetch_add(1, std::memory_order_relaxed); });
+  });
+}
+
+// Cores that this process may use.
+int available_cores() {
+#if defined(__linux__)
+  cpu_set_t set;
+  if (sched_getaffinity(0, sizeof set, &set) == 0) return std::max(CPU_COUNT(&set), 1);
+#endif
+  return std::max(static_cast<int>(std::thread::hardware_concurrency()), 1);
+}
+
+// Waits until `word` is no longer `old`: spins if there is a core to spin on, then sleeps.
+std::uint32_t wait_while(const std::atomic<std::uint32_t>& word, std::uint32_t old, bool spin) {
+  std::uint32_t now = word.load(std::memory_order_acquire);
+  if (now != old) return now;
+  if (spin) {
+    const auto start = std::chrono::steady_clock::now();
+    for (auto waited = start - start; waited < kSpin;
+         waited = std::chrono::steady_clock::now() - start) {
+      if (waited > kPause) sched_yield();
+      for (int i = 0; i < 16; ++i) {
+        pause();
+        now = word.load(std::memory_order_acquire);
+        if (now != old) return now;
+      }
+    }
+  }
+  word.wait(old, std::memory_order_acquire);
+  return word.load(std::memory_order_acquire);
+}
+
+// One worker thread and its mailbox. The caller writes the job, then advances `ticket`; the worker
+// writes `error`, then counts down. Each on its own cache line.
+struct alignas(kAlignment) Worker {
+  std::atomic<std::uint32_t> ticket{0};
+  const ParallelBody* body = nullptr;  // null: exit
+  int workers = 0;
+  std::exception_ptr error;
+  std::thread thread;
+};
+
+}  // namespace
+
+Range split_range(std::int64_t total, int worker, int workers, std::int64_t grain) {
+  const std::int64_t grains = total / grain + (total % grain != 0);
+  const std::int64_t each = grains / workers;
+  const std::int64_t extra = grains % workers;  // the first `extra` workers take one grain more
+  const std::int64_t begin = worker * each + std::min<std::int64_t>(worker, extra);
+  const std::int64_t end = begin + each + (worker < extra ? 1 : 0);
+  return {std::min(begin * grain, total), std::min(end * grain, total)};
+}
+
+struct ThreadPool::Impl {
+  explicit Impl(int thread_count)
+      : threads(thread_count),
+        spin(thread_count <= available_cores()),
+        workers(static_cast<std::size_t>(thread_count - 1)) {}
+
+  const int threads;
+  const bool spin;  // false when there are more threads than cores: spinning would keep work away
+  std::mutex mutex;  // held for the length of a run: callers queue here
+  std::vector<Worker> workers;  // worker i + 1 of the body
+  std::size_t started = 0;      // how many of them have a thread
+  std::atomic<bool> any_started{false};
+  std::uint32_t home_fork_count = 0;  // fork_count when the first thread started
+  // Workers that have yet to finish the present job.
+  alignas(kAlignment) std::atomic<std::uint32_t> pending{0};
+
+  // True in a child process that inherited this pool without its threads.
+  bool orphaned() const {
+    return any_started.load(std::memory_order_acquire) &&
+           home_fork_count != fork_count.load(std::memory_order_relaxed);
+  }
+
+  void start();
+  void loop(Worker& self, int index);
+  void run(const ParallelBody& body, int count);
+  void stop();
+};
+
+namespace {
+// The pool whose body this thread is inside of: a nested run would wait for itself.
+thread_local const void* inside = nullptr;
+
+// Sets `inside` for the length of a body.
+struct InsideScope {
+  explicit InsideScope(const void* pool) : outer(inside) { inside = pool; }
+  ~InsideScope() { inside = outer; }
+  const void* outer;
+};
+}  // namespace
+
+void ThreadPool::Impl::start() {
+  if (started == workers.size()) return;
+  if (!any_started.load(std::memory_order_relaxed)) {
+    watch_forks();
+    home_fork_count = fork_count.load(std::memory_order_relaxed);
+    any_started.store(true, std::memory_order_release);
+  }
+  // Signals are the business of the application's own threads.
+  sigset_t all, before;
+  sigfillset(&all);
+  pthread_sigmask(SIG_SETMASK, &all, &before);
+  try {
+    for (; started < workers.size(); ++started) {
+      Worker& worker = workers[started];
+      const int index = static_cast<int>(started) + 1;
+      worker.thread = std::thread([this, &worker, index] { loop(worker, index); });
+    }
+  } catch (const std::system_error& error) {
+    pthread_sigmask(SIG_SETMASK, &before, nullptr);
+    throw Error(ErrorCode::kOutOfMemory,
+                "cannot start worker thread " + std::to_string(started + 1) + " of " +
+                    std::to_string(workers.size()) + " (" + error.what() +
+                    "); ask for fewer threads or raise the process's thread limit");
+  }
+  pthread_sigmask(SIG_SETMASK, &before, nullptr);
+}
+
+void ThreadPool::Impl::loop(Worker& self, int index) {
+  std::uint32_t seen = 0;
+  for (;;) {
+    seen = wait_while(self.ticket, seen, spin);
+    if (self.body == nullptr) return;
+    try {
+      const InsideScope scope(this);
+      (*self.body)(index, self.workers);
+    } catch (...) {
+      self.error = std::current_exception();
+    }
+    if (pending.fetch_sub(1, std::memory_order_acq_rel) == 1) pending.notify_one();
+  }
+}
+
+void ThreadPool::Impl::run(const ParallelBody& body, int count) {
+  const std::size_t helpers = static_cast<std::size_t>(count - 1);
+  pending.store(static_cast<std::uint32_t>(helpers), std::memory_order_relaxed);
+  for (std::size_t i = 0; i < helpers; ++i) {
+    workers[i].body = &body;
+    workers[i].workers = count;
+    workers[i].ticket.fetch_add(1, std::memory_order_release);
+    workers[i].ticket.notify_one();
+  }
+  std::exception_ptr error;
+  try {
+    const InsideScope scope(this);
+    body(0, count);
+  } catch (...) {
+    error = std::current_exception();
+  }
+  for (std::uint32_t left = pending.load(std::memory_order_acquire); left != 0;) {
+    left = wait_while(pending, left, spin);
+  }
+  // Of several failures the lowest worker's is reported, whichever came first.
+  for (std::size_t i = 0; i < helpers; ++i) {
+    if (!error) error = workers[i].error;
+    workers[i].error = nullptr;
+  }
+  if (error) std::rethrow_exception(error);
+}
+
+void ThreadPool::Impl::stop() {
+  for (std::size_t i = 0; i < started; ++i) {
+    workers[i].body = nullptr;
+    workers[i].ticket.fetch_add(1, std::memory_order_release);
+    workers[i].ticket.notify_one();
+  }
+  for (std::size_t i = 0; i < started; ++i) workers[i].thread.join();
+}
+
+ThreadPool::ThreadPool(int threads) {
+  if (threads < 1) {
+    throw Error(ErrorCode::kInvalidArgument, "a thread pool of " + std::to_string(threads) +
+                                                 " threads; expected at least 1");
+  }
+  impl_ = std::make_unique<Impl>(threads);
+}
+
+ThreadPool::~ThreadPool() {
+  if (impl_->orphaned()) {
+    // The threads live in the parent: there is nothing to join, and their handles can't be
+    // destroyed. The memory goes with the child.
+    (void)impl_.release();
+    return;
+  }
+  impl_->stop();
+}
+
+int ThreadPool::threads() const { return impl_->threads; }
+
+void ThreadPool::run(ParallelBody body, int limit) {
+  // Before the lock: the parent may have forked while another of its threads held it.
+  if (impl_->orphaned()) {
+    throw Error(ErrorCode::kInvalidArgument,
+                "this thread pool was started before fork() and has no threads in the child "
+                "process; load the model after the fork");
+  }
+  if (inside == impl_.get()) {
+    throw Error(ErrorCode::kInternal, "ThreadPool::run called from within a body of the same pool");
+  }
+  const int count = std::clamp(limit, 1, impl_->threads);
+  const std::lock_guard<std::mutex> lock(impl_->mutex);
+  if (count > 1) impl_->start();
+  impl_->run(body, count);
+}
+
+}  // namespace kvik

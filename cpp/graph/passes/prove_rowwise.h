@@ -1,0 +1,61 @@
+// The row-wise proof: may this graph be run incrementally, one token row at a time?
+//
+// Input: a canonical, shape-inferred, fused graph that maps token ids [batch, sequence] to an output
+// [batch, sequence, features...]. The pass follows the batch and the token axis from the token
+// input to the output. If every operator on the way is row-wise, position-dependent or causal
+// (see cpp/README.md), it returns the same computation on a flat batch of token rows: every value
+// that had a batch or token axis has one leading axis "rows" instead, and the two axes have size 1.
+#pragma once
+
+#include <cstdint>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "graph/graph.h"
+
+namespace kvik::graph {
+
+// One causal attention of the row graph: node `kvik.RowAttention(q, k, v)` with
+//   q [rows, ..., heads, ..., head_dim] etc.: rows outermost, dimensions of size 1 anywhere, so in
+//   memory q [rows, heads·head_dim], k [rows, kv_heads·head_dim], v [rows, kv_heads·value_dim],
+//   result [rows, heads·value_dim].
+// Row r of sequence s at position p first stores its k and v at position p of s's cache, then
+// attends to the positions 0..p (where `bias` says so).
+struct RowAttention {
+  NodeId node = kNoNode;  // in RowGraph::graph; its int attribute "layer" is the index of this entry
+  int heads = 0;
+  int kv_heads = 0;       // query head h uses key/value head h / (heads / kv_heads)
+  int head_dim = 0;
+  int value_dim = 0;
+  float scale = 1.0F;
+  float softcap = 0.0F;
+  // Added to the score of query position Expr::index(1), key position Expr::index(2), query head
+  // Expr::index(0); nothing: plain causal. A boolean expression: true attends, false hides.
+  std::optional<Expr> bias;
+  // Keys at positions < p - window + 1 are proved hidden; 0: no window.
+  std::int64_t window = 0;
+};
+
+struct RowGraph {
+  Graph graph;
+  ValueId tokens = kNoValue;     // int64 [rows]: the token ids
+  ValueId positions = kNoValue;  // int64 [rows]: each row's position in its sequence; may be unused
+  ValueId output = kNoValue;     // [rows, features...] (dimensions of size 1 may be among them)
+  std::vector<RowAttention> attention;
+  // Positions must be below this (the shortest table that the graph indexes by position, or the
+  // limit up to which a mask was checked); 0: the graph itself has no limit.
+  std::int64_t context_limit = 0;
+};
+
+struct RowProof {
+  std::optional<RowGraph> rows;          // absent: not proved
+  std::vector<std::string> explanation;  // what was proved, or where the proof stopped; one line each
+  std::string reason;                    // not proved: one sentence that names the node
+};
+
+// Never throws for a valid graph: what can't be proved is said in the result.
+// `output`: the graph output to follow; kNoValue: the first.
+RowProof prove_rowwise(const Graph& graph, ValueId output = kNoValue);
+
+}  // namespace kvik::graph

@@ -1,0 +1,111 @@
+// The machinery of the row-wise proof: what is known of a value, and how rules build the row graph.
+//
+// A value of the source graph becomes a *row value* when each of its elements belongs to one batch
+// entry and one token. Its layout says what each axis is made of: the batch, the token axis, and
+// features. In the row graph it is a tensor [rows, f_0, f_1, ...], one dimension per source axis,
+// where f_a is the product of axis a's feature atoms (1 for a pure batch or token axis). So most
+// operators carry over as they are, on axes shifted by one.
+#pragma once
+
+#include <map>
+#include <optional>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "graph/axes.h"
+#include "graph/graph.h"
+#include "graph/infer/infer.h"
+#include "graph/passes/prove_rowwise.h"
+
+namespace kvik::graph {
+
+inline constexpr int kBatchRole = 0;
+inline constexpr int kTokenRole = 1;
+inline constexpr int kFeatureRole = 2;
+
+// Why the proof stops at a value. Thrown by rules, caught by the prover; never leaves it.
+struct ProofStop {
+  std::string reason;
+};
+
+struct RowValue {
+  ValueId id = kNoValue;  // in the row graph
+  Layout layout;          // one entry per axis of the source value
+  bool rows = true;       // false: the same for every row (a weight), no leading rows dimension
+};
+
+class Prover {
+ public:
+  // `source` must be inferred; `contents` as infer() returned them.
+  Prover(const Graph& source, const Contents& contents, Expr batch, Expr token);
+
+  const Graph& source() const { return source_; }
+  RowGraph& result() { return result_; }
+
+  // ---- what is known of the source ---------------------------------------------------------
+  const std::vector<Expr>& shape(ValueId id) const;  // stops when unknown
+  std::optional<Expr> content(ValueId id) const;
+  bool is_batch(const Expr& dim) const { return dim == batch_; }
+  bool is_token(const Expr& dim) const { return dim == token_; }
+  int axis_attr(const Node& node, std::string_view key, std::int64_t fallback,
+                std::size_t rank) const;
+
+  // ---- values of the row graph -------------------------------------------------------------
+  // The row value of a source value: as a rule made it, a constant, or made from its contents.
+  // Stops when there is none.
+  RowValue get(ValueId id);
+  void set(ValueId source_id, RowValue value);
+  // The same value without broadcast feature atoms: they are written out.
+  RowValue dense(RowValue value);
+  // A view of it with other dimensions [rows, dims...].
+  ValueId reshaped(ValueId id, const std::vector<std::int64_t>& dims);
+  // Adds a node with one output [rows, dims...] (or [dims...] when !rows).
+  ValueId emit(std::string_view op, std::string_view domain, std::vector<ValueId> inputs,
+               const std::map<std::string, Attribute, std::less<>>& attributes, DType dtype,
+               const std::vector<std::int64_t>& dims, bool rows, const std::string& name);
+  ValueId constant_ints(const std::vector<std::int64_t>& values);
+  // The static value `id` with axis moved to the front.
+  ValueId axis_to_front(ValueId id, int axis);
+
+  // Positions must stay below `limit`.
+  void limit_context(std::int64_t limit, const std::string& why);
+
+  std::vector<std::string> notes;  // lines for the explanation
+
+ private:
+  RowValue from_content(ValueId id, const Expr& content);
+  RowValue from_constant(ValueId id);
+
+  const Graph& source_;
+  const Contents& contents_;
+  Expr batch_;
+  Expr token_;
+  RowGraph result_;
+  std::vector<std::optional<RowValue>> values_;  // by source ValueId
+};
+
+// Dimensions of the stored tensor behind a layout: the feature size of every axis, broadcast atoms
+// left out.
+std::vector<std::int64_t> stored_dims(const Layout& layout);
+// Whether the axis holds features alone (or nothing).
+bool features_only(const Axis& axis);
+bool has_role(const Axis& axis, int role);
+Layout feature_layout(const std::vector<Expr>& shape);  // of a constant; stops on symbols
+// The layout of an element-wise result; stops where two axes do not agree.
+Layout broadcast_layouts(const std::vector<const Layout*>& layouts, const std::string& where);
+[[noreturn]] void stop(const std::string& reason);
+
+using RowRule = void (*)(Prover&, const Node&);
+struct RowEntry {
+  std::string_view domain;
+  std::string_view op;
+  RowRule rule;
+};
+std::vector<RowEntry> rowwise_elementwise_rules();
+std::vector<RowEntry> rowwise_movement_rules();
+std::vector<RowEntry> rowwise_compute_rules();
+std::vector<RowEntry> rowwise_attention_rules();
+RowRule find_row_rule(std::string_view domain, std::string_view op);
+
+}  // namespace kvik::graph

@@ -1,0 +1,103 @@
+#include "kernels/dispatch.h"
+
+#include <cstdlib>
+
+#include "kvik/error.h"
+
+#if defined(KVIK_KERNELS_X86)
+#include <cpuid.h>
+#endif
+
+namespace kvik::kernels {
+namespace {
+
+#if defined(KVIK_KERNELS_X86)
+
+struct CpuFeatures {
+  bool avx2 = false;    // AVX2 and FMA
+  bool avx512 = false;  // AVX-512 F, BW, DQ and VL
+};
+
+constexpr unsigned bit(int n) { return 1u << n; }
+
+// The register state that the operating system saves (XCR0). Written as assembly so that this file
+// needs no instruction set flag.
+std::uint64_t xcr0() {
+  std::uint32_t low = 0, high = 0;
+  __asm__("xgetbv" : "=a"(low), "=d"(high) : "c"(0));
+  return (static_cast<std::uint64_t>(high) << 32) | low;
+}
+
+CpuFeatures detect() {
+  CpuFeatures features;
+  unsigned a = 0, b = 0, c = 0, d = 0;
+  if (!__get_cpuid(1, &a, &b, &c, &d)) return features;
+  const bool osxsave = c & bit(27);
+  const bool fma = c & bit(12);
+  if (!osxsave || !fma) return features;
+
+  // An instruction set is usable only if the system preserves its registers across a task switch.
+  constexpr std::uint64_t kYmm = 0x06;         // XMM and YMM state
+  constexpr std::uint64_t kZmm = kYmm | 0xe0;  // and opmask, ZMM0-15 high halves, ZMM16-31
+  const std::uint64_t saved = xcr0();
+  if ((saved & kYmm) != kYmm || !__get_cpuid_count(7, 0, &a, &b, &c, &d)) return features;
+  features.avx2 = b & bit(5);
+  const unsigned avx512 = bit(16) | bit(17) | bit(30) | bit(31);  // F, DQ, BW, VL
+  features.avx512 = features.avx2 && (b & avx512) == avx512 && (saved & kZmm) == kZmm;
+  return features;
+}
+
+const CpuFeatures& cpu() {
+  static const CpuFeatures features = detect();
+  return features;
+}
+
+#endif
+
+std::string lower(std::string text) {
+  for (char& c : text) {
+    if (c >= 'A' && c <= 'Z') c = static_cast<char>(c - 'A' + 'a');
+  }
+  return text;
+}
+
+}  // namespace
+
+const KernelTable* table_for(Isa isa) noexcept {
+  switch (isa) {
+    case Isa::kReference: return &kReferenceTable;
+#if defined(KVIK_KERNELS_X86)
+    case Isa::kAvx2: return cpu().avx2 ? &kAvx2Table : nullptr;
+    case Isa::kAvx512: return cpu().avx512 ? &kAvx512Table : nullptr;
+#endif
+    default: return nullptr;
+  }
+}
+
+std::vector<const KernelTable*> available_tables() {
+  std::vector<const KernelTable*> tables;
+  for (Isa isa : {Isa::kAvx512, Isa::kAvx2, Isa::kNeon, Isa::kReference}) {
+    if (const KernelTable* table = table_for(isa)) tables.push_back(table);
+  }
+  return tables;
+}
+
+const KernelTable& select_table(const char* name) {
+  const std::vector<const KernelTable*> tables = available_tables();
+  if (name == nullptr || *name == '\0') return *tables.front();
+  std::string have;
+  for (const KernelTable* table : tables) {
+    if (lower(name) == table->name) return *table;
+    have += (have.empty() ? "" : ", ") + std::string(table->name);
+  }
+  throw Error(ErrorCode::kInvalidArgument, "KVIK_ISA is \"" + std::string(name) +
+                                               "\", but this CPU and build have " + have +
+                                               "; set one of these or unset it");
+}
+
+const KernelTable& active_table() {
+  static const KernelTable& table = select_table(std::getenv("KVIK_ISA"));
+  return table;
+}
+
+}  // namespace kvik::kernels

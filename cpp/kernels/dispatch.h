@@ -1,0 +1,25 @@
+// What the dispatcher and the ISA files share. Users of the kernels include kernels.h alone.
+#pragma once
+
+#include <string>
+#include <vector>
+
+#include "kernels/kernels.h"
+
+namespace kvik::kernels {
+
+// One table per instruction set that this build holds; each is defined in its isa_*.cpp.
+extern const KernelTable kReferenceTable;
+#if defined(KVIK_KERNELS_X86)
+extern const KernelTable kAvx2Table;
+extern const KernelTable kAvx512Table;
+#endif
+
+// The tables that this CPU and its operating system can run, the best first; reference is last.
+std::vector<const KernelTable*> available_tables();
+
+// The table called `name` (in any case), or the best one when name is null or empty. Throws
+// kvik::Error(kInvalidArgument) when the name is unknown or this CPU lacks the ISA.
+const KernelTable& select_table(const char* name);
+
+}  // namespace kvik::kernels

@@ -1,0 +1,32 @@
+// The AVX-512 table. This file alone is compiled with the flags of this instruction set.
+#include "kernels/vec_avx512.h"
+// The algorithms are written over the Vec above.
+#include "kernels/math.inl.h"
+#include "kernels/elementwise.inl.h"
+#include "kernels/rows.inl.h"
+#include "kernels/product.inl.h"
+#include "kernels/matmul.inl.h"
+#include "kernels/attention.inl.h"
+
+namespace kvik::kernels {
+
+extern const KernelTable kAvx512Table;  // declared for the dispatcher in dispatch.h
+const KernelTable kAvx512Table = {
+    .isa = Isa::kAvx512,
+    .name = "avx512",
+    .panel = kPanel,
+    .pack_f32 = pack_f32,
+    .matmul_f32 = matmul_f32,
+    .attention_f32 = attention_f32,
+    .attention_scratch = attention_scratch,
+    .store_kv_f32 = store_kv_f32,
+    .layer_norm_f32 = layer_norm_f32,
+    .rms_norm_f32 = rms_norm_f32,
+    .softmax_f32 = softmax_f32,
+    .rotary_f32 = rotary_f32,
+    .unary_f32 = unary_f32,
+    .binary_f32 = binary_f32,
+    .silu_mul_f32 = silu_mul_f32,
+};
+
+}  // namespace kvik::kernels

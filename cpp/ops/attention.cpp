@@ -1,0 +1,344 @@
+// ONNX Attention (opsets 23 to 25) for any inputs.
+//
+// It runs the same attention kernel as the cached decoder, with keys and values packed into the
+// same blocks of kKvBlock positions, so that both give the same bits. Elements of other float
+// types are converted to float32 on the way in and back on the way out.
+#include <cmath>
+#include <limits>
+
+#include "ops/attention_plan.h"
+#include "ops/families.h"
+#include "ops/support.h"
+
+namespace kvik::ops {
+
+namespace {
+
+constexpr float kHidden = -std::numeric_limits<float>::infinity();
+
+template <typename T>
+void widen_row(const T* from, std::int64_t n, float* to) {
+  for (std::int64_t i = 0; i < n; ++i) to[i] = static_cast<float>(widen(from[i]));
+}
+
+// ---- Keys and values -------------------------------------------------------------------------
+
+// Position t of one key/value head: in the past, then in the new keys (values).
+template <typename T>
+const T* position(const HeadView& past, const HeadView& now, std::int64_t b, std::int64_t h,
+                  std::int64_t t) {
+  return t < past.length ? past.at<T>(b, h, t) : now.at<T>(b, h, t - past.length);
+}
+
+// Packs block `block` of head (b, h); slots beyond the last position are zero.
+template <typename T>
+void pack_block(const kernels::KernelTable& table, const AttentionPlan& p, std::int64_t b,
+                std::int64_t h, std::int64_t block, float* k_block, float* v_block, float* row) {
+  using kernels::kKvBlock;
+  const std::int64_t first = block * kKvBlock;
+  const std::int64_t count = std::min<std::int64_t>(kKvBlock, p.total - first);
+  if (count < kKvBlock) {
+    std::fill_n(k_block, p.head_dim * kKvBlock, 0.0f);
+    std::fill_n(v_block, p.value_dim * kKvBlock, 0.0f);
+  }
+  for (std::int64_t slot = 0; slot < count; ++slot) {
+    const T* k = position<T>(p.past_k, p.k, b, h, first + slot);
+    const T* v = position<T>(p.past_v, p.v, b, h, first + slot);
+    if constexpr (std::is_same_v<T, float>) {
+      table.store_kv_f32(k, p.head_dim, v, p.value_dim, static_cast<int>(slot), k_block, v_block);
+    } else {
+      widen_row(k, p.head_dim, row);
+      widen_row(v, p.value_dim, row + p.head_dim);
+      table.store_kv_f32(row, p.head_dim, row + p.head_dim, p.value_dim, static_cast<int>(slot),
+                         k_block, v_block);
+    }
+  }
+}
+
+// present = concat(past, new) along the positions: [B, H, total, d].
+template <typename T>
+void store_present(OpContext& context, const AttentionPlan& p, int output, DType dtype,
+                   const HeadView& past, const HeadView& now, std::int64_t width) {
+  if (!context.wants_output(output)) return;
+  T* out = context.output(output, dtype, Dims{p.batch, p.kv_heads, p.total, width})
+               .template as<T>();
+  parallel_for(context, p.batch * p.kv_heads, p.total * width,
+               [&](std::int64_t begin, std::int64_t end) {
+                 for (std::int64_t i = begin; i < end; ++i) {
+                   for (std::int64_t t = 0; t < p.total; ++t) {
+                     const T* from = position<T>(past, now, i / p.kv_heads, i % p.kv_heads, t);
+                     std::copy_n(from, width, out + (i * p.total + t) * width);
+                   }
+                 }
+               });
+}
+
+// ---- Mask ------------------------------------------------------------------------------------
+
+// The mask as float rows of `total` values: true is 0, false is -inf, and what a shorter mask
+// leaves out is hidden. `out` is [mask rows, total].
+void widen_mask(const Tensor& mask, const AttentionPlan& p, float* out) {
+  const std::int64_t width = mask.dims.back();
+  const std::int64_t rows = mask.elements() / std::max<std::int64_t>(width, 1);
+  const bool spread = width == 1 && p.total != 1;  // one value for all keys
+  const auto fill = [&](const auto& value) {
+    for (std::int64_t r = 0; r < rows; ++r) {
+      float* to = out + r * p.total;
+      for (std::int64_t j = 0; j < p.total; ++j) {
+        to[j] = spread ? value(r) : j < width ? value(r * width + j) : kHidden;
+      }
+    }
+  };
+  if (mask.dtype == DType::kBool) {
+    const std::uint8_t* m = mask.as<std::uint8_t>();
+    return fill([m](std::int64_t i) { return m[i] != 0 ? 0.0f : kHidden; });
+  }
+  visit_float(mask.dtype, [&]<typename T>() {
+    const T* m = mask.as<T>();
+    fill([m](std::int64_t i) { return static_cast<float>(widen(m[i])); });
+  });
+}
+
+// Rows of float mask: bias of query s of head (b, h) starts at data + offset(b, h) + s · row_stride.
+struct MaskView {
+  const float* data = nullptr;
+  std::int64_t b_stride = 0, h_stride = 0, row_stride = 0;
+
+  const float* at(std::int64_t b, std::int64_t h, std::int64_t s) const {
+    return data + b * b_stride + h * h_stride + s * row_stride;
+  }
+};
+
+MaskView view_mask(const float* data, const Dims& dims, std::int64_t total) {
+  MaskView view;
+  view.data = data;
+  const auto dim = [&](int from_end) {
+    return dims.rank >= from_end ? dims[dims.rank - from_end] : 1;
+  };
+  const std::int64_t rows = dim(2), heads = dim(3), batch = dim(4);
+  view.row_stride = rows == 1 ? 0 : total;
+  view.h_stride = heads == 1 ? 0 : rows * total;
+  view.b_stride = batch == 1 ? 0 : heads * rows * total;
+  return view;
+}
+
+// ---- Scratch ---------------------------------------------------------------------------------
+
+constexpr int kChunk = 32;  // query rows that one call of the kernel gets
+
+// The workspace of a run, carved into its parts.
+struct Workspace {
+  float* k_blocks = nullptr;  // [batch · kv_heads · blocks, head_dim, kKvBlock]
+  float* v_blocks = nullptr;  // [batch · kv_heads · blocks, kKvBlock, value_dim]
+  const float** k_table = nullptr;  // [batch · kv_heads · blocks]
+  const float** v_table = nullptr;
+  float* mask = nullptr;    // [mask rows, total], where the mask has to be converted
+  float* worker = nullptr;  // [workers, worker_floats]
+  std::int64_t worker_floats = 0;
+};
+
+std::size_t round_up(std::size_t floats) { return (floats + 15) / 16 * 16; }
+
+Workspace carve(OpContext& context, const AttentionPlan& p, std::int64_t mask_floats) {
+  using kernels::kKvBlock;
+  const auto size = [](std::int64_t a, std::int64_t b) {
+    return round_up(checked_product(static_cast<std::size_t>(a), static_cast<std::size_t>(b)));
+  };
+  const std::int64_t blocks = p.batch * p.kv_heads * p.blocks;
+  const std::size_t k = size(blocks, p.head_dim * kKvBlock);
+  const std::size_t v = size(blocks, p.value_dim * kKvBlock);
+  const std::size_t pointers = round_up(static_cast<std::size_t>(blocks) * sizeof(float*) / sizeof(float));
+  const std::size_t mask = round_up(static_cast<std::size_t>(mask_floats));
+  // One worker: converted queries and results of a chunk, and the kernel's scratch.
+  const std::size_t worker =
+      size(kChunk, p.head_dim + p.value_dim) +
+      round_up(context.kernels().attention_scratch(kChunk, p.value_dim));
+  const std::size_t workers = checked_product(worker, static_cast<std::size_t>(context.pool().threads()));
+  const std::size_t total = k + v + 2 * pointers + mask + workers;
+  auto* at = static_cast<float*>(context.workspace(checked_product(total, sizeof(float))));
+  Workspace w;
+  const auto take = [&](std::size_t floats) { return std::exchange(at, at + floats); };
+  w.k_blocks = take(k);
+  w.v_blocks = take(v);
+  w.k_table = reinterpret_cast<const float**>(take(pointers));
+  w.v_table = reinterpret_cast<const float**>(take(pointers));
+  w.mask = take(mask);
+  w.worker = at;
+  w.worker_floats = static_cast<std::int64_t>(worker);
+  return w;
+}
+
+template <typename T>
+void pack_all(OpContext& context, const AttentionPlan& p, const Workspace& w) {
+  using kernels::kKvBlock;
+  const std::int64_t count = p.batch * p.kv_heads * p.blocks;
+  const std::int64_t k_size = std::int64_t{p.head_dim} * kKvBlock;
+  const std::int64_t v_size = std::int64_t{p.value_dim} * kKvBlock;
+  parallel_for(context, count, k_size + v_size, [&](std::int64_t begin, std::int64_t end) {
+    std::vector<float> row(static_cast<std::size_t>(p.head_dim + p.value_dim));
+    for (std::int64_t i = begin; i < end; ++i) {
+      const std::int64_t head = i / p.blocks;
+      w.k_table[i] = w.k_blocks + i * k_size;
+      w.v_table[i] = w.v_blocks + i * v_size;
+      pack_block<T>(context.kernels(), p, head / p.kv_heads, head % p.kv_heads, i % p.blocks,
+                    w.k_blocks + i * k_size, w.v_blocks + i * v_size, row.data());
+    }
+  });
+}
+
+// ---- The product -----------------------------------------------------------------------------
+
+// Queries [first, first + rows) of head (b, h).
+template <typename T>
+void attend_chunk(const kernels::KernelTable& table, const AttentionPlan& p, const Workspace& w,
+                  const MaskView& mask, std::int64_t b, std::int64_t h, std::int64_t first,
+                  int rows, T* y, float* scratch) {
+  std::int64_t first_key[kChunk], last_key[kChunk];
+  for (int r = 0; r < rows; ++r) p.visible(b, first + r, &first_key[r], &last_key[r]);
+  const std::int64_t kv = (b * p.kv_heads + h / (p.heads / p.kv_heads)) * p.blocks;
+  float* q_rows = scratch;
+  float* out_rows = scratch + std::int64_t{kChunk} * p.head_dim;
+  kernels::AttentionArgs args{};
+  args.rows = rows;
+  args.head_dim = p.head_dim;
+  args.value_dim = p.value_dim;
+  args.k_blocks = w.k_table + kv;
+  args.v_blocks = w.v_table + kv;
+  args.first_key = first_key;
+  args.last_key = last_key;
+  args.scale = p.scale;
+  args.softcap = p.softcap;
+  if (mask.data != nullptr) {
+    args.bias = mask.at(b, h, first);
+    args.bias_stride = mask.row_stride;
+  }
+  args.scratch = scratch + round_up(static_cast<std::size_t>(kChunk) *
+                                    static_cast<std::size_t>(p.head_dim + p.value_dim));
+  T* out = y + p.out_offset(b, h, first);
+  if constexpr (std::is_same_v<T, float>) {
+    args.q = p.q.at<float>(b, h, first);
+    args.q_stride = p.q.s_stride;
+    args.out = out;
+    args.out_stride = p.out_stride();
+    table.attention_f32(args);
+  } else {
+    for (int r = 0; r < rows; ++r) {
+      widen_row(p.q.at<T>(b, h, first + r), p.head_dim, q_rows + r * p.head_dim);
+    }
+    args.q = q_rows;
+    args.q_stride = p.head_dim;
+    args.out = out_rows;
+    args.out_stride = p.value_dim;
+    table.attention_f32(args);
+    for (int r = 0; r < rows; ++r) {
+      for (int d = 0; d < p.value_dim; ++d) {
+        out[r * p.out_stride() + d] =
+            narrow<T>(static_cast<Compute<T>>(out_rows[r * p.value_dim + d]));
+      }
+    }
+  }
+}
+
+template <typename T>
+void attend(OpContext& context, const AttentionPlan& p, const Workspace& w, const MaskView& mask,
+            T* y) {
+  const std::int64_t chunks = (p.queries + kChunk - 1) / kChunk;
+  const std::int64_t tasks = p.batch * p.heads * chunks;
+  const auto body = [&](std::int64_t begin, std::int64_t end, float* scratch) {
+    for (std::int64_t i = begin; i < end; ++i) {
+      const std::int64_t head = i / chunks, first = i % chunks * kChunk;
+      const int rows = static_cast<int>(std::min<std::int64_t>(kChunk, p.queries - first));
+      attend_chunk(context.kernels(), p, w, mask, head / p.heads, head % p.heads, first, rows, y,
+                   scratch);
+    }
+  };
+  const std::int64_t cost =
+      std::min<std::int64_t>(kChunk, p.queries) * p.total * (p.head_dim + p.value_dim) / 8;
+  if (tasks < 2 || tasks * std::max<std::int64_t>(cost, 1) < kMinParallelWork) {
+    return body(0, tasks, w.worker);
+  }
+  context.pool().run([&](int worker, int workers) {
+    const Range range = split_range(tasks, worker, workers);
+    body(range.begin, range.end, w.worker + worker * w.worker_floats);
+  });
+}
+
+// Output 3 (qk_matmul_output): scores by plain loops, after the step that `mode` names: 0 the
+// scaled product and 1 the capped score, 2 with the mask added, 3 the probabilities.
+template <typename T>
+void store_scores(OpContext& context, const AttentionPlan& p, DType dtype, const MaskView& mask,
+                  std::int64_t mode) {
+  if (!context.wants_output(3)) return;
+  T* out = context.output(3, dtype, Dims{p.batch, p.heads, p.queries, p.total}).template as<T>();
+  parallel_for(context, p.batch * p.heads * p.queries, p.total * p.head_dim, [&](std::int64_t begin, std::int64_t end) {
+    std::vector<double> scores(static_cast<std::size_t>(p.total));
+    for (std::int64_t i = begin; i < end; ++i) {
+      const std::int64_t s = i % p.queries, head = i / p.queries;
+      const std::int64_t b = head / p.heads, h = head % p.heads;
+      const T* q = p.q.at<T>(b, h, s);
+      std::int64_t first = 0, last = 0;
+      p.visible(b, s, &first, &last);
+      double highest = -std::numeric_limits<double>::infinity(), sum = 0.0;
+      for (std::int64_t j = 0; j < p.total; ++j) {
+        const T* k = position<T>(p.past_k, p.k, b, h / (p.heads / p.kv_heads), j);
+        double score = 0.0;
+        for (int d = 0; d < p.head_dim; ++d) {
+          score += static_cast<double>(widen(q[d])) * static_cast<double>(widen(k[d]));
+        }
+        score *= static_cast<double>(p.scale);
+        if (p.softcap != 0.0f) {
+          const double cap = static_cast<double>(p.softcap);
+          score = cap * std::tanh(score / cap);
+        }
+        if (mode >= 2) {
+          if (mask.data) score += static_cast<double>(mask.at(b, h, s)[j]);
+          if (j < first || j > last) score = -std::numeric_limits<double>::infinity();
+        }
+        scores[static_cast<std::size_t>(j)] = score;
+        highest = std::max(highest, score);
+      }
+      if (mode == 3) {
+        const bool hidden = highest == -std::numeric_limits<double>::infinity();
+        for (double& score : scores) sum += score = hidden ? 0.0 : std::exp(score - highest);
+        for (double& score : scores) score = sum == 0.0 ? 0.0 : score / sum;
+      }
+      for (std::int64_t j = 0; j < p.total; ++j) {
+        out[i * p.total + j] =
+            narrow<T>(static_cast<Compute<T>>(scores[static_cast<std::size_t>(j)]));
+      }
+    }
+  });
+}
+
+std::unique_ptr<OpKernel> make_attention(const NodeInfo& info) {
+  const AttentionAttributes attributes = parse_attention(info.node);
+  return kernel_of([attributes](OpContext& context) {
+    const AttentionPlan p = plan_attention(context, attributes);
+    const DType dtype = context.input(0).dtype;
+    Tensor& y = context.output(0, dtype, p.result);
+    const Tensor* mask = context.has_input(3) ? &context.input(3) : nullptr;
+    const bool direct = mask != nullptr && mask->dtype == DType::kF32 && mask->dims.back() == p.total;
+    const std::int64_t mask_rows =
+        mask == nullptr ? 0 : mask->dims.elements(0, mask->dims.rank - 1);
+    visit_float(dtype, [&]<typename T>() {
+      store_present<T>(context, p, 1, dtype, p.past_k, p.k, p.head_dim);
+      store_present<T>(context, p, 2, dtype, p.past_v, p.v, p.value_dim);
+      const Workspace w = carve(context, p, mask == nullptr || direct ? 0 : mask_rows * p.total);
+      MaskView view;
+      if (mask != nullptr) {
+        if (!direct) widen_mask(*mask, p, w.mask);
+        view = view_mask(direct ? mask->as<float>() : w.mask, mask->dims, p.total);
+      }
+      store_scores<T>(context, p, dtype, view, attributes.scores_mode);
+      if (y.elements() == 0) return;
+      pack_all<T>(context, p, w);
+      attend<T>(context, p, w, view, y.as<T>());
+    });
+  });
+}
+
+}  // namespace
+
+void register_attention(Registry& r) { r.add("Attention", make_attention); }
+
+}  // namespace kvik::ops

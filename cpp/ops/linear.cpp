@@ -1,0 +1,123 @@
+// kvik.Linear: activation(x · W + bias) + residual with constant weights, made by fusions.
+//   inputs:  x [..., K], W (constant), bias [N] (optional), residual [..., N] (optional)
+//   attributes: trans_w 0: W is [K, N], 1: W is [N, K];  activation
+#include "ops/families.h"
+#include "ops/packed_weights.h"
+#include "ops/support.h"
+
+namespace kvik::ops {
+
+namespace {
+
+using kernels::Activation;
+
+Activation parse_activation(const std::string& name) {
+  if (name == "none") return Activation::kNone;
+  if (name == "gelu") return Activation::kGeluErf;
+  if (name == "gelu_tanh") return Activation::kGeluTanh;
+  if (name == "silu") return Activation::kSilu;
+  if (name == "relu") return Activation::kRelu;
+  if (name == "tanh") return Activation::kTanh;
+  if (name == "sigmoid") return Activation::kSigmoid;
+  fail(ErrorCode::kInvalidModel, "attribute activation is '" + name +
+                                     "'; expected none, gelu, gelu_tanh, silu, relu, tanh or "
+                                     "sigmoid");
+}
+
+// A tensor [..., n] as rows of n: contiguous blocks of `rows` rows, `stride` elements between rows
+// of a block and `block_stride` between blocks. Rank 2 with a row_stride is one block.
+struct Rows {
+  std::int64_t blocks = 1, rows = 0;
+  std::int64_t stride = 0, block_stride = 0;
+};
+
+Rows rows_of(const Tensor& t) {
+  const std::int64_t n = t.dims.back();
+  if (t.contiguous() || t.dims.rank == 1) return {1, t.dims.elements(0, t.dims.rank - 1), n, 0};
+  if (t.dims.rank == 2) return {1, t.dims[0], t.row_stride, 0};
+  return {t.dims[0], t.dims.elements(1, t.dims.rank - 1), n, t.row_stride};
+}
+
+class Linear final : public OpKernel {
+ public:
+  explicit Linear(const NodeInfo& info)
+      : activation_(parse_activation(info.node.string_attr("activation", "none"))) {
+    const graph::ConstantTensor* w = info.constant(1);
+    if (w == nullptr || w->dims.rank != 2) {
+      fail(ErrorCode::kInvalidModel, "the weights must be a constant matrix");
+    }
+    const bool transposed = info.node.int_attr("trans_w", 0) != 0;
+    weights_ = info.weights.get(*w, w->dims[transposed ? 1 : 0], w->dims[transposed ? 0 : 1],
+                                transposed, info.kernels, info.pool);
+  }
+
+  bool accepts_strided(int i) const override { return i == 0 || i == 3; }
+  bool reads_elements(int i) const override { return i != 1; }
+
+  void run(OpContext& context) const override {
+    const Tensor& x = context.input(0);
+    const std::int64_t k = weights_->k, n = weights_->n;
+    check_dtype(x, DType::kF32, "x");
+    check(x.dims.rank >= 1 && x.dims.back() == k, [&] {
+      return "x has shape " + x.dims.str() + "; expected a last dimension of " +
+             std::to_string(k) + " for weights [" + std::to_string(k) + ", " +
+             std::to_string(n) + "]";
+    });
+    Dims dims = x.dims;
+    dims[dims.rank - 1] = n;
+
+    kernels::MatmulEpilogue epilogue;
+    epilogue.activation = activation_;
+    if (context.has_input(2)) epilogue.bias = operand(context, 2, Dims{n}, "bias");
+    const Rows from = rows_of(x);
+    Rows add;
+    if (context.has_input(3)) {
+      epilogue.residual = operand(context, 3, dims, "residual");
+      add = rows_of(context.input(3));
+      epilogue.residual_stride = add.stride;
+    }
+    float* y = context.output(0, DType::kF32, dims).as<float>();
+    if (from.blocks == 1 && add.blocks == 1) return product(context, x.as<float>(), from, epilogue, y);
+
+    // One block at a time: whichever input is contiguous moves by a whole block.
+    const std::int64_t blocks = x.dims[0], rows = x.dims.elements(1, x.dims.rank - 1);
+    const std::int64_t x_step = from.blocks == 1 ? rows * from.stride : from.block_stride;
+    const std::int64_t add_step = add.blocks == 1 ? rows * add.stride : add.block_stride;
+    Rows block = from;
+    block.rows = rows;
+    for (std::int64_t b = 0; b < blocks; ++b) {
+      kernels::MatmulEpilogue part = epilogue;
+      if (part.residual) part.residual += b * add_step;
+      product(context, x.as<float>() + b * x_step, block, part, y + b * rows * n);
+    }
+  }
+
+ private:
+  void product(OpContext& context, const float* x, const Rows& rows,
+               const kernels::MatmulEpilogue& epilogue, float* y) const {
+    multiply(context.kernels(), context.pool(), x, rows.stride, rows.rows,
+             weights_->panels.as<float>(), weights_->k, weights_->n, epilogue, y, weights_->n);
+  }
+
+  static const float* operand(OpContext& context, int i, const Dims& expected, const char* name) {
+    const Tensor& t = context.input(i);
+    check_dtype(t, DType::kF32, name);
+    check(t.dims == expected, [&] {
+      return std::string(name) + " has shape " + t.dims.str() + "; expected " + expected.str();
+    });
+    return t.as<float>();
+  }
+
+  Activation activation_;
+  std::shared_ptr<const PackedWeights> weights_;
+};
+
+}  // namespace
+
+void register_linear(Registry& r) {
+  r.add("kvik", "Linear", [](const NodeInfo& info) -> std::unique_ptr<OpKernel> {
+    return std::make_unique<Linear>(info);
+  });
+}
+
+}  // namespace kvik::ops

@@ -1,0 +1,206 @@
+// The thread pool: who runs, what is rethrown, what happens with several callers and after fork().
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <atomic>
+#include <chrono>
+#include <stdexcept>
+#include <thread>
+#include <vector>
+
+#include "base/thread_pool.h"
+#include "cpp/check.h"
+#include "kvik/error.h"
+
+using kvik::Range;
+using kvik::ThreadPool;
+
+KVIK_TEST(split_range_covers_everything_once) {
+  for (std::int64_t total : {0, 1, 2, 5, 63, 64, 65, 1000}) {
+    for (int workers : {1, 2, 3, 8}) {
+      for (std::int64_t grain : {1, 7, 64}) {
+        std::int64_t next = 0, smallest = total, largest = 0;
+        for (int w = 0; w < workers; ++w) {
+          const Range range = kvik::split_range(total, w, workers, grain);
+          CHECK_EQ(range.begin, next) << total << " in " << workers << ", grain " << grain;
+          CHECK(range.end >= range.begin);
+          CHECK(range.begin % grain == 0 || range.begin == total);
+          const std::int64_t grains = (range.end - range.begin + grain - 1) / grain;
+          smallest = std::min(smallest, grains);
+          largest = std::max(largest, grains);
+          next = range.end;
+        }
+        CHECK_EQ(next, total);
+        CHECK(total == 0 || largest - smallest <= 1);
+      }
+    }
+  }
+}
+
+KVIK_TEST(each_worker_runs_once) {
+  for (int threads : {1, 2, 3, 8}) {
+    ThreadPool pool(threads);
+    CHECK_EQ(pool.threads(), threads);
+    for (int limit : {-1, 0, 1, 2, 5, 1 << 30}) {
+      const int expected = std::max(1, std::min(limit, threads));
+      std::vector<int> runs(static_cast<std::size_t>(threads));  // each worker touches its own
+      pool.run(
+          [&](int worker, int workers) {
+            if (workers == expected) ++runs[static_cast<std::size_t>(worker)];
+          },
+          limit);
+      for (int w = 0; w < threads; ++w) {
+        CHECK_EQ(runs[static_cast<std::size_t>(w)], w < expected ? 1 : 0)
+            << "worker " << w << " of " << threads << ", limit " << limit;
+      }
+    }
+  }
+}
+
+KVIK_TEST(caller_is_worker_zero) {
+  ThreadPool pool(3);
+  std::thread::id zero;
+  pool.run([&](int worker, int) {
+    if (worker == 0) zero = std::this_thread::get_id();
+  });
+  CHECK(zero == std::this_thread::get_id());
+}
+
+// What one run wrote the next one reads, without synchronisation of its own: TSan watches.
+KVIK_TEST(many_small_runs) {
+  for (int threads : {1, 2, 3, 8}) {
+    const int runs = threads <= 2 ? 100000 : 3000;  // more threads than cores take turns
+    ThreadPool pool(threads);
+    std::vector<std::int64_t> counts(static_cast<std::size_t>(threads));
+    for (int i = 0; i < runs; ++i) {
+      pool.run([&](int worker, int workers) {
+        const auto next = static_cast<std::size_t>((worker + i) % workers);
+        ++counts[next];  // another worker's cell each time
+      });
+    }
+    std::int64_t sum = 0;
+    for (std::int64_t count : counts) sum += count;
+    CHECK_EQ(sum, static_cast<std::int64_t>(runs) * threads);
+  }
+}
+
+KVIK_TEST(runs_with_pauses_wake_sleepers) {
+  ThreadPool pool(2);
+  std::atomic<int> total{0};
+  for (int i = 0; i < 50; ++i) {
+    pool.run([&](int, int) { ++total; });
+    std::this_thread::sleep_for(std::chrono::milliseconds(1));  // well past the spinning
+  }
+  CHECK_EQ(total.load(), 100);
+}
+
+KVIK_TEST(exception_is_rethrown_after_all_finished) {
+  for (int threads : {1, 2, 3, 8}) {
+    ThreadPool pool(threads);
+    for (int thrower = 0; thrower < threads; ++thrower) {
+      std::atomic<int> finished{0};
+      const std::string what = kvik::test::thrown([&] {
+        pool.run([&](int worker, int) {
+          if (worker >= thrower) throw std::runtime_error("worker " + std::to_string(worker));
+          ++finished;
+        });
+      });
+      CHECK_EQ(what, "worker " + std::to_string(thrower));
+      CHECK_EQ(finished.load(), thrower);
+    }
+    std::atomic<int> after{0};
+    pool.run([&](int, int) { ++after; });
+    CHECK_EQ(after.load(), threads);
+  }
+}
+
+KVIK_TEST(two_callers_take_turns) {
+  for (int threads : {1, 2, 3}) {
+    ThreadPool pool(threads);
+    std::atomic<int> inside{0}, overlaps{0};
+    std::int64_t total = 0;  // touched by worker 0 of one run at a time
+    auto caller = [&] {
+      for (int i = 0; i < 1000; ++i) {
+        pool.run([&](int worker, int) {
+          if (worker != 0) return;
+          if (inside.fetch_add(1) != 0) ++overlaps;
+          ++total;
+          inside.fetch_sub(1);
+        });
+      }
+    };
+    std::thread other(caller);
+    caller();
+    other.join();
+    CHECK_EQ(total, 2000);
+    CHECK_EQ(overlaps.load(), 0);
+  }
+}
+
+KVIK_TEST(misuse_is_an_error) {
+  CHECK_EQ(kvik::test::thrown([] { ThreadPool pool(0); }),
+           "a thread pool of 0 threads; expected at least 1");
+  ThreadPool pool(2);
+  std::atomic<int> errors{0};
+  pool.run([&](int, int) {
+    if (!kvik::test::thrown([&] { pool.run([](int, int) {}); }).empty()) ++errors;
+  });
+  CHECK_EQ(errors.load(), 2);
+}
+
+KVIK_TEST(unused_pools_come_and_go) {
+  for (int i = 0; i < 100; ++i) ThreadPool pool(1 + i % 8);
+}
+
+namespace {
+// Runs `body` in a child process and returns its exit status, or -1 if it had to be killed.
+template <typename F>
+int in_child(F body) {
+  const pid_t child = fork();
+  if (child == 0) _exit(body());
+  for (int waited_ms = 0; waited_ms < 10000; waited_ms += 5) {
+    int status = 0;
+    if (waitpid(child, &status, WNOHANG) == child) {
+      return WIFEXITED(status) ? WEXITSTATUS(status) : -1;
+    }
+    std::this_thread::sleep_for(std::chrono::milliseconds(5));
+  }
+  kill(child, SIGKILL);
+  waitpid(child, nullptr, 0);
+  return -1;
+}
+}  // namespace
+
+#if !defined(__SANITIZE_THREAD__)  // TSan does not allow threads in a forked child
+KVIK_TEST(started_pool_in_a_child_is_an_error) {
+  ThreadPool pool(2);
+  pool.run([](int, int) {});
+  CHECK_EQ(in_child([&] {
+             try {
+               pool.run([](int, int) {});
+             } catch (const kvik::Error& error) {
+               return error.code() == kvik::ErrorCode::kInvalidArgument ? 7 : 8;
+             }
+             return 9;
+           }),
+           7);
+  CHECK_EQ(in_child([&] {  // leaving the child destroys what it inherited: no hang, no crash
+             pool.~ThreadPool();
+             return 7;
+           }),
+           7);
+  pool.run([](int, int) {});  // the parent's pool is as it was
+}
+
+KVIK_TEST(unstarted_pool_works_in_a_child) {
+  ThreadPool pool(2);
+  CHECK_EQ(in_child([&] {
+             std::atomic<int> runs{0};
+             pool.run([&](int, int) { ++runs; });
+             return runs.load();
+           }),
+           2);
+}
+#endif
+
+int main(int argc, char** argv) { return kvik::test::run_all(argc, argv); }

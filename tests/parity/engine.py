@@ -13,8 +13,9 @@ from pathlib import Path
 
 import ml_dtypes
 import numpy as np
-import onnx
 from numpy.typing import NDArray
+
+import onnx
 
 ROOT = Path(__file__).resolve().parents[2]
 Array = NDArray[np.generic]

@@ -15,9 +15,10 @@ from functools import cache
 from pathlib import Path
 
 import numpy as np
-import onnx
 import pytest
 from onnx.backend.test.case.test_case import TestCase
+
+import onnx
 
 from .engine import Array, Case, Result, find_probe, run_batch
 

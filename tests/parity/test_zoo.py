@@ -9,7 +9,7 @@ from __future__ import annotations
 import numpy as np
 
 import onnx
-from parity.selection import Recomputation, each_negative, each_positive, random_ids
+from parity.selection import Recomputation, each_negative, each_positive, random_ids, takes_batches
 
 LENGTH, CUT = 20, 12
 
@@ -21,15 +21,12 @@ def largest_influence(case, path) -> float:
     """
     run = Recomputation(path)
     ids, neighbour = random_ids(1, case.vocab, LENGTH), random_ids(2, case.vocab, LENGTH)
-    base = run([ids, neighbour])[0, :CUT]
     later = [*ids[:CUT], *random_ids(3, case.vocab, LENGTH - CUT)]
-    other = random_ids(4, case.vocab, LENGTH)
-    variants = [
-        run([later, neighbour])[0, :CUT],
-        run([ids[:CUT], neighbour[:CUT]])[0],
-        run([ids, other])[0, :CUT],
-        run([ids])[0, :CUT],
-    ]
+    base = run([ids])[0, :CUT]
+    variants = [run([later])[0, :CUT], run([ids[:CUT]])[0]]
+    if takes_batches(path):
+        other = random_ids(4, case.vocab, LENGTH)
+        variants += [run([ids, neighbour])[0, :CUT], run([ids, other])[0, :CUT]]
     scale = max(1.0, float(np.abs(base).max()))
     return max(float(np.abs(variant - base).max()) for variant in variants) / scale
 

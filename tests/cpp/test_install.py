@@ -10,11 +10,11 @@ import sys
 from pathlib import Path
 
 import numpy as np
-import onnx
 import pytest
-from onnx import TensorProto, helper, numpy_helper
 
 import kvik
+import onnx
+from onnx import TensorProto, helper, numpy_helper
 
 ROOT = Path(__file__).parents[2]
 BUILD = ROOT / "build" / "dev"
@@ -123,15 +123,12 @@ def test_example_generates_what_python_does(
 def test_example_reports_errors_in_one_line(installed: Path, model: Path, tmp_path: Path) -> None:
     program = example(installed, tmp_path, static=False)
     for arguments in ((model, 4, 0, 0, 48), (tmp_path / "none.onnx", 4, 0, 0, 1)):
-        done = subprocess.run(
-            [str(part) for part in (program, *arguments)],
-            capture_output=True,
-            text=True,
-            timeout=60,
-        )
+        command = [str(part) for part in (program, *arguments)]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=60)
         assert done.returncode == 1
         errors = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
-        assert len(errors) == 1 and done.stderr.endswith(errors[0] + "\n")
+        assert len(errors) == 1
+        assert done.stderr.endswith(errors[0] + "\n")
 
 
 def test_shared_library_exports_the_public_interface_alone(installed: Path) -> None:

@@ -87,9 +87,8 @@ void check_header(const ModelView& model) {
 
 std::string producer_of(const ModelView& model) {
   std::string out(model.producer_name);
-  if (!model.producer_version.empty()) {
-    out += (out.empty() ? "" : " ") + std::string(model.producer_version);
-  }
+  if (!out.empty() && !model.producer_version.empty()) out += ' ';
+  out += model.producer_version;
   return out;
 }
 

@@ -46,9 +46,7 @@ def find_probe() -> Path:
 
 
 def run_probe(probe: Path, path: Path, *options: str) -> Result:
-    run = subprocess.run(
-        [probe, *options, str(path)], capture_output=True, timeout=60, check=False
-    )
+    run = subprocess.run([probe, *options, str(path)], capture_output=True, timeout=60, check=False)
     text = run.stdout.decode()
     assert run.returncode == 0, f"the probe ended with {run.returncode}: {run.stderr.decode()}"
     first, _, rest = text.partition("\n")

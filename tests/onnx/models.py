@@ -77,7 +77,9 @@ def model(
     return helper.make_model(graph, opset_imports=opsets, functions=list(functions), ir_version=8)
 
 
-def body(nodes: Sequence[onnx.NodeProto], output: str, inputs: Sequence[str] = ()) -> onnx.GraphProto:
+def body(
+    nodes: Sequence[onnx.NodeProto], output: str, inputs: Sequence[str] = ()
+) -> onnx.GraphProto:
     return helper.make_graph(
         list(nodes), "body", [value(i, None) for i in inputs], [value(output, None)]
     )

@@ -156,7 +156,9 @@ def test_the_model_itself_is_a_special_file(probe: Path, tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize("key", ["offset", "length"])
-@pytest.mark.parametrize("number", ["-1", "abc", "", " 16", "16 ", "+16", "0x10", "1e1", str(2**63)])
+@pytest.mark.parametrize(
+    "number", ["-1", "abc", "", " 16", "16 ", "+16", "0x10", "1e1", str(2**63)]
+)
 def test_numbers(import_in: Import, key: str, number: str) -> None:
     import_in(at("data", **{key: number})).expect_error(INVALID, "initializer 'w'", key)
 
@@ -228,7 +230,9 @@ def test_file_cut_while_in_use(import_in: Import, folder: Path, which: str) -> N
     # The probe cuts the model's file: here that is the data too, by a second name.
     (folder / "data").write_bytes(bytes(4 * floats))
     (folder / "small.onnx").write_bytes(external([("location", "data")], [floats]))
-    result = import_in((folder / "small.onnx").read_bytes(), f"--cut-file={folder / 'data'}", "--cut-to=5")
+    result = import_in(
+        (folder / "small.onnx").read_bytes(), f"--cut-file={folder / 'data'}", "--cut-to=5"
+    )
     result.expect_error(IO, "was cut from", "to 5 bytes")
 
 

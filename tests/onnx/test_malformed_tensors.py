@@ -51,14 +51,13 @@ FLOAT, INT64, INT4 = TensorProto.FLOAT, TensorProto.INT64, TensorProto.INT4
     ],
 )
 def test_tensor(import_model: Import, content: bytes, named: str) -> None:
-    code = INVALID
     result = import_model(tensor_model(content))
-    result.expect_error(code, named)
+    result.expect_error(INVALID, named)
     if "data_location 7" not in named and "dims holds" not in named:
         assert "initializer 'w'" in result.message
 
 
-def test_one_gigabyte_for_four_elements(import_model: Import, tmp_path: object) -> None:
+def test_one_gigabyte_for_four_elements(import_model: Import) -> None:
     content = tensor([4]) + varint(9 << 3 | 2) + varint(2**30) + bytes(2**30)
     import_model(tensor_model(content)).expect_error(INVALID, str(2**30), "needs 16")
 

@@ -146,7 +146,12 @@ AttentionPlan plan_attention(OpContext& context, const AttentionAttributes& a) {
       return "past_key has " + std::to_string(p.past_k.length) + " positions but past_value " +
              std::to_string(p.past_v.length);
     });
-    p.total += p.past_k.length;
+    if (!checked_add(p.total, p.past_k.length, &p.total)) p.total = INT64_MAX;
+  }
+  constexpr std::int64_t kMaxKeys = std::int64_t{1} << 40;
+  if (p.total > kMaxKeys || p.queries > kMaxKeys) {
+    fail(ErrorCode::kOutOfMemory, "a sequence of " + std::to_string(std::max(p.total, p.queries)) +
+                                      " positions is too long");
   }
   if (context.has_input(6)) {
     const Tensor& valid = context.input(6);

@@ -297,10 +297,14 @@ std::unique_ptr<OpKernel> make_bit_shift(Info info) {
          "attribute direction is '" + direction + "'; expected 'LEFT' or 'RIGHT'");
   }
   const bool left = direction == "LEFT";
+  // Bits that leave are lost; a signed number shifted right keeps its sign. A shift by the width or
+  // more (a negative one counts as that) moves every bit out.
   return integer_kernel([left](auto x, auto y) {
-    const auto value = static_cast<std::make_unsigned_t<decltype(x)>>(x);
-    if (y < 0 || static_cast<std::uint64_t>(y) >= sizeof(x) * 8) return std::uint64_t{0};
-    return left ? static_cast<std::uint64_t>(value) << y : static_cast<std::uint64_t>(value) >> y;
+    using T = decltype(x);
+    const bool all_out = y < 0 || static_cast<std::uint64_t>(y) >= sizeof(T) * 8;
+    if (all_out) return static_cast<T>(!left && x < 0 ? -1 : 0);
+    if (left) return static_cast<T>(static_cast<std::make_unsigned_t<T>>(x) << y);
+    return static_cast<T>(x >> y);
   });
 }
 

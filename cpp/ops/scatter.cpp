@@ -152,13 +152,13 @@ std::unique_ptr<OpKernel> make_tensor_scatter(Info info) {
     visit_size(data.dtype, [&]<typename T>() {
       for (std::int64_t o = 0; o < outer; ++o) {
         const std::int64_t start = starts == nullptr ? 0 : starts[o / per_batch];
-        check(start >= 0 && start < std::max<std::int64_t>(size, 1) && (circular || start + count <= size), [&] {
+        check(start >= 0 && (circular ? start < std::max<std::int64_t>(size, 1) : start <= size - count), [&] {
           return "writing " + std::to_string(count) + " positions at " + std::to_string(start) +
                  " does not fit a cache of " + std::to_string(size);
         });
         for (std::int64_t i = 0; i < count; ++i) {
           std::copy_n(update.as<T>() + (o * count + i) * inner, inner,
-                      y.as<T>() + (o * size + (start + i) % size) * inner);
+                      y.as<T>() + (o * size + (i < size - start ? start + i : start + i - size)) * inner);
         }
       }
     });

@@ -53,6 +53,15 @@ std::size_t result_bytes(const Dims& dims, DType dtype) {
   return static_cast<std::size_t>(*bytes);
 }
 
+std::int64_t dim_product(std::int64_t a, std::int64_t b) {
+  std::int64_t product = 0;
+  if (!checked_mul(a, b, &product)) {
+    fail(ErrorCode::kOutOfMemory, "a dimension of " + std::to_string(a) + " times " +
+                                      std::to_string(b) + " is too large");
+  }
+  return product;
+}
+
 std::size_t checked_product(std::size_t a, std::size_t b) {
   std::size_t product = 0;
   if (__builtin_mul_overflow(a, b, &product)) {

@@ -20,8 +20,11 @@
 namespace kvik {
 namespace {
 
-// How long a thread burns its core before it sleeps. Steps of a decode follow each other within
-// tens of microseconds; waking a sleeper costs about as much as this.
+// How long a thread waits before it sleeps. Steps of a decode follow each other within tens of
+// microseconds; waking a sleeper costs about as much as this. At first it only pauses; then it
+// offers its core at every turn, because on a busy machine the thread that it waits for may be
+// queued behind it.
+constexpr std::chrono::microseconds kPause{5};
 constexpr std::chrono::microseconds kSpin{50};
 
 void pause() {
@@ -57,14 +60,16 @@ std::uint32_t wait_while(const std::atomic<std::uint32_t>& word, std::uint32_t o
   std::uint32_t now = word.load(std::memory_order_acquire);
   if (now != old) return now;
   if (spin) {
-    const auto deadline = std::chrono::steady_clock::now() + kSpin;
-    do {
+    const auto start = std::chrono::steady_clock::now();
+    for (auto waited = start - start; waited < kSpin;
+         waited = std::chrono::steady_clock::now() - start) {
+      if (waited > kPause) sched_yield();
       for (int i = 0; i < 16; ++i) {
         pause();
         now = word.load(std::memory_order_acquire);
         if (now != old) return now;
       }
-    } while (std::chrono::steady_clock::now() < deadline);
+    }
   }
   word.wait(old, std::memory_order_acquire);
   return word.load(std::memory_order_acquire);

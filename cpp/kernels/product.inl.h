@@ -35,17 +35,17 @@ template <int kRows, int kVecs, bool kStream, typename Part>
 inline void product_tile(const Product& p, std::ptrdiff_t column, Part part) {
   Vec acc[kRows][kVecs];
   const auto load_row = [part](const float* from, Vec(&to)[kVecs]) {
-#pragma GCC unroll 8
+#pragma GCC unroll 16
     for (int v = 0; v + 1 < kVecs; ++v) to[v] = load(from + v * kWidth);
     to[kVecs - 1] = load(from + (kVecs - 1) * kWidth, part);
   };
   float* c = p.c + column;
-#pragma GCC unroll 8
+#pragma GCC unroll 16
   for (int r = 0; r < kRows; ++r) {
     if (p.accumulate) {
       load_row(c + r * p.c_stride, acc[r]);
     } else {
-#pragma GCC unroll 8
+#pragma GCC unroll 16
       for (int v = 0; v < kVecs; ++v) acc[r][v] = zero();
     }
   }
@@ -53,21 +53,21 @@ inline void product_tile(const Product& p, std::ptrdiff_t column, Part part) {
   const float* b = p.b + column;
   for (std::int64_t i = 0; i < p.k; ++i, ++a, b += p.b_stride) {
     if constexpr (kStream) {
-#pragma GCC unroll 8
+#pragma GCC unroll 16
       for (int f = 0; f < kVecs * kWidth; f += kFloatsPerLine) prefetch(b + kPrefetchAhead + f);
     }
     Vec w[kVecs];
     load_row(b, w);
-#pragma GCC unroll 8
+#pragma GCC unroll 16
     for (int r = 0; r < kRows; ++r) {
       const Vec x = set(a[r * p.a_stride]);
-#pragma GCC unroll 8
+#pragma GCC unroll 16
       for (int v = 0; v < kVecs; ++v) acc[r][v] = fma(x, w[v], acc[r][v]);
     }
   }
-#pragma GCC unroll 8
+#pragma GCC unroll 16
   for (int r = 0; r < kRows; ++r) {
-#pragma GCC unroll 8
+#pragma GCC unroll 16
     for (int v = 0; v + 1 < kVecs; ++v) store(c + r * p.c_stride + v * kWidth, acc[r][v]);
     store(c + r * p.c_stride + (kVecs - 1) * kWidth, acc[r][kVecs - 1], part);
   }
@@ -93,18 +93,13 @@ void product_rows(const Product& p) {
   }
 }
 
-// rows in [1, kTileRows].
-template <bool kStream>
-void product(int rows, const Product& p) {
-  static_assert(kTileRows == 6);
-  switch (rows) {
-    case 1: return product_rows<1, kStream>(p);
-    case 2: return product_rows<2, kStream>(p);
-    case 3: return product_rows<3, kStream>(p);
-    case 4: return product_rows<4, kStream>(p);
-    case 5: return product_rows<5, kStream>(p);
-    default: return product_rows<6, kStream>(p);
+// rows in [1, kRows].
+template <bool kStream, int kRows = kStream ? kTallTileRows : kTileRows>
+inline void product(int rows, const Product& p) {
+  if constexpr (kRows > 1) {
+    if (rows < kRows) return product<kStream, kRows - 1>(rows, p);
   }
+  product_rows<kRows, kStream>(p);
 }
 
 }  // namespace

@@ -120,7 +120,8 @@ struct GraphExecutor::Impl {
   std::vector<bool> needed_nodes(const graph::BodyIndex& bodies) const;
   void bind_constants();
   void find_last_uses();
-  void execute(Slots& slots, const std::shared_ptr<BufferPool>& buffers) const;
+  void execute(Slots& slots, const std::shared_ptr<BufferPool>& buffers,
+               const std::function<bool()>& cancelled = {}) const;
   Slots start() const;
 };
 
@@ -213,9 +214,13 @@ Slots GraphExecutor::Impl::start() const {
   return slots;
 }
 
-void GraphExecutor::Impl::execute(Slots& slots, const std::shared_ptr<BufferPool>& buffers) const {
+void GraphExecutor::Impl::execute(Slots& slots, const std::shared_ptr<BufferPool>& buffers,
+                                  const std::function<bool()>& cancelled) const {
   Scratch scratch;
   for (const Step& step : steps) {
+    if (cancelled && cancelled()) {
+      throw Error(ErrorCode::kCancelled, "cancelled before " + step.node->label());
+    }
     NodeContext context(step, slots, engine, buffers, scratch);
     labelled(*step.node, [&] { step.kernel->run(context); });
     for (ValueId id : step.releases) slots[at(id)].storage.reset();
@@ -234,7 +239,8 @@ GraphExecutor::~GraphExecutor() = default;
 
 const graph::Graph& GraphExecutor::graph() const { return impl_->graph; }
 
-std::vector<OwnedTensor> GraphExecutor::run(std::span<const Tensor> inputs) const {
+std::vector<OwnedTensor> GraphExecutor::run(std::span<const Tensor> inputs,
+                                            const std::function<bool()>& cancelled) const {
   const graph::Graph& g = impl_->graph;
   if (inputs.size() != g.inputs.size()) {
     throw Error(ErrorCode::kInvalidArgument, std::to_string(inputs.size()) +
@@ -247,7 +253,7 @@ std::vector<OwnedTensor> GraphExecutor::run(std::span<const Tensor> inputs) cons
     slots[at(g.inputs[i])].tensor = inputs[i];
   }
   const auto buffers = BufferPool::create(impl_->options.max_bytes);
-  impl_->execute(slots, buffers);
+  impl_->execute(slots, buffers, cancelled);
   std::vector<OwnedTensor> results;
   for (ValueId id : impl_->wanted) {
     const OwnedTensor& slot = slots[at(id)];

@@ -6,6 +6,7 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <span>
 #include <string_view>
@@ -56,7 +57,9 @@ class GraphExecutor {
   // Inputs in the order of graph.inputs, contiguous; results in the order of `wanted` (of
   // graph.outputs), each in memory of its own. Throws kInvalidArgument when an input does not fit
   // the graph, kOutOfMemory when the budget is exceeded; errors of a node begin with its label.
-  std::vector<OwnedTensor> run(std::span<const Tensor> inputs) const;
+  // `cancelled` is asked before every node; when it returns true, run() throws kCancelled.
+  std::vector<OwnedTensor> run(std::span<const Tensor> inputs,
+                               const std::function<bool()>& cancelled = {}) const;
 
   // As run(), for the body of a control-flow node: `captures` in the order of graph.captures, and
   // the buffers of the run around it. Results may share memory with each other.

@@ -151,11 +151,8 @@ InferRule find_infer_rule(std::string_view domain, std::string_view op) {
   return it == kRules.end() ? nullptr : it->second;
 }
 
-namespace {
-
-// A constant's contents: its scalar, or a look-up by the row-major offset of its indices.
 std::optional<Expr> constant_content(const std::shared_ptr<const ConstantTensor>& constant) {
-  if (!content_type(constant->dtype)) return std::nullopt;
+  if (!content_type(constant->dtype) || constant->dims.elements() == 0) return std::nullopt;
   Expr offset(0);
   for (int axis = 0; axis < constant->dims.rank; ++axis) {
     offset = offset * Expr(constant->dims[axis]);
@@ -163,8 +160,6 @@ std::optional<Expr> constant_content(const std::shared_ptr<const ConstantTensor>
   }
   return Expr::lookup(constant, offset);
 }
-
-}  // namespace
 
 Contents infer(Graph& graph, const std::map<ValueId, Expr>& known, DimLimits* limits) {
   Contents contents(graph.values.size());
@@ -175,7 +170,7 @@ Contents infer(Graph& graph, const std::map<ValueId, Expr>& known, DimLimits* li
     Shape shape;
     for (const std::int64_t dim : value.constant->dims) shape.emplace_back(dim);
     value.shape = std::move(shape);
-    if (value.constant->dims.elements() > 0) contents[id] = constant_content(value.constant);
+    contents[id] = constant_content(value.constant);
   }
   for (const auto& [id, content] : known) contents[static_cast<std::size_t>(id)] = content;
 

@@ -65,6 +65,8 @@ std::optional<Expr> broadcast_content(const Expr& content, const Shape& from, co
 // axis in [-rank, rank) made non-negative; nothing when out of range.
 std::optional<int> normalize_axis(std::int64_t axis, std::size_t rank);
 Expr product(const Shape& shape);
+// A constant's contents: its scalar, or a look-up by the row-major offset of its indices.
+std::optional<Expr> constant_content(const std::shared_ptr<const ConstantTensor>& constant);
 // Whether contents of this dtype are tracked, and as which type.
 std::optional<ExprType> content_type(DType dtype);
 

@@ -1,0 +1,225 @@
+// Times the matrix product and attention on one thread, for every table of this CPU, beside the two
+// ceilings that it measures in the same run: fused multiply-adds in registers, and reading memory.
+//
+//   bench_kernels [isa] [part of a shape's name, such as 768x2304]
+#include <algorithm>
+#include <cstdio>
+#include <cstring>
+#include <functional>
+#include <string>
+#include <vector>
+
+#include <time.h>
+
+#include "base/aligned_buffer.h"
+#include "base/thread_pool.h"
+#include "kernels/dispatch.h"
+
+#if defined(__x86_64__)
+#include <immintrin.h>
+#endif
+
+using namespace kvik::kernels;
+using kvik::AlignedBuffer;
+
+namespace {
+
+double seconds_of(clockid_t clock) {
+  timespec now;
+  clock_gettime(clock, &now);
+  return static_cast<double>(now.tv_sec) + 1e-9 * static_cast<double>(now.tv_nsec);
+}
+
+// Best seconds of a call, over about 0.15 s of calls. The time of this thread alone: on a busy
+// machine the wall clock would count others' turns too.
+double best_seconds(const std::function<void()>& body, clockid_t clock = CLOCK_THREAD_CPUTIME_ID) {
+  double best = 1e9, total = 0.0;
+  body();
+  for (int i = 0; i < 3 || (total < 0.15 && i < 100000); ++i) {
+    const double start = seconds_of(clock);
+    body();
+    const double seconds = seconds_of(clock) - start;
+    best = std::min(best, seconds);
+    total += seconds;
+  }
+  return best;
+}
+
+AlignedBuffer floats(std::size_t n) {
+  AlignedBuffer buffer(n * sizeof(float));
+  for (std::size_t i = 0; i < n; ++i) {
+    buffer.as<float>()[i] = static_cast<float>(static_cast<int>(i * 7919 % 201) - 100) * 0.01f;
+  }
+  return buffer;
+}
+
+#if defined(__x86_64__)
+constexpr int kChains = 12, kSteps = 20000;
+
+[[gnu::target("avx512f")]] float peak_512() {
+  __m512 acc[kChains];
+  for (auto& a : acc) a = _mm512_set1_ps(0.5f);
+  const __m512 x = _mm512_set1_ps(0.25f);
+  for (int i = 0; i < kSteps; ++i) {
+#pragma GCC unroll 12
+    for (auto& a : acc) a = _mm512_fmadd_ps(a, x, x);
+  }
+  for (int i = 1; i < kChains; ++i) acc[0] = _mm512_add_ps(acc[0], acc[i]);
+  return _mm512_cvtss_f32(acc[0]);
+}
+
+[[gnu::target("avx2,fma")]] float peak_256() {
+  __m256 acc[kChains];
+  for (auto& a : acc) a = _mm256_set1_ps(0.5f);
+  const __m256 x = _mm256_set1_ps(0.25f);
+  for (int i = 0; i < kSteps; ++i) {
+#pragma GCC unroll 12
+    for (auto& a : acc) a = _mm256_fmadd_ps(a, x, x);
+  }
+  for (int i = 1; i < kChains; ++i) acc[0] = _mm256_add_ps(acc[0], acc[i]);
+  return _mm256_cvtss_f32(acc[0]);
+}
+
+// Reads a buffer as the one-row product does: in order, fetched 4 KiB ahead.
+[[gnu::target("avx2")]] float read_all(const float* p, std::size_t n) {
+  __m256 acc[4] = {_mm256_setzero_ps(), _mm256_setzero_ps(), _mm256_setzero_ps(),
+                   _mm256_setzero_ps()};
+  for (std::size_t i = 0; i + 32 <= n; i += 32) {
+    _mm_prefetch(reinterpret_cast<const char*>(p + i + 1024), _MM_HINT_T0);
+    _mm_prefetch(reinterpret_cast<const char*>(p + i + 1040), _MM_HINT_T0);
+    for (int j = 0; j < 4; ++j) acc[j] = _mm256_add_ps(acc[j], _mm256_loadu_ps(p + i + 8 * j));
+  }
+  return _mm256_cvtss_f32(
+      _mm256_add_ps(_mm256_add_ps(acc[0], acc[1]), _mm256_add_ps(acc[2], acc[3])));
+}
+#endif
+
+volatile float sink;
+
+double peak_gflops(const KernelTable& table) {
+#if defined(__x86_64__)
+  if (table.isa == Isa::kAvx512) {
+    return 2e-9 * 16 * kChains * kSteps / best_seconds([] { sink = peak_512(); });
+  }
+  if (table.isa == Isa::kAvx2) {
+    return 2e-9 * 8 * kChains * kSteps / best_seconds([] { sink = peak_256(); });
+  }
+#endif
+  (void)table;
+  return 0.0;
+}
+
+double read_gbytes([[maybe_unused]] const AlignedBuffer& buffer) {
+#if defined(__x86_64__)
+  const std::size_t n = buffer.size() / sizeof(float);
+  return 1e-9 * static_cast<double>(buffer.size()) /
+         best_seconds([&] { sink = read_all(buffer.as<float>(), n); });
+#else
+  return 0.0;
+#endif
+}
+
+void bench_matmul(const KernelTable& table, double peak, const std::string& only) {
+  struct {
+    std::int64_t k, n;
+  } shapes[] = {{768, 128}, {768, 768}, {768, 2304}, {768, 3072}, {3072, 768}, {768, 50257}};
+  for (const auto& s : shapes) {
+    if ((std::to_string(s.k) + "x" + std::to_string(s.n)).find(only) == std::string::npos) continue;
+    const std::int64_t panels = (s.n + table.panel - 1) / table.panel;
+    const AlignedBuffer w = floats(static_cast<std::size_t>(s.k * s.n));
+    const AlignedBuffer packed(static_cast<std::size_t>(panels * table.panel * s.k) * sizeof(float));
+    const double pack = best_seconds([&] {
+      table.pack_f32(w.as<float>(), s.n, 1, s.k, s.n, 0, panels, packed.as<float>());
+    });
+    const double read = read_gbytes(packed);
+    std::printf("%-9s %4lldx%-5lld pack %6.2f ms, plain read %5.1f GB/s\n", table.name,
+                static_cast<long long>(s.k), static_cast<long long>(s.n), pack * 1e3, read);
+    for (std::int64_t rows : {1, 2, 4, 7, 8, 64, 128}) {
+      if (table.isa == Isa::kReference && rows * s.n > 4000) continue;
+      const AlignedBuffer x = floats(static_cast<std::size_t>(rows * s.k));
+      const AlignedBuffer y(static_cast<std::size_t>(rows * s.n) * sizeof(float));
+      const double seconds = best_seconds([&] {
+        table.matmul_f32(x.as<float>(), s.k, rows, s.k, packed.as<float>(), s.n, 0, panels, {},
+                         y.as<float>(), s.n);
+      });
+      const double gflops = 2e-9 * static_cast<double>(rows * s.k * s.n) / seconds;
+      const double gbytes = 1e-9 * static_cast<double>(packed.size()) / seconds;
+      std::printf("  rows %4lld %9.1f us  %6.1f GFLOP/s (%3.0f %% of peak)  %5.1f GB/s of weights "
+                  "(%3.0f %% of read)\n",
+                  static_cast<long long>(rows), seconds * 1e6, gflops,
+                  peak > 0 ? 100 * gflops / peak : 0.0, gbytes, read > 0 ? 100 * gbytes / read : 0.0);
+    }
+  }
+}
+
+void bench_attention(const KernelTable& table, double peak) {
+  constexpr int kDim = 64, kKeys = 1024;
+  const AlignedBuffer k = floats(kDim * kKeys), v = floats(kDim * kKeys);
+  std::vector<const float*> kb, vb;
+  for (int b = 0; b < kKeys / kKvBlock; ++b) {
+    kb.push_back(k.as<float>() + b * kDim * kKvBlock);
+    vb.push_back(v.as<float>() + b * kDim * kKvBlock);
+  }
+  for (int rows : {1, 6, 128, 1024}) {
+    if (table.isa == Isa::kReference && rows > 6) continue;
+    const AlignedBuffer q = floats(static_cast<std::size_t>(rows * kDim));
+    const AlignedBuffer out(static_cast<std::size_t>(rows * kDim) * sizeof(float));
+    const AlignedBuffer scratch(table.attention_scratch(rows, kDim) * sizeof(float));
+    std::vector<std::int64_t> last;
+    std::int64_t pairs = 0;
+    for (int r = 0; r < rows; ++r) last.push_back(kKeys - rows + r), pairs += last.back() + 1;
+    const AttentionArgs args{.q = q.as<float>(), .q_stride = kDim, .rows = rows, .head_dim = kDim,
+                             .value_dim = kDim, .k_blocks = kb.data(), .v_blocks = vb.data(),
+                             .first_key = nullptr, .last_key = last.data(), .scale = 0.125f,
+                             .softcap = 0.0f, .bias = nullptr, .bias_stride = 0,
+                             .out = out.as<float>(), .out_stride = kDim,
+                             .scratch = scratch.as<float>()};
+    const double seconds = best_seconds([&] { table.attention_f32(args); });
+    const double gflops = 4e-9 * static_cast<double>(pairs) * kDim / seconds;
+    std::printf("%-9s attention rows %4d of %d keys, dim %d: %8.1f us  %6.1f GFLOP/s (%3.0f %% of "
+                "peak)\n", table.name, rows, kKeys, kDim, seconds * 1e6, gflops,
+                peak > 0 ? 100 * gflops / peak : 0.0);
+  }
+}
+
+void bench_elementwise(const KernelTable& table) {
+  const std::pair<Unary, const char*> functions[] = {
+      {Unary::kExp, "exp"},   {Unary::kTanh, "tanh"}, {Unary::kErf, "erf"},
+      {Unary::kGeluErf, "gelu_erf"}, {Unary::kSilu, "silu"}, {Unary::kSin, "sin"}, {Unary::kLog, "log"}};
+  const AlignedBuffer x = floats(4096), y = floats(4096);
+  std::printf("%-9s ns per element:", table.name);
+  for (const auto& [f, name] : functions) {
+    const double seconds = best_seconds([&, f = f] {
+      for (int i = 0; i < 20; ++i) table.unary_f32(f, x.as<float>(), 4096, y.as<float>());
+    });
+    std::printf(" %s %.2f", name, seconds * 1e9 / 4096 / 20);
+  }
+  std::printf("\n");
+}
+
+void bench_pool() {
+  for (int threads : {1, 2, 3}) {
+    kvik::ThreadPool pool(threads);
+    const int runs = 100;
+    const double seconds = best_seconds(
+        [&] {
+          for (int i = 0; i < runs; ++i) pool.run([](int, int) {});
+        },
+        CLOCK_MONOTONIC);
+    std::printf("empty run of %d threads: %.2f us\n", threads, seconds * 1e6 / runs);
+  }
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  bench_pool();
+  for (const KernelTable* table : available_tables()) {
+    if (argc > 1 && std::strcmp(argv[1], table->name) != 0) continue;
+    const double peak = peak_gflops(*table);
+    std::printf("%s: peak %.1f GFLOP/s on one thread\n", table->name, peak);
+    bench_elementwise(*table);
+    bench_attention(*table, peak);
+    bench_matmul(*table, peak, argc > 2 ? argv[2] : "");
+  }
+}

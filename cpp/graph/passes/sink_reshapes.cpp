@@ -1,0 +1,118 @@
+// sink_reshapes: Reshapes of the leading axes move below the nodes that do not care for them.
+//
+// Exporters flatten [batch, sequence, features] for a Gemm and [batch, heads, ...] for a batched
+// product, and unflatten afterwards. Moved down, the two reshapes meet and merge_views drops them.
+#include <algorithm>
+
+#include "graph/passes/match.h"
+#include "graph/passes/passes.h"
+
+namespace kvik::graph {
+
+namespace {
+
+// A Reshape of `source` that leaves its last `kept` axes alone.
+struct Regrouped {
+  ValueId source = kNoValue;
+  Shape from;
+  Shape to;
+};
+
+bool keeps_last(const Shape& from, const Shape& to, std::size_t kept) {
+  return from.size() > kept && to.size() > kept &&
+         std::equal(from.end() - static_cast<std::ptrdiff_t>(kept), from.end(),
+                    to.end() - static_cast<std::ptrdiff_t>(kept));
+}
+
+std::optional<Regrouped> regrouped(const Rewriter& r, ValueId v, std::size_t kept) {
+  const Node* node = r.producer(v, "Reshape");
+  if (node == nullptr || !r.used_once(v)) return std::nullopt;
+  const auto from = r.shape(node->input(0));
+  const auto to = r.shape(v);
+  if (!from || !to || has_unknown(*from) || has_unknown(*to) || !keeps_last(*from, *to, kept)) {
+    return std::nullopt;
+  }
+  return Regrouped{node->input(0), *from, *to};
+}
+
+// Makes node n a Reshape of `inner` to the shape that it had. The target is made of the dimensions
+// of the values that `inner` was made of, since they are all available.
+bool reshape_result(Rewriter& r, NodeId n, ValueId inner, const Shape& shape) {
+  const auto target = shape_value(r, n, shape, {inner});
+  if (!target) return false;
+  r.rewrite(n, "", "Reshape", {inner, *target}, {{"allowzero", std::int64_t{0}}});
+  return true;
+}
+
+bool is_unary(const Node& node) {
+  static constexpr std::string_view kUnary[] = {
+      "Relu", "Sigmoid", "Tanh",       "Erf",  "Gelu", "Swish", "Exp",  "Sqrt",
+      "Neg",  "Abs",     "Reciprocal", "Log",  "Cast", "IsNaN", "Silu", "HardSwish"};
+  return node.domain.empty() && node.outputs.size() == 1 &&
+         std::find(std::begin(kUnary), std::end(kUnary), node.op) != std::end(kUnary);
+}
+
+// f(Reshape(x)) = Reshape(f(x)) for f of one tensor, at whose inputs 1.. it has no axes.
+bool sink_below_one(Rewriter& r, NodeId n, std::size_t operand, std::size_t kept) {
+  const Node node = r.node(n);
+  const auto x = regrouped(r, node.input(operand), kept);
+  const auto shape = r.shape(node.output(0));
+  if (!x || !shape || has_unknown(*shape)) return false;
+  Attributes attributes = node.attributes;
+  if (node.is("Softmax")) attributes["axis"] = std::int64_t{-1};
+  std::vector<ValueId> inputs = node.inputs;
+  inputs[operand] = x->source;
+  const ValueId inner = r.insert(n, node.op, inputs, attributes, node.domain);
+  return reshape_result(r, n, inner, *shape);
+}
+
+// MatMul([..., m, k], [..., k, n]) of two operands whose leading axes were regrouped in one way.
+bool sink_below_product(Rewriter& r, NodeId n) {
+  const Node node = r.node(n);
+  if (node.input(0) == node.input(1)) return false;
+  const auto a = regrouped(r, node.input(0), 2);
+  const auto b = regrouped(r, node.input(1), 2);
+  const auto shape = r.shape(node.output(0));
+  if (!a || !b || !shape || has_unknown(*shape)) return false;
+  const auto leading_equal = [](const Shape& x, const Shape& y) {
+    return x.size() == y.size() && std::equal(x.begin(), x.end() - 2, y.begin());
+  };
+  if (!leading_equal(a->from, b->from) || !leading_equal(a->to, b->to)) return false;
+  const ValueId inner = r.insert(n, "MatMul", {a->source, b->source});
+  return reshape_result(r, n, inner, *shape);
+}
+
+// The operand of an element-wise node beside a scalar; nothing where there is none.
+std::optional<std::size_t> beside_scalar(const Rewriter& r, const Node& node) {
+  const bool binary = node.is("Mul") || node.is("Div") || node.is("Add") || node.is("Sub");
+  if (!binary || node.inputs.size() != 2) return std::nullopt;
+  for (const std::size_t i : {0U, 1U}) {
+    const auto shape = r.shape(node.input(1 - i));
+    if (shape && shape->empty() && r.constant(node.input(1 - i)) != nullptr) return i;
+  }
+  return std::nullopt;
+}
+
+bool sink(Rewriter& r, NodeId n) {
+  const Node& node = r.node(n);
+  if (node.is("MatMul") && sink_below_product(r, n)) return true;
+  if (node.is("Linear", "kvik") || node.is("MatMul")) {
+    const auto weight = r.shape(node.input(1));
+    const bool rowwise = weight && weight->size() == 2 && node.input(3) == kNoValue;
+    return rowwise && sink_below_one(r, n, 0, 1);
+  }
+  if (node.is("Softmax")) return on_last_axis(r, node, -1) && sink_below_one(r, n, 0, 1);
+  if (is_unary(node)) return sink_below_one(r, n, 0, 0);
+  if (const auto operand = beside_scalar(r, node)) return sink_below_one(r, n, *operand, 0);
+  return false;
+}
+
+}  // namespace
+
+void sink_reshapes(Rewriter& r, PassState& /*state*/) {
+  for (NodeId n = 0; n < r.count(); ++n) {
+    if (r.alive(n)) sink(r, n);
+  }
+}
+
+}  // namespace kvik::graph

@@ -67,7 +67,8 @@ Heads past_heads(OpContext& context, int input, const Heads& now, const char* na
   const Tensor& t = context.input(input);
   check_same_dtype(context.input(0), t, "Q", name);
   check(t.dims.rank == 4, [&] {
-    return std::string(name) + " has shape " + t.dims.str() + "; expected [batch, heads, past, "
+    return std::string(name) + " has shape " + t.dims.str() +
+           "; expected [batch, heads, past, "
            "head size]";
   });
   const Heads past = split_heads(t, 0, name);
@@ -160,9 +161,8 @@ AttentionPlan plan_attention(OpContext& context, const AttentionAttributes& a) {
       return "nonpad_kv_seqlen has shape " + valid.dims.str() + "; expected [" +
              std::to_string(p.batch) + "]";
     });
-    check(!context.has_input(4), [] {
-      return std::string("nonpad_kv_seqlen cannot be combined with past_key");
-    });
+    check(!context.has_input(4),
+          [] { return std::string("nonpad_kv_seqlen cannot be combined with past_key"); });
     p.valid_keys = valid.as<std::int64_t>();
   }
   p.blocks = (p.total + kernels::kKvBlock - 1) / kernels::kKvBlock;

@@ -250,9 +250,8 @@ std::unique_ptr<OpKernel> make_mod(Info info) {
     Tensor& out = context.output(0, a.dtype, plan.result);
     visit_numeric(a.dtype, [&]<typename T>() {
       if constexpr (std::is_integral_v<T>) check_no_zero<T>(b);
-      broadcast_apply<T>(context, plan, a, b, out.as<T>(), 4, [fmod](auto x, auto y) {
-        return mod_value(x, y, fmod);
-      });
+      broadcast_apply<T>(context, plan, a, b, out.as<T>(), 4,
+                         [fmod](auto x, auto y) { return mod_value(x, y, fmod); });
     });
   });
 }
@@ -323,8 +322,8 @@ std::unique_ptr<OpKernel> make_silu_mul(Info) {
         const BroadcastPlan plan = plan_pair(gate, up);
         parallel_for(context.pool(), plan.total, 8, 64, [&](std::int64_t begin, std::int64_t end) {
           for_segments(plan, begin, end, [&](std::int64_t at, const auto& offset, std::int64_t n) {
-            context.kernels().silu_mul_f32(gate.as<float>() + offset[0],
-                                           up.as<float>() + offset[1], n, out + at);
+            context.kernels().silu_mul_f32(gate.as<float>() + offset[0], up.as<float>() + offset[1],
+                                           n, out + at);
           });
         });
       },
@@ -347,10 +346,10 @@ void run_clip(OpContext& context) {
     return widen(*context.input(i).as<T>());
   };
   constexpr bool kFloat = kIsFloat<T>;
-  const C low = bound(1, kFloat ? -std::numeric_limits<C>::infinity()
-                                : std::numeric_limits<C>::lowest(), "min");
-  const C high = bound(2, kFloat ? std::numeric_limits<C>::infinity()
-                                 : std::numeric_limits<C>::max(), "max");
+  const C low = bound(
+      1, kFloat ? -std::numeric_limits<C>::infinity() : std::numeric_limits<C>::lowest(), "min");
+  const C high =
+      bound(2, kFloat ? std::numeric_limits<C>::infinity() : std::numeric_limits<C>::max(), "max");
   T* out = context.output(0, x.dtype, x.dims).as<T>();
   const T* in = x.as<T>();
   parallel_elements(context, x.elements(), [&](std::int64_t begin, std::int64_t end) {

@@ -119,7 +119,9 @@ void cast(OpContext& context, DType to) {
   });
 }
 
-bool castable(DType dtype) { return dtype_bits(dtype) != 0; }
+bool castable(DType dtype) {
+  return dtype_bits(dtype) != 0;
+}
 
 std::unique_ptr<OpKernel> make_cast(Info info) {
   const DType to = dtype_from_onnx(info.node.int_attr("to", 0));

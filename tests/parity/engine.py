@@ -1,7 +1,7 @@
 """Run ONNX models with the engine, many per process, with every element type of ONNX.
 
-Drives the C++ program ``kvik_run_probe`` (kvik::Session), since numpy has no bfloat16 and no int4 of
-its own to pass through the Python package.
+Drives the C++ program ``kvik_run_probe`` (kvik::Session), since numpy has no bfloat16 and no int4
+of its own to pass through the Python package.
 """
 
 from __future__ import annotations

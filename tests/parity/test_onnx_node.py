@@ -27,8 +27,8 @@ NOT_TENSORS = "unsupported: inputs or outputs that are no tensors"
 MODES = {"optimized": True, "plain": False}
 
 # These tests' expected values round every intermediate to 16 bits. The engine computes in float32
-# and rounds once, so it is nearer to the exact result than the suite is: 0.5 units in the last place
-# against 1.0 to 1.7. It is held to the exact result instead, see compare_with_exact().
+# and rounds once, so it is nearer to the exact result than the suite is: 0.5 units in the last
+# place against 1.0 to 1.7. It is held to the exact result instead, see compare_with_exact().
 ROUNDED_ATTENTION = re.compile(r"test_attention_.*_(bf16|fp16)$")
 # The same as graphs of single operators, each of which rounds: results differ by how a product's
 # sum is rounded on the way, once in Q·K and once in P·V.
@@ -184,7 +184,7 @@ def test_a_wrong_result_is_noticed() -> None:
         compare(expected * np.float32(1.002), expected, case)
     with pytest.raises(pytest.fail.Exception):
         check_refusal(
-            Result(error="unsupported: the model uses operators that Kvik lacks: Softmax")
+            Result(error="unsupported: the model uses operators that Kvik does not have: Softmax")
         )
     with pytest.raises(AssertionError):
         check_refusal(Result(error="internal error: anything"))

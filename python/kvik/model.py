@@ -280,6 +280,11 @@ class Model:
         prompts = self._prompts(prompt)
         if prompts.many:
             raise InvalidArgumentError("expected one text or one list of token ids; found several")
+        limit = self._info.context_length
+        if limit is not None and len(prompts.ids[0]) > limit:
+            raise InvalidArgumentError(
+                f"{len(prompts.ids[0])} tokens are more than the model's context of {limit}"
+            )
         return prompts.ids[0]
 
     def _run(self, prompts: Prompts, settings: Settings) -> Run:

@@ -93,15 +93,12 @@ def make_picture(
     boxes = [Box(name, "", "input") for name in inputs]
     producer = {name: index for index, name in enumerate(inputs)}
     first_node = len(boxes)
+    edges = []
     for node in nodes:
+        # In order, since a rewritten graph may use a name again: what counts is the last before.
+        edges += [(producer[name], len(boxes)) for name in node.inputs if name in producer]
         producer.update({name: len(boxes) for name in node.outputs if name})
         boxes.append(Box(_short_op(node.op), node.name, family_of(node.op)))
-    edges = [
-        (producer[name], first_node + index)
-        for index, node in enumerate(nodes)
-        for name in node.inputs
-        if name in producer
-    ]
     for name in outputs:
         if name in producer:
             edges.append((producer[name], len(boxes)))

@@ -80,9 +80,8 @@ def _print_heading(bench: Benchmark, console: Console) -> None:
 
 
 def _print_table(bench: Benchmark, console: Console) -> None:
-    from rich.table import Table
-
     from rich import box
+    from rich.table import Table
 
     table = Table("", box=box.SIMPLE_HEAD)
     for engine in bench.engines:

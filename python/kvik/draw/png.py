@@ -59,8 +59,8 @@ def _draw(layout: Layout, axes: Any) -> None:
                 linestyle=(0, (5, 4)), linewidth=0.8,
             )
         )  # fmt: skip
-        _text(axes, frame.x + frame.width - 10, frame.y + 15, frame.label, 15, TEXT_SOFT,
-              ha="right", weight="bold")  # fmt: skip
+        _text(axes, frame.x + frame.width + 8, frame.y + 10, frame.label, 15, TEXT_SOFT,
+              ha="left", weight="bold")  # fmt: skip
     for edge in layout.edges:
         _draw_edge(axes, edge)
     for box in layout.boxes:

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
+import numpy.typing as npt
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -123,7 +124,7 @@ def find_repeat(
 ) -> tuple[int, int, int] | None:
     """(start, period, count) of the longest stretch that repeats, or None.
 
-    Of the places where a copy may begin, the one that the fewest edges cross: that is where one
+    Of the places where a copy may begin, the one that the fewest values cross: that is where one
     layer of a network hands over to the next.
     """
     codes = np.unique(np.asarray(ops), return_inverse=True)[1] if ops else np.zeros(0, int)
@@ -137,9 +138,7 @@ def find_repeat(
         return None
     _, negative, start, run = best
     period = -negative
-    crossing = np.zeros(len(ops) + 1, int)  # edges that pass the gap before node i
-    for a, b in edges:
-        crossing[a + 1 : b + 1] += 1
+    crossing = _values_crossing(len(ops), edges)
     count = (run + period) // period
     offsets = range(run + period - count * period + 1)
     if count > 2 and len(offsets) < period:  # one copy fewer allows every rotation
@@ -152,7 +151,18 @@ def find_repeat(
     return start + offset, period, count
 
 
-def _longest_run(flags: np.ndarray) -> tuple[int, int]:
+def _values_crossing(count: int, edges: Sequence[tuple[int, int]]) -> npt.NDArray[np.int64]:
+    """[count + 1]: of how many nodes before node i something is read at i or after."""
+    last_reader: dict[int, int] = {}
+    for a, b in edges:
+        last_reader[a] = max(last_reader.get(a, a), b)
+    crossing = np.zeros(count + 1, np.int64)
+    for a, b in last_reader.items():
+        crossing[a + 1 : b + 1] += 1
+    return crossing
+
+
+def _longest_run(flags: npt.NDArray[np.bool_]) -> tuple[int, int]:
     """(start, length) of the longest stretch of True."""
     edges = np.flatnonzero(np.diff(np.concatenate([[0], flags.astype(np.int8), [0]])))
     starts, ends = edges[::2], edges[1::2]

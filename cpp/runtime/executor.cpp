@@ -31,9 +31,7 @@ decltype(auto) labelled(const graph::Node& node, const F& f) {
   }
 }
 
-bool supported(const graph::Node& node) {
-  return is_control_flow(node) || ops::registry().find(node.domain, node.op) != nullptr;
-}
+bool supported(const graph::Node& node) { return supports(node.domain, node.op); }
 
 std::string op_name(const graph::Node& node) {
   return node.domain.empty() ? node.op : node.domain + "." + node.op;
@@ -99,6 +97,10 @@ OwnedTensor copy_of(const Tensor& tensor, BufferPool& buffers) {
 
 }  // namespace
 
+bool supports(std::string_view domain, std::string_view op) {
+  return is_control_flow(domain, op) || ops::registry().find(domain, op) != nullptr;
+}
+
 void check_supported(const graph::Graph& graph) {
   std::set<std::string> missing;
   collect_unsupported(graph, missing);
@@ -159,7 +161,7 @@ void GraphExecutor::Impl::prepare() {
     step.inputs = node.inputs;
     for (ValueId id : bodies.captured(node)) step.inputs.push_back(id);
     step.kernel = labelled(node, [&] {
-      if (is_control_flow(node)) return make_control_flow(node, engine, options);
+      if (is_control_flow(node.domain, node.op)) return make_control_flow(node, engine, options);
       const ops::NodeInfo info{graph, node, engine.kernels, engine.pool, engine.weights};
       return ops::registry().find(node.domain, node.op)(info);
     });

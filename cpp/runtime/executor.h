@@ -9,6 +9,7 @@
 #include <functional>
 #include <memory>
 #include <span>
+#include <string_view>
 #include <vector>
 
 #include "base/aligned_buffer.h"
@@ -72,6 +73,10 @@ class GraphExecutor {
   struct Impl;
   std::unique_ptr<Impl> impl_;
 };
+
+// Whether the executor can run an operator (in canonical form, see graph/graph.h): what an importer
+// asks to refuse a model with one list.
+bool supports(std::string_view domain, std::string_view op);
 
 // Throws kUnsupported listing every operator of the graph and its bodies that Kvik lacks.
 void check_supported(const graph::Graph& graph);

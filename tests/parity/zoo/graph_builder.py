@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
@@ -50,7 +51,11 @@ class GraphBuilder:
             self.nodes,
             "main",
             [helper.make_tensor_value_info("ids", TensorProto.INT64, ["batch", "sequence"])],
-            [helper.make_tensor_value_info(logits, TensorProto.FLOAT, ["batch", "sequence", vocab])],
+            [
+                helper.make_tensor_value_info(
+                    logits, TensorProto.FLOAT, ["batch", "sequence", vocab]
+                )
+            ],
             self.initializers,
         )
         model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)])

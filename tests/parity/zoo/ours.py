@@ -3,27 +3,33 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
-
-import torch
-from kvik_export.exporter import export_module
-from kvik_train.models.gpt import GPT, GPTConfig
+from typing import TYPE_CHECKING, Any
 
 from parity.zoo.registry import Case, seed_of
-from parity.zoo.torch_export import export_torchscript
 
-BASE = GPTConfig(vocab_size=97, context_length=64, n_layer=2, n_head=4, n_embd=32)
-VARIANTS = {
-    "gpt": BASE,
-    "gpt-post": replace(BASE, norm="post", gelu="exact", tie_weights=False, bias=False),
-    "gpt-exact": replace(BASE, gelu="exact", tie_weights=False, norm_bias=False),
+if TYPE_CHECKING:
+    from kvik_train.models.gpt import GPT
+
+VOCAB, CONTEXT = 97, 64
+# Settings of GPTConfig beyond the sizes.
+VARIANTS: dict[str, dict[str, Any]] = {
+    "gpt": {},
+    "gpt-post": {"norm": "post", "gelu": "exact", "tie_weights": False, "bias": False},
+    "gpt-exact": {"gelu": "exact", "tie_weights": False, "norm_bias": False},
 }
 
 
 def build_module(name: str) -> GPT:
+    import torch
+
+    from kvik_train.models.gpt import GPT, GPTConfig
+
+    config = GPTConfig(
+        vocab_size=VOCAB, context_length=CONTEXT, n_layer=2, n_head=4, n_embd=32, **VARIANTS[name]
+    )
     torch.manual_seed(seed_of(name))
-    model = GPT(VARIANTS[name]).eval()
+    model = GPT(config).eval()
     with torch.no_grad():
         for parameter in model.parameters():
             # Larger than at the start of training: attention that attends, logits that differ.
@@ -32,30 +38,28 @@ def build_module(name: str) -> GPT:
 
 
 def _case(name: str, opset: int) -> Case:
-    config = VARIANTS[name]
-
     def build(path: Path) -> None:
+        from kvik_export.exporter import export_module
+
         export_module(
             build_module(name),
             path,
-            vocab_size=config.vocab_size,
-            context_length=config.context_length,
+            vocab_size=VOCAB,
+            context_length=CONTEXT,
             family="gpt",
             opset=opset,
         )
 
-    return Case(f"{name}-op{opset}", build, config.vocab_size, config.context_length)
+    return Case(f"{name}-op{opset}", build, VOCAB, CONTEXT)
 
 
 def _torchscript_case(name: str, opset: int) -> Case:
-    config = VARIANTS[name]
-
     def build(path: Path) -> None:
-        export_torchscript(build_module(name), path, vocab=config.vocab_size, opset=opset)
+        from parity.zoo.torch_export import export_torchscript
 
-    return Case(
-        f"{name}-torchscript-op{opset}", build, config.vocab_size, config.context_length
-    )
+        export_torchscript(build_module(name), path, vocab=VOCAB, opset=opset)
+
+    return Case(f"{name}-torchscript-op{opset}", build, VOCAB, CONTEXT)
 
 
 def cases() -> Iterator[Case]:

@@ -124,8 +124,7 @@ def masked(g: GraphBuilder, scores: str, x: str, how: str) -> str:
         return g.node("Where", cut, scores, g.constant(low))
     if how == "buffer-1e4":  # the original GPT-2: w * b - 1e4 * (1 - b)
         triangle = g.constant(np.tril(np.ones((CONTEXT, CONTEXT))))
-        cut = g.node("Slice", triangle, g.ints(0, 0),
-                     g.node("Concat", g.size(x, 1), g.size(x, 1), axis=0), g.ints(0, 1))  # fmt: skip
+        cut = g.node("Slice", triangle, g.ints(0, 0), _square(g, x), g.ints(0, 1))
         hidden = g.node("Mul", g.node("Sub", g.constant(1.0), cut), g.constant(-1e4))
         return g.node("Add", g.node("Mul", scores, cut), hidden)
     if how == "trilu-1e9":

@@ -122,7 +122,7 @@ double read_gbytes([[maybe_unused]] const AlignedBuffer& buffer) {
 void bench_matmul(const KernelTable& table, double peak, const std::string& only) {
   struct {
     std::int64_t k, n;
-  } shapes[] = {{768, 768}, {768, 2304}, {768, 3072}, {3072, 768}, {768, 50257}};
+  } shapes[] = {{768, 128}, {768, 768}, {768, 2304}, {768, 3072}, {3072, 768}, {768, 50257}};
   for (const auto& s : shapes) {
     if ((std::to_string(s.k) + "x" + std::to_string(s.n)).find(only) == std::string::npos) continue;
     const std::int64_t panels = (s.n + table.panel - 1) / table.panel;

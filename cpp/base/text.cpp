@@ -69,4 +69,12 @@ std::string quote(std::string_view text, std::size_t limit) {
   return out + "'";
 }
 
+std::string bare(std::string_view text, std::size_t limit) {
+  const bool ambiguous =
+      text.empty() || text.find_first_of(" ,()={}'\\") != std::string_view::npos;
+  std::string quoted = quote(text, limit);
+  if (ambiguous || quoted.size() != text.size() + 2) return quoted;
+  return std::string(text);
+}
+
 }  // namespace kvik

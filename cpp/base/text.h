@@ -13,4 +13,8 @@ bool is_utf8(std::string_view text) noexcept;
 // escaped, and what exceeds `limit` bytes is cut with "...". The result is valid UTF-8.
 std::string quote(std::string_view text, std::size_t limit = 120);
 
+// The text as it stands where nobody could misread it (no spaces, quotes, or what quote() escapes),
+// else quote(text).
+std::string bare(std::string_view text, std::size_t limit = 120);
+
 }  // namespace kvik

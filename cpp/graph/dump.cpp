@@ -9,8 +9,8 @@
 #include <cmath>
 #include <string>
 
-#include "graph/graph.h"
 #include "base/text.h"
+#include "graph/graph.h"
 
 namespace kvik::graph {
 
@@ -41,13 +41,6 @@ std::string list(const Item& items, Show show) {
   return out + "]";
 }
 
-// Names are printed bare where that is unambiguous, as nearly all are.
-std::string plain(const std::string& name) {
-  const bool bare = !name.empty() && name.find_first_of(" ,()={}'\\") == std::string::npos &&
-                    quote(name, name.size() + 2).size() == name.size() + 2;
-  return bare ? name : quote(name);
-}
-
 std::string type_of(const Value& value) {
   std::string out = value.dtype == DType::kUndefined ? "?" : dtype_name(value.dtype);
   if (!value.shape) return out + " [...]";
@@ -59,16 +52,24 @@ std::string elements_of(const ConstantTensor& tensor) {
   const std::int64_t count = tensor.dims.elements();
   for (std::int64_t i = 0; i < count; ++i) {
     if (i > 0) out += ", ";
-    out += dtype_is_float(tensor.dtype) ? number(tensor.float_at(i))
-           : tensor.dtype == DType::kU64 ? number(tensor.float_at(i))
-                                         : std::to_string(tensor.int_at(i));
+    if (tensor.dtype == DType::kBool) {
+      out += tensor.int_at(i) ? "true" : "false";
+    } else if (dtype_is_float(tensor.dtype) || tensor.dtype == DType::kU64) {
+      out += number(tensor.float_at(i));
+    } else {
+      out += std::to_string(tensor.int_at(i));
+    }
   }
   return tensor.dims.rank == 0 ? out : "[" + out + "]";
 }
 
+bool is_small(const ConstantTensor& tensor) {
+  return tensor.dims.rank <= 1 && tensor.dims.elements() <= kShownElements &&
+         dtype_bits(tensor.dtype) != 0;
+}
+
 std::string constant_of(const ConstantTensor& tensor) {
-  const bool small = tensor.dims.rank <= 1 && tensor.dims.elements() <= kShownElements;
-  if (small && dtype_bits(tensor.dtype) != 0) return elements_of(tensor);
+  if (is_small(tensor)) return elements_of(tensor);
   return std::string(dtype_name(tensor.dtype)) + " " + tensor.dims.str();
 }
 
@@ -80,7 +81,7 @@ struct ShowAttribute {
   std::string operator()(const std::vector<float>& values) const { return list(values, *this); }
   std::string operator()(const std::vector<std::string>& values) const { return list(values, *this); }
   std::string operator()(const ConstantTensor& tensor) const { return constant_of(tensor); }
-  std::string operator()(const std::shared_ptr<Graph>& body) const { return plain(body->name); }
+  std::string operator()(const std::shared_ptr<Graph>& body) const { return bare(body->name); }
   std::string operator()(const Expr& expr) const { return expr.str(); }
 };
 
@@ -90,12 +91,12 @@ class Dumper {
     out_ += indent + title + " " + quote(g.name) + ":";
     const char* separator = " ";
     for (ValueId input : g.inputs) {
-      out_ += separator + plain(g.value(input).name) + " " + type_of(g.value(input));
+      out_ += separator + bare(g.value(input).name) + " " + type_of(g.value(input));
       separator = ", ";
     }
     separator = g.inputs.empty() ? " uses " : "; uses ";
     for (ValueId capture : g.captures) {
-      out_ += separator + plain(g.value(capture).name);
+      out_ += separator + bare(g.value(capture).name);
       separator = ", ";
     }
     out_ += "\n";
@@ -115,7 +116,7 @@ class Dumper {
     std::string out;
     for (ValueId output : node.outputs) {
       if (!out.empty()) out += ", ";
-      out += output == kNoValue ? "_" : plain(g.value(output).name);
+      out += output == kNoValue ? "_" : bare(g.value(output).name);
     }
     return out;
   }
@@ -133,16 +134,15 @@ class Dumper {
   static std::string operand(const Graph& g, ValueId id) {
     if (id == kNoValue) return "_";
     const Value& value = g.value(id);
-    if (!value.constant) return plain(value.name);
+    if (!value.constant) return bare(value.name);
     const std::string text = constant_of(*value.constant);
-    const bool by_value = text.find_first_of("0123456789-") == 0 || text[0] == '[';
-    return by_value ? text : plain(value.name) + " " + text;
+    return is_small(*value.constant) ? text : bare(value.name) + " " + text;
   }
 
   void line(const Graph& g, const Node& node, const std::string& indent, std::size_t width) {
     std::string text = indent + left(g, node);
     text.resize(std::max(text.size(), indent.size() + width), ' ');
-    text += " = " + (node.domain.empty() ? "" : node.domain + ".") + node.op + "(";
+    text += " = " + (node.domain.empty() ? "" : bare(node.domain) + ".") + bare(node.op) + "(";
     for (std::size_t i = 0; i < node.inputs.size(); ++i) {
       text += (i ? ", " : "") + operand(g, node.inputs[i]);
     }
@@ -150,7 +150,7 @@ class Dumper {
     if (!node.attributes.empty()) {
       const char* separator = " {";
       for (const auto& [key, attribute] : node.attributes) {
-        text += separator + plain(key) + "=" + std::visit(ShowAttribute{}, attribute);
+        text += separator + bare(key) + "=" + std::visit(ShowAttribute{}, attribute);
         separator = ", ";
       }
       text += "}";
@@ -163,7 +163,7 @@ class Dumper {
     out_ += text + types + "\n";
     for (const auto& [key, attribute] : node.attributes) {
       if (const auto* body = std::get_if<std::shared_ptr<Graph>>(&attribute)) {
-        graph(**body, indent + "  ", plain(key));
+        graph(**body, indent + "  ", bare(key));
       }
     }
   }

@@ -275,10 +275,11 @@ Expr Expr::symbol(const std::string& name) {
   return finish(std::move(node));
 }
 
-Expr Expr::index(int axis) {
+Expr Expr::index(int axis, std::int64_t size) {
   ExprNode node;
   node.kind = ExprKind::kIndex;
   node.integer = axis;
+  node.size = size;
   node.index_mask = 1U << axis;
   node.text = "#" + std::to_string(axis);
   return finish(std::move(node));
@@ -371,7 +372,7 @@ Expr::Bounds Expr::bounds() const {
   switch (kind()) {
     case ExprKind::kPoly: return poly_bounds(*node_);
     case ExprKind::kSymbol: return {1, kHighest};
-    case ExprKind::kIndex: return {0, kHighest};
+    case ExprKind::kIndex: return {0, node_->size > 0 ? node_->size - 1 : kHighest};
     case ExprKind::kMin: {
       const Bounds a = args()[0].bounds();
       const Bounds b = args()[1].bounds();
@@ -445,6 +446,30 @@ std::optional<Expr> exact_div(const Expr& a, const Expr& b) {
   return polynomial(std::move(quotient));
 }
 
+namespace {
+
+// a = multiple · b + rest, the terms of a that b divides exactly apart from the others.
+std::pair<Expr, Expr> split_multiples(const Expr& a, const Expr& b) {
+  Expr multiple(0);
+  Expr rest(0);
+  for (const Term& term : terms_of(a)) {
+    const Expr alone = polynomial({term});
+    if (const auto quotient = exact_div(alone, b)) {
+      multiple = multiple + *quotient;
+    } else {
+      rest = rest + alone;
+    }
+  }
+  return {multiple, rest};
+}
+
+bool within(const Expr& e, const Expr& size) {
+  const Expr::Bounds bounds = e.bounds();
+  return bounds.low >= 0 && (size - Expr(bounds.high) - Expr(1)).bounds().low >= 0;
+}
+
+}  // namespace
+
 Expr floor_div(const Expr& a, const Expr& b) {
   const auto x = a.constant();
   const auto y = b.constant();
@@ -454,6 +479,7 @@ Expr floor_div(const Expr& a, const Expr& b) {
     return Expr(q - ((*x % *y != 0 && ((*x < 0) != (*y < 0))) ? 1 : 0));
   }
   if (const auto exact = exact_div(a, b)) return *exact;
+  if (const auto [multiple, rest] = split_multiples(a, b); within(rest, b)) return multiple;
   return call(ExprKind::kFloorDiv, ExprType::kInt, "div", {a, b});
 }
 
@@ -466,6 +492,7 @@ Expr floor_mod(const Expr& a, const Expr& b) {
     return Expr(r != 0 && ((r < 0) != (*y < 0)) ? r + *y : r);
   }
   if (exact_div(a, b)) return Expr(0);
+  if (const auto [multiple, rest] = split_multiples(a, b); within(rest, b)) return rest;
   return call(ExprKind::kMod, ExprType::kInt, "mod", {a, b});
 }
 

@@ -51,7 +51,9 @@ class Expr {
   explicit Expr(std::shared_ptr<const ExprNode> node) : node_(std::move(node)) {}
 
   static Expr symbol(const std::string& name);  // a dimension: an integer >= 1
-  static Expr index(int axis);                  // the index along an axis: an integer >= 0
+  // The index along an axis: an integer >= 0, and < size where a size is given. The size helps to
+  // simplify; it is no part of the expression's identity.
+  static Expr index(int axis, std::int64_t size = 0);
   static Expr boolean(bool value);
   static Expr real(float value);  // NaN becomes an unknown, so that comparisons stay ordered
   static Expr unknown(ExprType type = ExprType::kInt);  // differs from every other expression
@@ -99,6 +101,7 @@ struct ExprNode {
   };
   std::vector<Term> terms;
   std::int64_t integer = 0;                     // kIndex: axis; kUnknown: serial number
+  std::int64_t size = 0;                        // kIndex: exclusive upper bound, 0: none known
   float real = 0.0F;                            // kFloat
   std::shared_ptr<const ConstantTensor> table;  // kLookup
   std::uint32_t index_mask = 0;                 // bit a: mentions index a

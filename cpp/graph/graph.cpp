@@ -50,8 +50,7 @@ std::optional<std::vector<std::int64_t>> Node::ints_attr(std::string_view key) c
 }
 
 std::string Node::label() const {
-  const std::string qualified = domain.empty() ? op : domain + "." + op;
-  return qualified + " node " + quote(name);
+  return (domain.empty() ? "" : bare(domain) + ".") + bare(op) + " node " + quote(name);
 }
 
 ValueId Graph::add_value(std::string value_name, DType dtype) {

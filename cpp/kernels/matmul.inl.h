@@ -78,8 +78,8 @@ void finish(const float* sums, int rows, int columns, std::int64_t column, std::
 // sums [rows, kPanel] = x·panel for one chunk of rows.
 void multiply_chunk(const float* x, std::ptrdiff_t x_stride, int rows, std::int64_t k,
                     const float* panel, float* sums) {
-  // Tiles of nearly equal height: 13 rows are 7 + 6, not 12 + 1.
-  const int tiles = (rows + kTileRows - 1) / kTileRows;
+  // One tall tile if it suffices, else tiles of nearly equal height: 13 rows are 5 + 4 + 4.
+  const int tiles = rows <= kTallTileRows ? 1 : (rows + kTileRows - 1) / kTileRows;
   for (std::int64_t begin = 0; begin < k || begin == 0; begin += kBlockK) {
     Product p{.a = x + begin,
               .a_stride = x_stride,
@@ -103,6 +103,15 @@ void multiply_chunk(const float* x, std::ptrdiff_t x_stride, int rows, std::int6
   }
 }
 
+// Rows of the next chunk when `rows` are left: the last two chunks share what a full one would
+// leave too few of.
+inline int chunk_rows(std::int64_t rows) {
+  if (rows >= 2 * kChunkRows) return kChunkRows;
+  if (rows <= kChunkRows) return static_cast<int>(rows);
+  const int tiles = static_cast<int>((rows + kTileRows - 1) / kTileRows);
+  return (tiles + 1) / 2 * kTileRows;
+}
+
 void matmul_f32(const float* x, std::ptrdiff_t x_stride, std::int64_t rows, std::int64_t k,
                 const float* packed, std::int64_t n, std::int64_t panel_begin,
                 std::int64_t panel_end, const MatmulEpilogue& epilogue, float* y,
@@ -111,8 +120,9 @@ void matmul_f32(const float* x, std::ptrdiff_t x_stride, std::int64_t rows, std:
   for (std::int64_t panel = panel_begin; panel < panel_end; ++panel) {
     const std::int64_t column = panel * kPanel;
     const int columns = n - column < kPanel ? static_cast<int>(n - column) : kPanel;
-    for (std::int64_t row = 0; row < rows; row += kChunkRows) {
-      const int chunk = rows - row < kChunkRows ? static_cast<int>(rows - row) : kChunkRows;
+    int chunk = 0;
+    for (std::int64_t row = 0; row < rows; row += chunk) {
+      chunk = chunk_rows(rows - row);
       multiply_chunk(x + row * x_stride, x_stride, chunk, k, packed + column * k, sums);
       finish(sums, chunk, columns, column, row, epilogue, y, y_stride);
     }

@@ -93,8 +93,8 @@ void product_rows(const Product& p) {
   }
 }
 
-// rows in [1, kTileRows].
-template <bool kStream, int kRows = kTileRows>
+// rows in [1, kRows].
+template <bool kStream, int kRows = kStream ? kTallTileRows : kTileRows>
 inline void product(int rows, const Product& p) {
   if constexpr (kRows > 1) {
     if (rows < kRows) return product<kStream, kRows - 1>(rows, p);

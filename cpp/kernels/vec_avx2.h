@@ -11,10 +11,12 @@ namespace {
 
 constexpr int kWidth = 8;
 
-// Register tile: up to 3 rows take 4 vectors, so that a single row has 4 chains in flight and a
+// Register tiles. Up to 3 rows take 4 vectors, so that a single row has 4 chains in flight and a
 // panel is read in one pass; 4 to 6 rows take 2: 12 accumulators, 2 vectors of weights and a
-// broadcast make 15 of the 16 registers, and 12 chains hide the latency of 4 on two units.
+// broadcast make 15 of the 16 registers, and 12 chains hide the latency of 4 on two units. There
+// are no registers for taller ones.
 constexpr int kTileRows = 6;
+constexpr int kTallTileRows = 6;
 constexpr int kMaxTileVecs = 4;
 constexpr int tile_vecs(int rows) { return rows <= 3 ? 4 : 2; }
 constexpr int kPanel = 32;

@@ -35,7 +35,7 @@ class Descriptor {
 };
 
 [[noreturn]] void throw_io(const std::string& path, const std::string& what) {
-  throw Error(ErrorCode::kIo, quote(path, 4096) + ": " + what);
+  throw Error(ErrorCode::kIo, bare(path, 4096) + ": " + what);
 }
 
 const char* kind_of(mode_t mode) {

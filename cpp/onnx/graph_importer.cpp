@@ -32,7 +32,7 @@ constexpr std::size_t kShownMissing = 1000;  // operators listed in the error
 
 void GraphImporter::add_function(FunctionView view, OpsetMap opsets) {
   const auto key = std::tuple(view.domain, view.name, view.overload);
-  const std::string name = quote(std::string(view.domain) + "." + std::string(view.name));
+  const std::string name = bare(view.domain) + "." + bare(view.name);
   if (view.name.empty()) fail("a function without a name");
   if (!functions_.emplace(key, Function{std::move(view), std::move(opsets)}).second) {
     fail("function " + name + " is defined twice");

@@ -131,9 +131,9 @@ graph::Model import_file(const std::string& path, const ImportOptions& options) 
     };
     return model;
   } catch (const Error& error) {
-    throw Error(error.code(), path + ": " + error.what());
+    throw Error(error.code(), bare(path, 4096) + ": " + error.what());
   } catch (const std::bad_alloc&) {
-    throw Error(ErrorCode::kOutOfMemory, path + ": not enough memory to load the model");
+    throw Error(ErrorCode::kOutOfMemory, bare(path, 4096) + ": not enough memory to load the model");
   }
 }
 

@@ -27,7 +27,7 @@ constexpr std::int64_t kAttributeCost = static_cast<std::int64_t>(sizeof(Attribu
 }
 
 std::string qualified(std::string_view domain, std::string_view op) {
-  return domain.empty() ? std::string(op) : std::string(domain) + "." + std::string(op);
+  return (domain.empty() ? "" : bare(domain) + ".") + bare(op);
 }
 
 void trim_omitted(std::vector<ValueId>& ids) {
@@ -310,7 +310,7 @@ void GraphImporter::inline_call(Scope& scope, const NodeView& view, const Functi
   const std::string label = qualified(view.domain, view.op) + " node " + quote(name);
   for (const Call* call = scope.call; call; call = call->caller) {
     if (call->function == &function) {
-      fail(label + ": function " + quote(qualified(view.domain, view.op)) + " calls itself");
+      fail(label + ": function " + qualified(view.domain, view.op) + " calls itself");
     }
   }
   Call call;

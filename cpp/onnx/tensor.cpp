@@ -5,6 +5,7 @@
 #include <limits>
 
 #include "base/checked.h"
+#include "base/text.h"
 #include "kvik/error.h"
 
 namespace kvik::onnx {
@@ -185,7 +186,7 @@ ConstantTensor TensorReader::read_external(const TensorView& tensor, DType dtype
   if (!checked_add(range.offset, bytes, &end) || end > size) {
     fail(what, "external data of " + std::to_string(bytes) + " bytes at offset " +
                    std::to_string(range.offset) + " does not fit into the " +
-                   std::to_string(size) + " bytes of '" + std::string(range.location) + "'");
+                   std::to_string(size) + " bytes of " + quote(range.location));
   }
   const Bytes data = file->bytes().subspan(static_cast<std::size_t>(range.offset),
                                            static_cast<std::size_t>(bytes));

@@ -81,6 +81,15 @@ std::shared_ptr<const PackedWeights> WeightCache::get(const graph::ConstantTenso
   return packed;
 }
 
+std::int64_t WeightCache::bytes() const {
+  const std::lock_guard lock(mutex_);
+  std::int64_t sum = 0;
+  for (const auto& [key, entry] : entries_) {
+    if (const auto packed = entry.lock()) sum += static_cast<std::int64_t>(packed->panels.size());
+  }
+  return sum;
+}
+
 void multiply(const kernels::KernelTable& table, ThreadPool& pool, const float* x,
               std::ptrdiff_t x_stride, std::int64_t rows, const float* panels, std::int64_t k,
               std::int64_t n, const kernels::MatmulEpilogue& epilogue, float* y,

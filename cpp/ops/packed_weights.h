@@ -39,10 +39,12 @@ class WeightCache {
   std::shared_ptr<const PackedWeights> get(const graph::ConstantTensor& constant, std::int64_t k,
                                            std::int64_t n, bool transposed,
                                            const kernels::KernelTable& table, ThreadPool& pool);
+  // Memory of the packed weights that are in use.
+  std::int64_t bytes() const;
 
  private:
   using Key = std::tuple<const void*, std::int64_t, std::int64_t, bool, const kernels::KernelTable*>;
-  std::mutex mutex_;
+  mutable std::mutex mutex_;
   std::map<Key, std::weak_ptr<const PackedWeights>> entries_;
 };
 

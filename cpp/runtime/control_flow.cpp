@@ -217,8 +217,8 @@ class Loop final : public ops::OpKernel {
 
 }  // namespace
 
-bool is_control_flow(const graph::Node& node) {
-  return node.is("If") || node.is("Loop");
+bool is_control_flow(std::string_view domain, std::string_view op) {
+  return domain.empty() && (op == "If" || op == "Loop");
 }
 
 std::unique_ptr<ops::OpKernel> make_control_flow(const graph::Node& node, const Engine& engine,

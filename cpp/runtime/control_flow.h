@@ -17,7 +17,7 @@ class BodyContext : public ops::OpContext {
   virtual const std::shared_ptr<BufferPool>& buffers() const = 0;
 };
 
-bool is_control_flow(const graph::Node& node);
+bool is_control_flow(std::string_view domain, std::string_view op);
 
 // The kernel of a control-flow node. It is run with a BodyContext whose inputs are the node's own,
 // then one per capture of its bodies (in the order of the attributes' names).

@@ -31,9 +31,7 @@ decltype(auto) labelled(const graph::Node& node, const F& f) {
   }
 }
 
-bool supported(const graph::Node& node) {
-  return is_control_flow(node) || ops::registry().find(node.domain, node.op) != nullptr;
-}
+bool supported(const graph::Node& node) { return supports(node.domain, node.op); }
 
 std::string op_name(const graph::Node& node) {
   return node.domain.empty() ? node.op : node.domain + "." + node.op;
@@ -99,6 +97,10 @@ OwnedTensor copy_of(const Tensor& tensor, BufferPool& buffers) {
 
 }  // namespace
 
+bool supports(std::string_view domain, std::string_view op) {
+  return is_control_flow(domain, op) || ops::registry().find(domain, op) != nullptr;
+}
+
 void check_supported(const graph::Graph& graph) {
   std::set<std::string> missing;
   collect_unsupported(graph, missing);
@@ -118,7 +120,8 @@ struct GraphExecutor::Impl {
   std::vector<bool> needed_nodes(const graph::BodyIndex& bodies) const;
   void bind_constants();
   void find_last_uses();
-  void execute(Slots& slots, const std::shared_ptr<BufferPool>& buffers) const;
+  void execute(Slots& slots, const std::shared_ptr<BufferPool>& buffers,
+               const std::function<bool()>& cancelled = {}) const;
   Slots start() const;
 };
 
@@ -158,7 +161,7 @@ void GraphExecutor::Impl::prepare() {
     step.inputs = node.inputs;
     for (ValueId id : bodies.captured(node)) step.inputs.push_back(id);
     step.kernel = labelled(node, [&] {
-      if (is_control_flow(node)) return make_control_flow(node, engine, options);
+      if (is_control_flow(node.domain, node.op)) return make_control_flow(node, engine, options);
       const ops::NodeInfo info{graph, node, engine.kernels, engine.pool, engine.weights};
       return ops::registry().find(node.domain, node.op)(info);
     });
@@ -211,9 +214,13 @@ Slots GraphExecutor::Impl::start() const {
   return slots;
 }
 
-void GraphExecutor::Impl::execute(Slots& slots, const std::shared_ptr<BufferPool>& buffers) const {
+void GraphExecutor::Impl::execute(Slots& slots, const std::shared_ptr<BufferPool>& buffers,
+                                  const std::function<bool()>& cancelled) const {
   Scratch scratch;
   for (const Step& step : steps) {
+    if (cancelled && cancelled()) {
+      throw Error(ErrorCode::kCancelled, "cancelled before " + step.node->label());
+    }
     NodeContext context(step, slots, engine, buffers, scratch);
     labelled(*step.node, [&] { step.kernel->run(context); });
     for (ValueId id : step.releases) slots[at(id)].storage.reset();
@@ -232,7 +239,8 @@ GraphExecutor::~GraphExecutor() = default;
 
 const graph::Graph& GraphExecutor::graph() const { return impl_->graph; }
 
-std::vector<OwnedTensor> GraphExecutor::run(std::span<const Tensor> inputs) const {
+std::vector<OwnedTensor> GraphExecutor::run(std::span<const Tensor> inputs,
+                                            const std::function<bool()>& cancelled) const {
   const graph::Graph& g = impl_->graph;
   if (inputs.size() != g.inputs.size()) {
     throw Error(ErrorCode::kInvalidArgument, std::to_string(inputs.size()) +
@@ -245,7 +253,7 @@ std::vector<OwnedTensor> GraphExecutor::run(std::span<const Tensor> inputs) cons
     slots[at(g.inputs[i])].tensor = inputs[i];
   }
   const auto buffers = BufferPool::create(impl_->options.max_bytes);
-  impl_->execute(slots, buffers);
+  impl_->execute(slots, buffers, cancelled);
   std::vector<OwnedTensor> results;
   for (ValueId id : impl_->wanted) {
     const OwnedTensor& slot = slots[at(id)];

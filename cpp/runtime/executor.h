@@ -6,8 +6,10 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <span>
+#include <string_view>
 #include <vector>
 
 #include "base/aligned_buffer.h"
@@ -55,7 +57,9 @@ class GraphExecutor {
   // Inputs in the order of graph.inputs, contiguous; results in the order of `wanted` (of
   // graph.outputs), each in memory of its own. Throws kInvalidArgument when an input does not fit
   // the graph, kOutOfMemory when the budget is exceeded; errors of a node begin with its label.
-  std::vector<OwnedTensor> run(std::span<const Tensor> inputs) const;
+  // `cancelled` is asked before every node; when it returns true, run() throws kCancelled.
+  std::vector<OwnedTensor> run(std::span<const Tensor> inputs,
+                               const std::function<bool()>& cancelled = {}) const;
 
   // As run(), for the body of a control-flow node: `captures` in the order of graph.captures, and
   // the buffers of the run around it. Results may share memory with each other.
@@ -69,6 +73,10 @@ class GraphExecutor {
   struct Impl;
   std::unique_ptr<Impl> impl_;
 };
+
+// Whether the executor can run an operator (in canonical form, see graph/graph.h): what an importer
+// asks to refuse a model with one list.
+bool supports(std::string_view domain, std::string_view op);
 
 // Throws kUnsupported listing every operator of the graph and its bodies that Kvik lacks.
 void check_supported(const graph::Graph& graph);

@@ -32,7 +32,15 @@ RECIPES: dict[str, Recipe] = {
     # Two minutes on two slow cores: 4 MB of text are more than they can read.
     "char-tiny": Recipe(
         DataConfig(max_bytes=4_000_000),
-        TrainConfig(steps=1500, batch_size=16, learning_rate=3e-3, min_learning_rate=3e-4),
+        TrainConfig(
+            steps=2000,
+            batch_size=8,
+            learning_rate=4e-3,
+            min_learning_rate=2e-4,
+            warmup_steps=50,
+            eval_interval=250,
+            checkpoint_interval=250,
+        ),
     ),
     "char-small": Recipe(DataConfig(), TrainConfig(steps=5000, batch_size=64, warmup_steps=100)),
     "gpt2": _gpt2(accumulate=40, learning_rate=6e-4, min_learning_rate=6e-5),

@@ -68,6 +68,8 @@ def run_training(config: RunConfig, folder: Path, resume_from: Checkpoint | None
 
 def find_checkpoint(folder: Path) -> Checkpoint | None:
     """The checkpoint of a run in `folder`, or None where there is no run."""
+    if folder.exists() and not folder.is_dir():
+        raise TrainError(f"{folder} is not a folder; choose another --out")
     path = checkpoint_path(folder)
     return read_checkpoint(path) if path.is_file() else None
 

@@ -1,14 +1,21 @@
 // Reads model files and says what became of them, one block a file:
 //
-//   ok <microseconds> <peak KiB above the start>       (followed by the dump with --dump)
+//   ok <microseconds> <peak KiB above the start>
 //   error <code> <microseconds> <peak KiB above the start>: <message>
+//
+// --dump adds the listing of the graph; --constants adds a line for each constant of the main graph
+// (name, type, dims, elements in hexadecimal); --supported=Add,com.acme.Foo refuses other operators;
+// --cut-to=N cuts the file to N bytes after it was imported and then asks whether it is intact.
 //
 // Paths come as arguments or, without any, one a line from stdin, so that one process reads many.
 #include <sys/resource.h>
+#include <unistd.h>
 
 #include <chrono>
 #include <cstdio>
 #include <iostream>
+#include <set>
+#include <sstream>
 #include <string>
 #include <vector>
 
@@ -24,7 +31,38 @@ long peak_kib() {
   return usage.ru_maxrss;
 }
 
-void probe(const std::string& path, bool dump) {
+struct Settings {
+  bool dump = false;
+  bool constants = false;
+  long cut_to = -1;
+  std::set<std::string> supported;  // empty: all
+};
+
+void print_constants(const kvik::graph::Graph& graph) {
+  for (const auto& value : graph.values) {
+    if (!value.constant) continue;
+    std::cout << value.name << " " << kvik::dtype_name(value.constant->dtype) << " "
+              << value.constant->dims.str() << " ";
+    for (std::byte b : value.constant->data) {
+      constexpr char kHex[] = "0123456789abcdef";
+      std::cout << kHex[std::to_integer<int>(b) >> 4] << kHex[std::to_integer<int>(b) & 15];
+    }
+    std::cout << "\n";
+  }
+}
+
+kvik::onnx::ImportOptions options_of(const Settings& settings) {
+  kvik::onnx::ImportOptions options;
+  if (!settings.supported.empty()) {
+    options.supported = [&](std::string_view domain, std::string_view op) {
+      const std::string prefix = domain.empty() ? "" : std::string(domain) + ".";
+      return settings.supported.count(prefix + std::string(op)) > 0;
+    };
+  }
+  return options;
+}
+
+void probe(const std::string& path, const Settings& settings) {
   using Clock = std::chrono::steady_clock;
   const long before = peak_kib();
   const auto start = Clock::now();
@@ -33,11 +71,16 @@ void probe(const std::string& path, bool dump) {
     return std::to_string(us.count()) + " " + std::to_string(peak_kib() - before);
   };
   try {
-    const kvik::graph::Model model = kvik::onnx::import_file(path);
+    const kvik::graph::Model model = kvik::onnx::import_file(path, options_of(settings));
     const std::string spent = cost();
     kvik::graph::verify(model.graph);
+    if (settings.cut_to >= 0) {
+      if (truncate(path.c_str(), settings.cut_to) != 0) std::cout << "cannot cut the file\n";
+      model.check_files();
+    }
     std::cout << "ok " << spent << "\n";
-    if (dump) std::cout << kvik::graph::dump(model.graph);
+    if (settings.dump) std::cout << kvik::graph::dump(model.graph);
+    if (settings.constants) print_constants(model.graph);
   } catch (const kvik::Error& error) {
     std::cout << "error " << kvik::error_code_name(error.code()) << " " << cost() << ": "
               << error.what() << "\n";
@@ -48,15 +91,29 @@ void probe(const std::string& path, bool dump) {
 }  // namespace
 
 int main(int argc, char** argv) {
-  bool dump = false;
+  Settings settings;
   std::vector<std::string> paths;
+  const auto value_of = [](const std::string& argument) {
+    return argument.substr(argument.find('=') + 1);
+  };
   for (int i = 1; i < argc; ++i) {
-    if (std::string(argv[i]) == "--dump") dump = true;
-    else paths.emplace_back(argv[i]);
+    const std::string argument = argv[i];
+    if (argument == "--dump") {
+      settings.dump = true;
+    } else if (argument == "--constants") {
+      settings.constants = true;
+    } else if (argument.rfind("--cut-to=", 0) == 0) {
+      settings.cut_to = std::stol(value_of(argument));
+    } else if (argument.rfind("--supported=", 0) == 0) {
+      std::istringstream list(value_of(argument));
+      for (std::string op; std::getline(list, op, ',');) settings.supported.insert(op);
+    } else {
+      paths.push_back(argument);
+    }
   }
-  for (const std::string& path : paths) probe(path, dump);
+  for (const std::string& path : paths) probe(path, settings);
   if (paths.empty()) {
-    for (std::string line; std::getline(std::cin, line);) probe(line, dump);
+    for (std::string line; std::getline(std::cin, line);) probe(line, settings);
   }
   return 0;
 }

@@ -143,13 +143,18 @@ void cumsum(InferContext& c) {
   const auto& shape = c.shape(0);
   const auto axis_value = c.element(1, 0);
   if (!content || !shape || !axis_value || !axis_value->constant() ||
-      content->type() != ExprType::kInt || c.node().int_attr("reverse", 0) != 0) {
+      c.node().int_attr("reverse", 0) != 0) {
     return;
   }
   const auto axis = normalize_axis(*axis_value->constant(), shape->size());
   if (!axis || content->has_index(*axis)) return;
   const std::int64_t inclusive = c.node().int_attr("exclusive", 0) == 0 ? 1 : 0;
-  c.set_content(0, *content * (Expr::index(*axis) + Expr(inclusive)));
+  const Expr count = Expr::index(*axis) + Expr(inclusive);
+  if (content->type() == ExprType::kInt) {
+    c.set_content(0, *content * count);
+  } else if (content->real_constant() == 1.0F) {
+    c.set_content(0, cast(count, ExprType::kFloat));  // exact: counts are far below 2^24
+  }
 }
 
 void one_hot(InferContext& c) {

@@ -1,28 +1,36 @@
 // Inference of operators that move elements without computing on them: Reshape, Slice, Concat, ...
-#include <limits>
+#include <algorithm>
 
+#include "graph/axes.h"
 #include "graph/infer/rules.h"
 
 namespace kvik::graph {
 
 namespace {
 
-// Index map of a content through an operator that only adds or drops axes of size 1: the axes
-// that are not 1 correspond in order. Nothing when they do not.
-std::optional<std::map<int, Expr>> unit_axes_map(const Shape& from, const Shape& to) {
-  std::map<int, Expr> indices;
-  std::size_t out = 0;
+// Where each index of the source comes from when its elements are regrouped into the shape `to`:
+// both shapes are cut into common pieces, and a piece's index follows from the target's index by
+// division and remainder. Nothing when the shapes' boundaries can't be compared.
+std::optional<std::map<int, Expr>> regrouped_indices(const Shape& from, const Shape& to) {
+  Layout source;
   for (std::size_t axis = 0; axis < from.size(); ++axis) {
-    if (from[axis].is(1)) {
-      indices.emplace(static_cast<int>(axis), Expr(0));
-      continue;
-    }
-    while (out < to.size() && to[out].is(1)) ++out;
-    if (out == to.size() || !(to[out] == from[axis])) return std::nullopt;
-    indices.emplace(static_cast<int>(axis), Expr::index(static_cast<int>(out++)));
+    source.push_back(from[axis].is(1) ? Axis{} : Axis{{static_cast<int>(axis), from[axis], false}});
   }
-  while (out < to.size() && to[out].is(1)) ++out;
-  if (out != to.size()) return std::nullopt;
+  const auto target = regroup(source, to);
+  if (!target) return std::nullopt;
+  std::map<int, Expr> indices;
+  for (std::size_t axis = 0; axis < from.size(); ++axis) indices[static_cast<int>(axis)] = Expr(0);
+  for (std::size_t t = 0; t < to.size(); ++t) {
+    Expr rest = Expr::index(static_cast<int>(t), to[t].constant().value_or(0));
+    Expr inner = axis_size((*target)[t]);
+    for (const Atom& piece : (*target)[t]) {
+      inner = *exact_div(inner, piece.size);
+      const Expr at = floor_div(rest, inner);
+      rest = floor_mod(rest, inner);
+      // Pieces of one source axis come in order, outermost first.
+      indices[piece.role] = indices[piece.role] * piece.size + at;
+    }
+  }
   return indices;
 }
 
@@ -32,7 +40,7 @@ void set_reshaped(InferContext& c, const std::optional<Shape>& to) {
   if (!to || !content) return;
   if (!content->has_index()) return c.set_content(0, content);
   if (!c.shape(0)) return;
-  if (const auto indices = unit_axes_map(*c.shape(0), *to)) {
+  if (const auto indices = regrouped_indices(*c.shape(0), *to)) {
     c.set_content(0, content->substitute(*indices));
   }
 }

@@ -4,6 +4,8 @@
 #include <cstddef>
 #include <cstdint>
 
+#include "kvik/export.h"
+
 namespace kvik {
 
 enum class DType : std::uint8_t {
@@ -16,12 +18,12 @@ enum class DType : std::uint8_t {
 };
 
 // "float32", "int64", ...: the names numpy uses ("int4" and "bfloat16" where it has none).
-const char* dtype_name(DType dtype) noexcept;
+KVIK_API const char* dtype_name(DType dtype) noexcept;
 
 // Bits per element; 0 for kUndefined and kString.
-std::size_t dtype_bits(DType dtype) noexcept;
+KVIK_API std::size_t dtype_bits(DType dtype) noexcept;
 
-bool dtype_is_float(DType dtype) noexcept;
-bool dtype_is_integer(DType dtype) noexcept;  // i8 .. u64, i4, u4; not bool
+KVIK_API bool dtype_is_float(DType dtype) noexcept;
+KVIK_API bool dtype_is_integer(DType dtype) noexcept;  // i8 .. u64, i4, u4; not bool
 
 }  // namespace kvik

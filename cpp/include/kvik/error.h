@@ -7,6 +7,8 @@
 #include <stdexcept>
 #include <string>
 
+#include "kvik/export.h"
+
 namespace kvik {
 
 enum class ErrorCode {
@@ -20,9 +22,9 @@ enum class ErrorCode {
 };
 
 // "invalid argument", "invalid model", ... for messages.
-const char* error_code_name(ErrorCode code) noexcept;
+KVIK_API const char* error_code_name(ErrorCode code) noexcept;
 
-class Error : public std::runtime_error {
+class KVIK_API Error : public std::runtime_error {
  public:
   Error(ErrorCode code, const std::string& message) : std::runtime_error(message), code_(code) {}
   ErrorCode code() const noexcept { return code_; }

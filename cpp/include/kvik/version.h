@@ -2,11 +2,13 @@
 // read it from here.
 #pragma once
 
+#include "kvik/export.h"
+
 #define KVIK_VERSION "0.1.0"
 
 namespace kvik {
 
 // The version of the library that is linked, e.g. "0.1.0".
-const char* version() noexcept;
+KVIK_API const char* version() noexcept;
 
 }  // namespace kvik

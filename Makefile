@@ -1,0 +1,103 @@
+# make demo | make test | make lint | make help
+#
+# Everything is installed into .venv, without root; cmake and ninja come from PyPI like the rest.
+#   PYTHON=python3.12      the interpreter that .venv is made with
+#   PIP_ARGS="..."         further arguments to pip, such as an index that has the CPU build of torch
+#   JOBS=8                 parallel compilations (default: all cores)
+
+SHELL := bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+
+PYTHON ?= python3
+PIP_ARGS ?=
+JOBS ?= $(shell nproc 2>/dev/null || echo 2)
+
+VENV := .venv
+BIN := $(CURDIR)/$(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check
+INSTALL := $(PIP) install -c constraints.txt $(PIP_ARGS)
+
+export PATH := $(BIN):$(PATH)
+export CMAKE_BUILD_PARALLEL_LEVEL := $(JOBS)
+export TOKENIZERS_PARALLELISM := false
+
+# What the extension is made of; a change of any of them rebuilds it (incrementally, build/python).
+SOURCES := CMakeLists.txt $(shell find cpp -name CMakeLists.txt -o -name '*.h' -o -name '*.cpp' -o -name '*.cmake')
+
+.PHONY: help demo test test-asan lint format stubs build build-dev clean distclean
+
+help:  ## Print this
+	@grep -E '^[a-z-]+:.*  ## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*  ## /\1\t/' | expand -t 12
+
+demo: $(VENV)/installed-demo  ## Train a GPT, export it, prove it, verify it, generate
+	@$(BIN)/python -m kvik.cli demo
+
+test: $(VENV)/installed-dev build-dev  ## Build what is needed and run every test
+	$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+lint: $(VENV)/installed-dev  ## Linters and types
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	git ls-files -z 'cpp/*.h' 'cpp/*.cpp' 'tests/*.h' 'tests/*.cpp' | xargs -0 $(BIN)/clang-format --dry-run --Werror
+
+format: $(VENV)/installed-dev  ## Rewrite the sources in the project's format
+	$(BIN)/ruff check --fix --exit-zero .
+	$(BIN)/ruff format .
+	git ls-files -z 'cpp/*.h' 'cpp/*.cpp' 'tests/*.h' 'tests/*.cpp' | xargs -0 $(BIN)/clang-format -i
+
+stubs: $(VENV)/installed-dev  ## Regenerate the type stubs of the extension
+	$(BIN)/python -m nanobind.stubgen --quiet -m kvik._core -o python/kvik/_core.pyi
+
+build: $(VENV)/installed-demo  ## Make .venv and build and install Kvik into it
+
+clean:  ## Remove what was built; .venv and the demo's results stay
+	rm -rf build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -f $(VENV)/installed-* $(VENV)/extension
+
+distclean: clean  ## Remove everything that is not source
+	rm -rf $(VENV) demo
+
+# --- the environment -------------------------------------------------------------------------
+
+$(VENV)/tools: constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and "Kvik needs Python 3.10 or newer; \
+	name one with make PYTHON=python3.x (this is " + sys.version.split()[0] + ")")'
+	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || \
+	    { echo "$(PYTHON) has no venv: install it (Debian and Ubuntu: apt install python3-venv)" >&2; exit 1; }
+	@command -v c++ >/dev/null || \
+	    { echo "no C++ compiler: install one (Debian and Ubuntu: apt install g++)" >&2; exit 1; }
+	@echo "making $(VENV)"
+	$(PYTHON) -m venv $(VENV)
+	$(INSTALL) --quiet scikit-build-core nanobind cmake ninja
+	@touch $@
+
+# The package with the dependencies of one use of it. Without build isolation: the build tools are
+# those of .venv, and the build folder is reused.
+$(VENV)/installed-demo $(VENV)/installed-dev: $(VENV)/installed-%: $(VENV)/tools pyproject.toml $(SOURCES)
+	@echo "building Kvik and installing what '$*' needs (the first time takes minutes)"
+	$(INSTALL) $(if $(wildcard $@),--quiet) --no-build-isolation -e '.[$*]'
+	@touch $@
+
+# --- C++ tests -------------------------------------------------------------------------------
+
+build-dev: $(VENV)/tools
+	cmake --preset dev --log-level=WARNING
+	cmake --build --preset dev
+
+# The engine and the extension under AddressSanitizer and UndefinedBehaviorSanitizer: the C++ tests,
+# then malformed input and parity through Python. The models are exported beforehand, so that torch
+# stays out of the instrumented process. PYTHONPATH instead of the virtual environment's own
+# interpreter: the latter would find the extension that is installed in it.
+ASAN_MODELS := $(CURDIR)/build/asan-models
+ASAN_SITE := $(CURDIR)/build/asan-site
+test-asan: $(VENV)/installed-dev  ## C++, malformed-input and parity tests under ASan and UBSan
+	cmake --preset asan --log-level=WARNING -DKVIK_BUILD_PYTHON=ON -DPython_EXECUTABLE=$(BIN)/python
+	cmake --build --preset asan
+	ctest --preset asan
+	$(BIN)/python tests/parity/models.py $(ASAN_MODELS)
+	rm -rf $(ASAN_SITE) && mkdir -p $(ASAN_SITE) && cp -r python/kvik $(ASAN_SITE)
+	cmake --install build/asan --component python --prefix $(ASAN_SITE)
+	tests/asan_python.sh $(ASAN_SITE) $(BIN)/python -m pytest tests/onnx tests/parity $(PYTEST_ARGS)

@@ -1,0 +1,167 @@
+// Model and Sequence: token ids in, logits out.
+#include "kvik/model.h"
+
+#include <nanobind/stl/filesystem.h>
+#include <nanobind/stl/map.h>
+#include <nanobind/stl/pair.h>
+#include <nanobind/stl/string.h>
+#include <nanobind/stl/tuple.h>
+#include <nanobind/stl/vector.h>
+
+#include <filesystem>
+#include <span>
+#include <string>
+#include <tuple>
+#include <vector>
+
+#include "bindings/bindings.h"
+#include "bindings/signals.h"
+#include "bindings/tensors.h"
+
+namespace nb = nanobind;
+
+namespace kvik::bindings {
+namespace {
+
+Model load_model(const std::filesystem::path& path, int threads, bool optimize, bool incremental,
+                 int max_rows) {
+  nb::gil_scoped_release release;
+  return Model::load(path, {threads, optimize, incremental, max_rows});
+}
+
+Model model_from_bytes(const nb::bytes& bytes, int threads, bool optimize, bool incremental,
+                       int max_rows) {
+  const std::span<const std::byte> view(static_cast<const std::byte*>(bytes.data()), bytes.size());
+  nb::gil_scoped_release release;  // bytes are immutable and the caller's reference keeps them
+  return Model::from_bytes(view, {threads, optimize, incremental, max_rows});
+}
+
+nb::dict metadata(const Model& model) {
+  nb::dict out;
+  for (const auto& [key, value] : model.metadata()) out[to_str(key)] = to_str(value);
+  return out;
+}
+
+nb::list explain(const Model& model) {
+  nb::list out;
+  for (const std::string& line : model.explain()) out.append(to_str(line));
+  return out;
+}
+
+nb::list to_strs(const std::vector<std::string>& texts) {
+  nb::list out;
+  for (const std::string& text : texts) out.append(to_str(text));
+  return out;
+}
+
+// A step as Python passes it: (sequence, ids, which logits).
+using PythonStep = std::tuple<Sequence*, Ids, Logits>;
+
+nb::object forward(const Model& model, const std::vector<PythonStep>& python_steps) {
+  std::vector<Step> steps;
+  steps.reserve(python_steps.size());
+  for (const auto& [sequence, ids, logits] : python_steps) {
+    steps.push_back({sequence, span_of(ids), logits});
+  }
+  const auto rows = static_cast<std::size_t>(Model::logits_rows(steps));
+  const auto vocab = static_cast<std::size_t>(model.info().vocab_size);
+  FloatMatrix logits = empty_matrix(rows, vocab);
+  {
+    const CancelCheck check = signal_check();
+    nb::gil_scoped_release release;
+    model.forward(steps, std::span<float>(logits.data(), rows * vocab), check);
+  }
+  return nb::cast(logits);
+}
+
+std::string dump(const Model& model, GraphStage stage) {
+  nb::gil_scoped_release release;
+  return model.dump(stage);
+}
+
+void init_info(nb::module_& module) {
+  nb::class_<ModelInfo>(module, "ModelInfo", "Figures of a loaded model; see kvik.ModelInfo.")
+      .def_prop_ro("producer", [](const ModelInfo& self) { return to_str(self.producer); })
+      .def_ro("ir_version", &ModelInfo::ir_version)
+      .def_ro("opsets", &ModelInfo::opsets)
+      .def_ro("inputs", &ModelInfo::inputs)
+      .def_ro("outputs", &ModelInfo::outputs)
+      .def_ro("parameters", &ModelInfo::parameters)
+      .def_ro("weight_bytes", &ModelInfo::weight_bytes)
+      .def_ro("packed_bytes", &ModelInfo::packed_bytes)
+      .def_ro("activation_bytes", &ModelInfo::activation_bytes)
+      .def_ro("state_bytes_per_position", &ModelInfo::state_bytes_per_position)
+      .def_ro("ops_before", &ModelInfo::ops_before)
+      .def_ro("ops_after", &ModelInfo::ops_after)
+      .def_ro("incremental", &ModelInfo::incremental)
+      .def_ro("vocab_size", &ModelInfo::vocab_size)
+      .def_ro("token_limit", &ModelInfo::token_limit)
+      .def_ro("context_length", &ModelInfo::context_length)
+      .def_ro("threads", &ModelInfo::threads)
+      .def_ro("isa", &ModelInfo::isa);
+}
+
+void init_graph(nb::module_& module) {
+  nb::enum_<GraphStage>(module, "GraphStage", "A graph on its way from the file to the plan.")
+      .value("IMPORTED", GraphStage::kImported, "As in the file, in ONNX's newest spelling.")
+      .value("OPTIMIZED", GraphStage::kOptimized, "Folded and fused.")
+      .value("ROWS", GraphStage::kRows, "On a flat batch of token rows.");
+  nb::class_<GraphNode>(module, "GraphNode", "One operator of a graph.")
+      .def_prop_ro("op", [](const GraphNode& self) { return to_str(self.op); })
+      .def_prop_ro("name", [](const GraphNode& self) { return to_str(self.name); })
+      .def_prop_ro(
+          "inputs", [](const GraphNode& self) { return to_strs(self.inputs); },
+          nb::sig("def inputs(self) -> list[str]"), "Names of values; \"\" where left out.")
+      .def_prop_ro(
+          "outputs", [](const GraphNode& self) { return to_strs(self.outputs); },
+          nb::sig("def outputs(self) -> list[str]"), "Names of values; \"\" where left out.");
+}
+
+void init_sequence(nb::module_& module) {
+  nb::enum_<Logits>(module, "Logits", "Which logits a step computes.")
+      .value("NONE", Logits::kNone, "None: only extend the sequence.")
+      .value("LAST", Logits::kLast, "Those of the last token.")
+      .value("ALL", Logits::kAll, "Those of every token.");
+  nb::class_<Sequence>(module, "Sequence", "The state of one token sequence. One thread at a time.")
+      .def_prop_ro("length", &Sequence::length, "Tokens so far.")
+      .def_prop_ro("state_bytes", &Sequence::state_bytes, "Bytes of keys and values, shared ones too.")
+      .def("fork", &Sequence::fork, nb::call_guard<nb::gil_scoped_release>(),
+           "A second sequence with the same tokens so far; full blocks are shared.")
+      .def("truncate", &Sequence::truncate, nb::arg("length"),
+           nb::call_guard<nb::gil_scoped_release>(), "Forget the tokens from this position on.");
+}
+
+}  // namespace
+
+void init_model(nb::module_& module) {
+  init_info(module);
+  init_graph(module);
+  init_sequence(module);
+  nb::class_<Model>(module, "Model", "A loaded language model; see kvik.Model.")
+      .def_static("load", load_model, nb::arg("path"), nb::arg("threads") = 0,
+                  nb::arg("optimize") = true, nb::arg("incremental") = true,
+                  nb::arg("max_rows") = LoadOptions{}.max_rows,
+                  "Load a file; threads=0 means one a CPU.")
+      .def_static("from_bytes", model_from_bytes, nb::arg("data"), nb::arg("threads") = 0,
+                  nb::arg("optimize") = true, nb::arg("incremental") = true,
+                  nb::arg("max_rows") = LoadOptions{}.max_rows,
+                  "Load a model from memory; it is copied.")
+      .def_prop_ro("info", &Model::info, nb::rv_policy::reference_internal)
+      .def_prop_ro("metadata", metadata, nb::sig("def metadata(self) -> dict[str, str]"),
+                   "The file's metadata_props.")
+      .def_prop_ro("explain", explain, nb::sig("def explain(self) -> list[str]"),
+                   "What was proved, or where the proof stopped; one line each.")
+      .def(
+          "dump", [](const Model& self, GraphStage stage) { return to_str(dump(self, stage)); },
+          nb::arg("stage"), "A listing, one line a node; \"\" for a stage that does not exist.")
+      .def("nodes", &Model::nodes, nb::arg("stage"), "The nodes in execution order.")
+      .def("new_sequence", &Model::new_sequence, "An empty sequence.")
+      .def("forward", forward, nb::arg("steps"),
+           nb::sig("def forward(self, steps: collections.abc.Sequence[tuple[Sequence, "
+                   "numpy.typing.NDArray[numpy.int64], Logits]]) -> "
+                   "numpy.typing.NDArray[numpy.float32]"),
+           "Append each step's ids to its sequence. Returns the logits that the steps ask for, "
+           "float32 [rows, vocab_size], in the order of the steps and of their tokens.");
+}
+
+}  // namespace kvik::bindings

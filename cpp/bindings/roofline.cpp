@@ -1,0 +1,242 @@
+#include "bindings/roofline.h"
+
+#if defined(__x86_64__)
+#include <immintrin.h>
+#elif defined(__aarch64__)
+#include <arm_neon.h>
+#endif
+
+#include <algorithm>
+#include <atomic>
+#include <chrono>
+#include <cstdint>
+#include <cstring>
+#include <vector>
+
+#include "base/aligned_buffer.h"
+#include "base/thread_pool.h"
+#include "kvik/error.h"
+
+namespace kvik::bindings {
+namespace {
+
+using Clock = std::chrono::steady_clock;
+
+double seconds_since(Clock::time_point start) {
+  return std::chrono::duration<double>(Clock::now() - start).count();
+}
+
+void check_arguments(int threads, double seconds) {
+  if (threads < 1) throw Error(ErrorCode::kInvalidArgument, "threads must be at least 1");
+  if (!(seconds > 0 && seconds <= 60)) {
+    throw Error(ErrorCode::kInvalidArgument, "seconds must be more than 0 and at most 60");
+  }
+}
+
+// Results of the loops go here, so that the compiler can't drop them.
+std::atomic<std::uint64_t> sink{0};
+
+// ---- Reading ------------------------------------------------------------------------------------
+
+// 64 bytes: one cache line. Element-wise operations compile to what the target has.
+typedef std::uint64_t Line __attribute__((vector_size(64)));
+constexpr std::size_t kPrefetchLines = 64;  // 4 KiB ahead: beyond what the hardware prefetches
+// A timed round reads at least this much, so that the clock and the meeting of the threads vanish.
+constexpr std::size_t kLeastRound = std::size_t{32} << 20;
+
+// Lines [begin, end) xor-ed together; four chains, since the latency of one would bound the rate.
+// Inlined into a function per instruction set, whose register width it takes.
+inline __attribute__((always_inline)) std::uint64_t read_body(const Line* lines, std::size_t begin,
+                                                              std::size_t end) {
+  Line a{}, b{}, c{}, d{};
+  std::size_t i = begin;
+  for (; i + 4 <= end; i += 4) {
+    for (std::size_t j = 0; j < 4; ++j) __builtin_prefetch(lines + i + j + kPrefetchLines);
+    a ^= lines[i];
+    b ^= lines[i + 1];
+    c ^= lines[i + 2];
+    d ^= lines[i + 3];
+  }
+  for (; i < end; ++i) a ^= lines[i];
+  a ^= b ^ c ^ d;
+  std::uint64_t folded = 0;
+  for (int j = 0; j < 8; ++j) folded ^= a[j];
+  return folded;
+}
+
+using ReadLines = std::uint64_t (*)(const Line*, std::size_t, std::size_t);
+
+std::uint64_t read_baseline(const Line* lines, std::size_t begin, std::size_t end) {
+  return read_body(lines, begin, end);
+}
+
+#if defined(__x86_64__)
+__attribute__((target("avx2"))) std::uint64_t read_avx2(const Line* lines, std::size_t begin,
+                                                        std::size_t end) {
+  return read_body(lines, begin, end);
+}
+__attribute__((target("avx512f"))) std::uint64_t read_avx512(const Line* lines, std::size_t begin,
+                                                             std::size_t end) {
+  return read_body(lines, begin, end);
+}
+#endif
+
+ReadLines widest_read() {
+#if defined(__x86_64__)
+  if (__builtin_cpu_supports("avx512f")) return read_avx512;
+  if (__builtin_cpu_supports("avx2")) return read_avx2;
+#endif
+  return read_baseline;
+}
+
+// ---- Arithmetic ---------------------------------------------------------------------------------
+
+// Each loop runs kChains independent accumulators, more than latency (4) times ports (2) needs,
+// and returns their sum. Operations: rounds · kChains · lanes · 2.
+constexpr int kChains = 12;
+constexpr std::int64_t kRounds = 20000;
+
+using FmaLoop = float (*)(std::int64_t rounds);
+
+struct FmaPeak {
+  const char* isa;
+  int lanes;
+  FmaLoop loop;
+  bool available;
+};
+
+// The reference kernels have no instruction set of their own: four lanes, multiply and add apart,
+// is what every CPU of the architecture can do.
+float fma_baseline(std::int64_t rounds) {
+  typedef float Vec4 __attribute__((vector_size(16)));
+  Vec4 acc[kChains] = {};
+  const Vec4 x = {1.0F, 1.0F, 1.0F, 1.0F};
+  const Vec4 y = {1e-9F, 1e-9F, 1e-9F, 1e-9F};
+  for (std::int64_t r = 0; r < rounds; ++r) {
+    for (Vec4& a : acc) a = a * x + y;
+  }
+  float sum = 0;
+  for (const Vec4& a : acc) sum += a[0] + a[3];
+  return sum;
+}
+
+#if defined(__x86_64__)
+__attribute__((target("avx2,fma"))) float fma_avx2(std::int64_t rounds) {
+  __m256 acc[kChains];
+  for (__m256& a : acc) a = _mm256_setzero_ps();
+  const __m256 x = _mm256_set1_ps(1.0F);
+  const __m256 y = _mm256_set1_ps(1e-9F);
+  for (std::int64_t r = 0; r < rounds; ++r) {
+    for (__m256& a : acc) a = _mm256_fmadd_ps(a, x, y);
+  }
+  for (int i = 1; i < kChains; ++i) acc[0] = _mm256_add_ps(acc[0], acc[i]);
+  return _mm256_cvtss_f32(acc[0]);
+}
+
+__attribute__((target("avx512f"))) float fma_avx512(std::int64_t rounds) {
+  __m512 acc[kChains];
+  for (__m512& a : acc) a = _mm512_setzero_ps();
+  const __m512 x = _mm512_set1_ps(1.0F);
+  const __m512 y = _mm512_set1_ps(1e-9F);
+  for (std::int64_t r = 0; r < rounds; ++r) {
+    for (__m512& a : acc) a = _mm512_fmadd_ps(a, x, y);
+  }
+  for (int i = 1; i < kChains; ++i) acc[0] = _mm512_add_ps(acc[0], acc[i]);
+  return _mm512_cvtss_f32(acc[0]);
+}
+#elif defined(__aarch64__)
+float fma_neon(std::int64_t rounds) {
+  float32x4_t acc[kChains];
+  for (float32x4_t& a : acc) a = vdupq_n_f32(0.0F);
+  const float32x4_t x = vdupq_n_f32(1.0F);
+  const float32x4_t y = vdupq_n_f32(1e-9F);
+  for (std::int64_t r = 0; r < rounds; ++r) {
+    for (float32x4_t& a : acc) a = vfmaq_f32(y, a, x);
+  }
+  for (int i = 1; i < kChains; ++i) acc[0] = vaddq_f32(acc[0], acc[i]);
+  return vgetq_lane_f32(acc[0], 0);
+}
+#endif
+
+std::vector<FmaPeak> fma_peaks() {
+  std::vector<FmaPeak> peaks = {{"reference", 4, fma_baseline, true}};
+#if defined(__x86_64__)
+  const bool avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
+  peaks.push_back({"avx2", 8, fma_avx2, avx2});
+  peaks.push_back({"avx512", 16, fma_avx512, __builtin_cpu_supports("avx512f") != 0});
+#elif defined(__aarch64__)
+  peaks.push_back({"neon", 4, fma_neon, true});
+#endif
+  return peaks;
+}
+
+FmaPeak find_peak(const std::string& isa) {
+  std::string known;
+  for (const FmaPeak& peak : fma_peaks()) {
+    if (!peak.available) continue;
+    if (isa == peak.isa) return peak;
+    known += (known.empty() ? "" : ", ") + std::string(peak.isa);
+  }
+  throw Error(ErrorCode::kInvalidArgument,
+              "no arithmetic to measure for '" + isa + "': this CPU has " + known);
+}
+
+// The fastest of as many rounds as fit into `seconds`, at least three; a round is `work` units.
+template <typename Round>
+double best_rate(double work, double seconds, const Round& round) {
+  round();  // starts the threads, warms the caches
+  double best = 0;
+  const Clock::time_point begin = Clock::now();
+  for (int rounds = 0; rounds < 3 || seconds_since(begin) < seconds; ++rounds) {
+    const Clock::time_point start = Clock::now();
+    round();
+    best = std::max(best, work / seconds_since(start));
+  }
+  return best;
+}
+
+}  // namespace
+
+double read_bandwidth(std::size_t bytes, int threads, double seconds) {
+  check_arguments(threads, seconds);
+  if (bytes < 1 || bytes > (std::size_t{1} << 46)) {
+    throw Error(ErrorCode::kInvalidArgument, "bytes must be between 1 and 2^46");
+  }
+  const std::size_t count = (bytes + sizeof(Line) - 1) / sizeof(Line);
+  const AlignedBuffer buffer(count * sizeof(Line));
+  std::memset(buffer.data(), 1, buffer.size());
+  const Line* lines = buffer.as<Line>();
+  const std::size_t passes = std::max<std::size_t>(1, kLeastRound / buffer.size());
+  const ReadLines read = widest_read();
+
+  ThreadPool pool(threads);
+  const auto round = [&] {
+    pool.run([&](int worker, int workers) {
+      const Range part = split_range(static_cast<std::int64_t>(count), worker, workers, 4);
+      std::uint64_t folded = 0;
+      for (std::size_t pass = 0; pass < passes; ++pass) {
+        folded += read(lines, static_cast<std::size_t>(part.begin),
+                       static_cast<std::size_t>(part.end));
+      }
+      sink.fetch_add(folded, std::memory_order_relaxed);
+    });
+  };
+  return best_rate(static_cast<double>(buffer.size() * passes), seconds, round);
+}
+
+double fma_peak(const std::string& isa, int threads, double seconds) {
+  check_arguments(threads, seconds);
+  const FmaPeak peak = find_peak(isa);
+  ThreadPool pool(threads);
+  const auto round = [&] {
+    pool.run([&](int, int) {
+      sink.fetch_add(static_cast<std::uint64_t>(peak.loop(kRounds) * 1e6F),
+                     std::memory_order_relaxed);
+    });
+  };
+  const double operations =
+      2.0 * static_cast<double>(kRounds) * kChains * peak.lanes * static_cast<double>(threads);
+  return best_rate(operations, seconds, round);
+}
+
+}  // namespace kvik::bindings

@@ -1,0 +1,24 @@
+// Measures the two ceilings that a decoder runs into: reading memory, and fp32 arithmetic.
+//
+// Used by `kvik bench`, never by the engine. The loops are as plain as they can be while still
+// reaching what the machine gives, so that a share of the ceiling means something.
+#pragma once
+
+#include <cstddef>
+#include <string>
+
+namespace kvik::bindings {
+
+// Bytes per second at which `threads` threads together read a working set of `bytes` bytes over
+// and over, in order, each its own part (as a decode step reads the packed weights): the fastest
+// pass within about `seconds`. Throws kvik::Error: kInvalidArgument (bytes < 1, threads < 1,
+// seconds not in (0, 60]), kOutOfMemory.
+double read_bandwidth(std::size_t bytes, int threads, double seconds);
+
+// Floating-point operations per second (a fused multiply-add counts two) that `threads` threads
+// reach together in fp32 with the instructions of `isa` ("reference": what every CPU of the
+// architecture has; "avx2", "avx512", "neon"), operands in registers: the fastest round within
+// about `seconds`. Throws kvik::Error(kInvalidArgument) when this CPU lacks the ISA.
+double fma_peak(const std::string& isa, int threads, double seconds);
+
+}  // namespace kvik::bindings

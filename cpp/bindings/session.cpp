@@ -1,0 +1,90 @@
+// Session: any supported graph, named arrays in and out.
+#include <nanobind/stl/filesystem.h>
+#include <nanobind/stl/pair.h>
+#include <nanobind/stl/string.h>
+#include <nanobind/stl/vector.h>
+
+#include <filesystem>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "bindings/bindings.h"
+#include "bindings/signals.h"
+#include "bindings/tensors.h"
+#include "kvik/session.h"
+
+namespace nb = nanobind;
+
+namespace kvik::bindings {
+namespace {
+
+// Session is movable only; the GIL is released while it loads.
+Session load_session(const std::filesystem::path& path, int threads, bool optimize,
+                     const std::vector<std::string>& extra_outputs) {
+  nb::gil_scoped_release release;
+  return Session::load(path, {threads, optimize, extra_outputs});
+}
+
+Session session_from_bytes(const nb::bytes& bytes, int threads, bool optimize,
+                           const std::vector<std::string>& extra_outputs) {
+  const std::span<const std::byte> view(static_cast<const std::byte*>(bytes.data()), bytes.size());
+  nb::gil_scoped_release release;  // bytes are immutable and the caller's reference keeps them
+  return Session::from_bytes(view, {threads, optimize, extra_outputs});
+}
+
+using NamedArray = std::pair<std::string, ConstArray>;
+
+struct BorrowedFeeds {
+  std::vector<std::vector<std::int64_t>> dims;  // what the views' dims point into
+  std::vector<Feed> feeds;
+};
+
+BorrowedFeeds borrow(const std::vector<NamedArray>& arrays) {
+  BorrowedFeeds borrowed;
+  borrowed.dims.reserve(arrays.size());
+  for (const auto& [name, array] : arrays) {
+    const DType dtype = dtype_of(array.dtype(), "input '" + name + "'");
+    borrowed.dims.emplace_back(array.shape_ptr(), array.shape_ptr() + array.ndim());
+    borrowed.feeds.push_back({name, {dtype, borrowed.dims.back(), array.data()}});
+  }
+  return borrowed;
+}
+
+nb::list run(const Session& session, const std::vector<std::string>& output_names,
+             const std::vector<NamedArray>& arrays) {
+  const BorrowedFeeds borrowed = borrow(arrays);
+  std::vector<OwnedTensor> results;
+  {
+    const CancelCheck check = signal_check();
+    nb::gil_scoped_release release;
+    results = session.run(borrowed.feeds, output_names, check);
+  }
+  nb::list out;
+  for (std::size_t i = 0; i < results.size(); ++i) {
+    const std::string& name = output_names.empty() ? session.outputs()[i].name : output_names[i];
+    out.append(to_numpy(results[i], name));
+  }
+  return out;
+}
+
+}  // namespace
+
+void init_session(nb::module_& module) {
+  nb::class_<Session>(module, "Session", "A loaded graph; see kvik.InferenceSession.")
+      .def_static("load", load_session, nb::arg("path"), nb::arg("threads") = 0,
+                  nb::arg("optimize") = true, nb::arg("extra_outputs") = nb::list(),
+                  "Load a file; threads=0 means one a CPU.")
+      .def_static("from_bytes", session_from_bytes, nb::arg("data"), nb::arg("threads") = 0,
+                  nb::arg("optimize") = true, nb::arg("extra_outputs") = nb::list(),
+                  "Load a model from memory; it is copied.")
+      .def_prop_ro("inputs", &Session::inputs, "Inputs without a default, in the file's order.")
+      .def_prop_ro("outputs", &Session::outputs, "Outputs in the file's order, extra ones last.")
+      .def("run", run, nb::arg("output_names"), nb::arg("feeds"),
+           nb::sig("def run(self, output_names: collections.abc.Sequence[str], feeds: "
+                   "collections.abc.Sequence[tuple[str, numpy.typing.NDArray[typing.Any]]]) -> "
+                   "list[numpy.typing.NDArray[typing.Any]]"),
+           "Run the graph on C-contiguous arrays, which are not copied. Results own their memory.");
+}
+
+}  // namespace kvik::bindings

@@ -1,0 +1,10 @@
+// All of Kvik's public interface. Reading order: model.h, generate.h, sampler.h, session.h.
+#pragma once
+
+#include "kvik/dtype.h"
+#include "kvik/error.h"
+#include "kvik/generate.h"
+#include "kvik/model.h"
+#include "kvik/sampler.h"
+#include "kvik/session.h"
+#include "kvik/version.h"

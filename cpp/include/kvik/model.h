@@ -1,0 +1,203 @@
+// A language model: token ids in, logits out, with the sequence state kept by the engine.
+//
+//   kvik::Model model = kvik::Model::load("model.onnx");
+//   kvik::Sequence sequence = model.new_sequence();
+//   std::vector<float> logits(model.info().vocab_size);
+//   model.forward({{&sequence, prompt}}, logits);         // prefill; the last token's logits
+//   model.forward({{&sequence, {&next, 1}}}, logits);     // decode one token
+//
+// generate() (kvik/generate.h) does this loop, with sampling.
+//
+// When the engine has proved that the graph can be run one token row at a time ("incremental"),
+// each token is computed once and the sequence holds its keys and values. Any other graph that
+// maps ids to logits runs all the same, recomputing the whole sequence on each call; explain()
+// says which, and why.
+//
+// For one file and one ISA the logits of a token are bitwise the same whatever the number of
+// threads, the sequences that share the call, and how the tokens before it were split into calls.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <filesystem>
+#include <initializer_list>
+#include <map>
+#include <memory>
+#include <span>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "kvik/error.h"
+#include "kvik/export.h"
+#include "kvik/session.h"
+
+namespace kvik {
+
+struct LoadOptions {
+  int threads = 0;        // the caller's thread included; 0: the CPUs this process may run on
+  bool optimize = true;   // false: nothing is fused (slower; for comparing). Numbers may differ
+                          // in the last bits.
+  bool incremental = true;  // false: always recompute the whole sequence (for comparing)
+  // Token rows that are computed at once; a longer prefill is cut into chunks of this size. It
+  // sets the size of the activations and never the numbers. 1 .. 65536.
+  int max_rows = 256;
+};
+
+// How often an operator occurs: ("LayerNormalization", 25). Domains other than ONNX's own are
+// part of the name ("kvik.RowAttention").
+using OpCounts = std::vector<std::pair<std::string, std::int64_t>>;
+
+struct ModelInfo {
+  std::string producer;  // "pytorch 2.13.0"
+  std::int64_t ir_version = 0;
+  std::map<std::string, std::int64_t> opsets;  // by domain, "" for ONNX
+  std::vector<TensorInfo> inputs;
+  std::vector<TensorInfo> outputs;
+
+  std::int64_t parameters = 0;      // elements of the weights in the file
+  std::int64_t weight_bytes = 0;    // the same in bytes, as stored
+  std::int64_t packed_bytes = 0;    // weights packed for this CPU and other constants, in memory
+  std::int64_t activation_bytes = 0;         // the arena, for max_rows rows
+  std::int64_t state_bytes_per_position = 0; // keys and values that one token adds to a sequence
+
+  OpCounts ops_before;  // of the graph in the file, most frequent first
+  OpCounts ops_after;   // of the graph that runs
+
+  bool incremental = false;
+  std::int64_t vocab_size = 0;      // logits a row
+  std::int64_t token_limit = 0;     // ids below this are accepted; 0: not known
+  std::int64_t context_length = 0;  // positions a sequence may have; 0: not limited
+  int threads = 1;
+  std::string isa;                  // kernels in use: "avx512", ...
+};
+
+// A graph on its way from the file to the plan.
+enum class GraphStage : std::uint8_t {
+  kImported,   // as in the file, in ONNX's newest spelling
+  kOptimized,  // folded and fused
+  kRows,       // on a flat batch of token rows; absent when the model is not incremental
+};
+
+struct GraphNode {
+  std::string op;    // "Gemm", "kvik.RowAttention"
+  std::string name;  // as in the file
+  std::vector<std::string> inputs;   // names of values; empty where left out. Weights included.
+  std::vector<std::string> outputs;
+};
+
+class Model;
+class Generator;
+
+// The state of one token sequence: its length, and the keys and values of its tokens. A handle:
+// movable, not copyable (use fork()); it keeps the model's internals alive. Destroying it returns
+// its memory to the model for the next sequence.
+//
+// Threads: one sequence is used by one thread at a time; different sequences, also forks of one
+// another, by any number.
+class KVIK_API Sequence {
+ public:
+  Sequence();  // empty handle; assign a sequence to it before use
+  Sequence(Sequence&&) noexcept;
+  Sequence& operator=(Sequence&&) noexcept;
+  ~Sequence();
+
+  bool valid() const noexcept;         // false for an empty handle
+  std::int64_t length() const noexcept;  // tokens so far
+
+  // A second sequence with the same tokens so far. Full blocks of 64 positions are shared by
+  // reference; the last, partial one is copied when either side writes to it.
+  Sequence fork() const;
+  // Forgets the tokens from position `length` on. Throws kInvalidArgument when it is negative or
+  // larger than length().
+  void truncate(std::int64_t length);
+  // Bytes of keys and values that this sequence refers to, shared ones included.
+  std::int64_t state_bytes() const noexcept;
+
+  struct Impl;
+
+ private:
+  friend class Model;
+  explicit Sequence(std::unique_ptr<Impl> impl);
+  std::unique_ptr<Impl> impl_;
+};
+
+enum class Logits : std::uint8_t {
+  kNone,  // only extend the sequence
+  kLast,  // of the last token
+  kAll,   // of every token
+};
+
+// Tokens to append to a sequence. Borrowed: sequence and tokens must outlive the call.
+struct Step {
+  Sequence* sequence = nullptr;
+  std::span<const std::int64_t> tokens;  // at least one
+  Logits logits = Logits::kLast;
+};
+
+// A loaded model. Movable, not copyable; a moved-from model may only be destroyed or assigned to.
+//
+// Threads: every member may be called from several threads at once, with different sequences. The
+// model has one arena and one thread pool, so calls of forward() run one after the other; to use
+// several cores, put several sequences into one call. After fork() the child must load its own
+// model: forward() throws Error(kInvalidArgument) there.
+class KVIK_API Model {
+ public:
+  // Maps the file; it must not change while the model lives. Weights in external files are looked
+  // for in the file's own folder only.
+  // Throws Error: kIo (cannot be read), kInvalidModel, kUnsupported (lists every operator that is
+  // missing; or the graph does not map token ids to logits), kInvalidArgument (options),
+  // kOutOfMemory.
+  static Model load(const std::filesystem::path& path, const LoadOptions& options = {});
+  // Copies `bytes`. External data is refused.
+  static Model from_bytes(std::span<const std::byte> bytes, const LoadOptions& options = {});
+
+  Model(Model&&) noexcept;
+  Model& operator=(Model&&) noexcept;
+  ~Model();
+
+  const ModelInfo& info() const noexcept;
+  // The file's metadata_props; what generation needs is under "kvik.*" keys.
+  const std::map<std::string, std::string>& metadata() const noexcept;
+  // What was proved about the graph, or where the proof stopped; one line each.
+  const std::vector<std::string>& explain() const noexcept;
+  bool incremental() const noexcept { return info().incremental; }
+
+  // A listing that a human can read, one line a node; "" for a stage that does not exist.
+  std::string dump(GraphStage stage) const;
+  // The same for programs. Nodes in execution order.
+  std::vector<GraphNode> nodes(GraphStage stage) const;
+
+  Sequence new_sequence() const;
+
+  // Appends each step's tokens to its sequence and computes the logits that the steps ask for.
+  // The steps may have any number of tokens each; nothing is padded. A sequence may occur once.
+  //
+  // `logits` receives float32 [logits_rows(steps), vocab_size], in the order of the steps and,
+  // within a step, of its tokens. Its size must be exactly that.
+  //
+  // Throws Error: kInvalidArgument (a token id beyond token_limit, a sequence that would grow
+  // beyond context_length, a wrong buffer size, no tokens, a sequence of another model or named
+  // twice), kOutOfMemory, kCancelled. After an error every sequence is as it was before the call,
+  // and model and sequences can be used again; the contents of `logits` are unspecified.
+  //
+  // A decode step (a call on an incremental model that needs no further block of the cache)
+  // allocates nothing.
+  void forward(std::span<const Step> steps, std::span<float> logits,
+               const CancelCheck& cancelled = {}) const;
+  void forward(std::initializer_list<Step> steps, std::span<float> logits,
+               const CancelCheck& cancelled = {}) const {
+    forward(std::span<const Step>(steps.begin(), steps.size()), logits, cancelled);
+  }
+  // Rows of logits that the steps ask for.
+  static std::int64_t logits_rows(std::span<const Step> steps) noexcept;
+
+  struct Impl;
+
+ private:
+  friend class Generator;  // keeps the model alive
+  explicit Model(std::shared_ptr<Impl> impl);
+  std::shared_ptr<Impl> impl_;
+};
+
+}  // namespace kvik

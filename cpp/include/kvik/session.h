@@ -1,0 +1,123 @@
+// Runs any supported graph as it stands: named tensors in, named tensors out.
+//
+//   kvik::Session session = kvik::Session::load("model.onnx");
+//   const float x[] = {1, 2, 3};
+//   const std::int64_t dims[] = {1, 3};
+//   const kvik::Feed feeds[] = {{"x", {kvik::DType::kF32, dims, x}}};
+//   std::vector<kvik::OwnedTensor> y = session.run(feeds);
+//
+// A language model that generates token by token is a kvik::Model (kvik/model.h).
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <filesystem>
+#include <functional>
+#include <memory>
+#include <span>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "kvik/dtype.h"
+#include "kvik/error.h"
+#include "kvik/export.h"
+
+namespace kvik {
+
+// One dimension of an input or output. Exactly one of the two is meaningful: `size` when it is
+// not negative, else the expression over the file's symbolic dimensions ("batch", "sequence",
+// "2*batch"); empty where nothing is known.
+struct Dimension {
+  std::int64_t size = -1;
+  std::string symbol;
+};
+
+// What the model says of an input or output.
+struct TensorInfo {
+  std::string name;
+  DType dtype = DType::kUndefined;
+  bool has_shape = false;        // false: not even the rank is known
+  std::vector<Dimension> shape;  // outermost first; empty for a scalar
+};
+
+// Somebody else's elements: contiguous, row-major, native endianness, aligned for their type.
+// Borrowed: `dims` and `data` must outlive the call that they are passed to.
+struct TensorView {
+  DType dtype = DType::kUndefined;
+  std::span<const std::int64_t> dims;  // outermost first; empty for a scalar
+  const void* data = nullptr;          // may be null when there are no elements
+};
+
+struct Feed {
+  std::string_view name;
+  TensorView tensor;
+};
+
+// A result that owns its elements: contiguous, row-major. Copies share the elements.
+struct OwnedTensor {
+  DType dtype = DType::kUndefined;
+  std::vector<std::int64_t> dims;
+  std::shared_ptr<void> data;  // null when there are no elements
+
+  template <typename T>
+  const T* as() const {
+    return static_cast<const T*>(data.get());
+  }
+  KVIK_API std::int64_t elements() const;
+  KVIK_API std::size_t bytes() const;
+};
+
+// Asked now and then during a long call (between the chunks of a prefill, between tokens, before
+// every node of a session's graph); when it returns true the call throws Error(kCancelled).
+// It runs on the calling thread. What it throws passes through to the caller. Empty: never asked.
+using CancelCheck = std::function<bool()>;
+
+struct SessionOptions {
+  int threads = 0;       // the caller's thread included; 0: the CPUs this process may run on
+  bool optimize = true;  // false: run the graph exactly as the file spells it, nothing fused
+  // Names of inner values of the graph to be offered as outputs too (after the graph's own, in
+  // this order). A value that is asked for is never fused away.
+  std::vector<std::string> extra_outputs;
+};
+
+// A loaded graph, ready to run. Movable, not copyable; a moved-from session may only be destroyed
+// or assigned to.
+//
+// Threads: run() may be called from several threads at once; calls queue for the session's thread
+// pool where they need it. After fork() the child must load its own session: run() throws
+// Error(kInvalidArgument) there.
+class KVIK_API Session {
+ public:
+  // Maps the file; it must not change while the session lives. Weights in external files are
+  // looked for in the file's own folder only.
+  // Throws Error: kIo (cannot be read), kInvalidModel, kUnsupported (lists every operator that is
+  // missing), kOutOfMemory.
+  static Session load(const std::filesystem::path& path, const SessionOptions& options = {});
+  // Copies `bytes`. External data is refused.
+  static Session from_bytes(std::span<const std::byte> bytes, const SessionOptions& options = {});
+
+  Session(Session&&) noexcept;
+  Session& operator=(Session&&) noexcept;
+  ~Session();
+
+  const std::vector<TensorInfo>& inputs() const;   // without those that have a default
+  const std::vector<TensorInfo>& outputs() const;
+
+  // Runs the graph. Feeds every input by name, in any order. Returns the outputs named in
+  // `output_names`, in that order; all of them when it is empty.
+  // Throws Error: kInvalidArgument (a feed missing, unknown, or of the wrong dtype or shape; an
+  // unknown output; shapes that an operator cannot combine, naming the node), kOutOfMemory,
+  // kCancelled. The session can be used again after any error.
+  std::vector<OwnedTensor> run(std::span<const Feed> feeds,
+                               std::span<const std::string> output_names = {},
+                               const CancelCheck& cancelled = {}) const;
+
+  struct Impl;
+
+ private:
+  explicit Session(std::unique_ptr<Impl> impl);
+  std::unique_ptr<Impl> impl_;
+};
+
+}  // namespace kvik

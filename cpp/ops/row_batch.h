@@ -1,0 +1,35 @@
+// The rows that a row program runs on, as the operators with a sequence state see them.
+#pragma once
+
+#include <cstdint>
+#include <span>
+
+namespace kvik::ops {
+
+// Adjacent rows of the batch that are adjacent tokens of one sequence: row first_row + i holds the
+// token at position first_position + i.
+struct RowRun {
+  std::int64_t first_row = 0;
+  std::int64_t rows = 0;
+  std::int64_t first_position = 0;
+  // The sequence's key and value blocks, for kernels::AttentionArgs: table t holds the pointers
+  // to the blocks of one (layer, key/value head), block b covering the positions
+  // [b·kKvBlock, (b+1)·kKvBlock). Blocks up to the last row's position are there and may be
+  // written at the run's positions. Keys at tables + 2·t·stride, values at + (2·t + 1)·stride.
+  float* const* tables = nullptr;
+  std::int64_t table_stride = 0;
+
+  float* const* k_blocks(std::int64_t table) const { return tables + 2 * table * table_stride; }
+  float* const* v_blocks(std::int64_t table) const {
+    return tables + (2 * table + 1) * table_stride;
+  }
+};
+
+struct RowBatch {
+  std::span<const RowRun> runs;  // in the order of their rows; they cover the batch
+  std::int64_t rows = 0;
+  // The first table of each attention layer; its key/value heads follow.
+  std::span<const std::int64_t> layer_tables;
+};
+
+}  // namespace kvik::ops

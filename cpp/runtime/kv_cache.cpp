@@ -1,0 +1,197 @@
+#include "runtime/kv_cache.h"
+
+#include <algorithm>
+#include <cstring>
+#include <new>
+#include <string>
+
+#include "base/checked.h"
+#include "kernels/kernels.h"
+#include "kvik/error.h"
+
+namespace kvik::runtime {
+
+namespace {
+
+constexpr std::int64_t kBlock = kernels::kKvBlock;
+constexpr std::int64_t kMaxPageFloats = std::int64_t{1} << 31;  // 8 GiB
+
+std::int64_t pages_for(std::int64_t length) { return (length + kBlock - 1) / kBlock; }
+
+// Copies the first `positions` positions of every block; the rest of `to` stays zero.
+void copy_positions(const KvLayout& layout, const KvPage& from, const KvPage& to,
+                    std::int64_t positions) {
+  const float* source = from.memory.as<float>();
+  float* target = to.memory.as<float>();
+  const std::size_t count = static_cast<std::size_t>(positions);
+  for (const KvLayout::Table& table : layout.tables()) {
+    for (std::int64_t d = 0; d < table.head_dim; ++d) {
+      const std::int64_t at = table.k_offset + d * kBlock;
+      std::memcpy(target + at, source + at, count * sizeof(float));
+    }
+    std::memcpy(target + table.v_offset, source + table.v_offset,
+                count * static_cast<std::size_t>(table.value_dim) * sizeof(float));
+  }
+}
+
+// Zeroes every block from position `first` on.
+void zero_positions(const KvLayout& layout, const KvPage& page, std::int64_t first) {
+  float* memory = page.memory.as<float>();
+  for (const KvLayout::Table& table : layout.tables()) {
+    for (std::int64_t d = 0; d < table.head_dim; ++d) {
+      float* row = memory + table.k_offset + d * kBlock;
+      std::fill(row + first, row + kBlock, 0.0F);
+    }
+    float* values = memory + table.v_offset;
+    std::fill(values + first * table.value_dim, values + kBlock * table.value_dim, 0.0F);
+  }
+}
+
+}  // namespace
+
+KvLayout::KvLayout(std::span<const KvLayerShape> layers) {
+  // Offsets are multiples of kBlock floats: every block starts on a cache line.
+  for (const KvLayerShape& layer : layers) {
+    layer_tables_.push_back(static_cast<std::int64_t>(tables_.size()));
+    for (int head = 0; head < layer.kv_heads; ++head) {
+      Table table{.head_dim = layer.head_dim, .value_dim = layer.value_dim};
+      table.k_offset = page_floats_;
+      table.v_offset = table.k_offset + layer.head_dim * kBlock;
+      page_floats_ = table.v_offset + layer.value_dim * kBlock;
+      if (page_floats_ > kMaxPageFloats) {
+        throw Error(ErrorCode::kUnsupported,
+                    "the keys and values of one token need more than " +
+                        std::to_string(kMaxPageFloats / kBlock * 4) +
+                        " bytes; the model's heads are too many or too wide");
+      }
+      tables_.push_back(table);
+    }
+  }
+}
+
+KvPage* KvPool::take() {
+  std::unique_ptr<KvPage> page;
+  {
+    const std::lock_guard lock(mutex_);
+    if (!free_.empty()) {
+      page = std::move(free_.back());
+      free_.pop_back();
+    }
+  }
+  const std::size_t bytes = static_cast<std::size_t>(layout_.page_floats()) * sizeof(float);
+  if (!page) {
+    page = std::make_unique<KvPage>();
+    page->memory = AlignedBuffer(bytes);
+  }
+  if (bytes > 0) std::memset(page->memory.data(), 0, bytes);
+  page->references.store(1, std::memory_order_relaxed);
+  return page.release();
+}
+
+void KvPool::release(KvPage* page) noexcept {
+  if (page->references.fetch_sub(1, std::memory_order_acq_rel) != 1) return;
+  std::unique_ptr<KvPage> owned(page);
+  const std::lock_guard lock(mutex_);
+  try {
+    free_.push_back(std::move(owned));
+  } catch (const std::bad_alloc&) {
+    // No room to remember it: the page is freed instead, by `owned`.
+  }
+}
+
+KvCache::KvCache(const KvCache& other)
+    : pool_(other.pool_), length_(other.length_), capacity_(other.capacity_),
+      tables_(other.tables_) {
+  const std::int64_t shared = pages_for(length_);
+  pages_.reserve(other.pages_.capacity());
+  pages_.assign(other.pages_.begin(), other.pages_.begin() + shared);
+  for (KvPage* page : pages_) page->references.fetch_add(1, std::memory_order_relaxed);
+}
+
+KvCache::~KvCache() {
+  for (KvPage* page : pages_) pool_->release(page);
+}
+
+std::int64_t KvCache::bytes() const {
+  return pages() * pool_->layout().page_floats() * static_cast<std::int64_t>(sizeof(float));
+}
+
+void KvCache::reserve(std::int64_t new_length) {
+  if (new_length <= length_) return;
+  if (length_ % kBlock != 0 &&
+      pages_.back()->references.load(std::memory_order_acquire) > 1) {
+    copy_last_page();
+  }
+  const std::int64_t wanted = pages_for(new_length);
+  try {
+    while (pages() < wanted) push_page(pool_->take());
+  } catch (...) {
+    truncate(length_);
+    throw;
+  }
+}
+
+void KvCache::push_page(KvPage* page) {
+  try {
+    if (pages() == capacity_) {
+      // Growing the tables moves every one of them; the pages themselves stay.
+      const std::int64_t capacity = std::max<std::int64_t>(16, 2 * capacity_);
+      std::vector<float*> tables(pool_->layout().tables().size() * 2 *
+                                 static_cast<std::size_t>(capacity));
+      pages_.reserve(static_cast<std::size_t>(capacity));
+      tables_.swap(tables);
+      capacity_ = capacity;
+      for (std::int64_t i = 0; i < pages(); ++i) {
+        point_tables_at(i, *pages_[static_cast<std::size_t>(i)]);
+      }
+    }
+    pages_.push_back(page);
+  } catch (...) {
+    pool_->release(page);
+    throw;
+  }
+  point_tables_at(pages() - 1, *page);
+}
+
+void KvCache::point_tables_at(std::int64_t index, const KvPage& page) {
+  float* memory = page.memory.as<float>();
+  float** slot = tables_.data() + index;
+  for (const KvLayout::Table& table : pool_->layout().tables()) {
+    slot[0] = memory + table.k_offset;
+    slot[capacity_] = memory + table.v_offset;
+    slot += 2 * capacity_;
+  }
+}
+
+void KvCache::copy_last_page() {
+  KvPage* copy = pool_->take();
+  copy_positions(pool_->layout(), *pages_.back(), *copy, length_ % kBlock);
+  pool_->release(pages_.back());
+  pages_.back() = copy;
+  point_tables_at(pages() - 1, *copy);
+}
+
+void KvCache::truncate(std::int64_t length) {
+  const std::int64_t kept = pages_for(length);
+  while (pages() > kept) {
+    pool_->release(pages_.back());
+    pages_.pop_back();
+  }
+  length_ = length;
+  // A shared page is left alone: reserve() copies its first positions before it is written.
+  const std::int64_t used = length % kBlock;
+  if (used != 0 && pages_.back()->references.load(std::memory_order_acquire) == 1) {
+    zero_positions(pool_->layout(), *pages_.back(), used);
+  }
+}
+
+ops::RowRun KvCache::run(std::int64_t first_row, std::int64_t rows,
+                         std::int64_t first_position) const {
+  return {.first_row = first_row,
+          .rows = rows,
+          .first_position = first_position,
+          .tables = tables_.data(),
+          .table_stride = capacity_};
+}
+
+}  // namespace kvik::runtime

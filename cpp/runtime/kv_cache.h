@@ -1,0 +1,106 @@
+// Keys and values of token sequences, in pages that sequences can share.
+//
+// A page holds kKvBlock positions of every attention layer and key/value head of one model: for
+// each its K block [head_dim, kKvBlock] and its V block [kKvBlock, value_dim], all float32. All
+// layers grow together, so one reference count a page is enough, and a fork shares every page.
+#pragma once
+
+#include <atomic>
+#include <cstdint>
+#include <memory>
+#include <mutex>
+#include <span>
+#include <vector>
+
+#include "base/aligned_buffer.h"
+#include "ops/row_batch.h"
+
+namespace kvik::runtime {
+
+struct KvLayerShape {
+  int kv_heads = 0;
+  int head_dim = 0;
+  int value_dim = 0;
+};
+
+// Where each block lies within a page.
+class KvLayout {
+ public:
+  // Throws kvik::Error(kUnsupported) when a page would be absurdly large.
+  explicit KvLayout(std::span<const KvLayerShape> layers);
+
+  struct Table {           // one (layer, kv head)
+    std::int64_t k_offset = 0;  // in floats
+    std::int64_t v_offset = 0;
+    int head_dim = 0;
+    int value_dim = 0;
+  };
+  std::span<const Table> tables() const { return tables_; }
+  std::span<const std::int64_t> layer_tables() const { return layer_tables_; }
+  std::int64_t page_floats() const { return page_floats_; }  // 0: a model without attention
+
+ private:
+  std::vector<Table> tables_;
+  std::vector<std::int64_t> layer_tables_;
+  std::int64_t page_floats_ = 0;
+};
+
+struct KvPage {
+  std::atomic<int> references{1};
+  AlignedBuffer memory;  // [page_floats]
+};
+
+// Hands out zeroed pages and takes them back for reuse. Safe to use from several threads; locked
+// only when a page changes hands, once in kKvBlock tokens.
+class KvPool {
+ public:
+  explicit KvPool(KvLayout layout) : layout_(std::move(layout)) {}
+  const KvLayout& layout() const { return layout_; }
+
+  KvPage* take();                         // throws kvik::Error(kOutOfMemory)
+  void release(KvPage* page) noexcept;    // drops one reference
+
+ private:
+  KvLayout layout_;
+  std::mutex mutex_;
+  std::vector<std::unique_ptr<KvPage>> free_;
+};
+
+// The cache of one sequence. Used by one thread at a time; copies share pages.
+class KvCache {
+ public:
+  explicit KvCache(std::shared_ptr<KvPool> pool) : pool_(std::move(pool)) {}
+  KvCache(const KvCache& other);  // a fork
+  KvCache& operator=(const KvCache&) = delete;
+  ~KvCache();
+
+  std::int64_t length() const { return length_; }
+  std::int64_t pages() const { return static_cast<std::int64_t>(pages_.size()); }
+  std::int64_t bytes() const;  // of the pages it refers to, shared ones included
+
+  // Makes the positions [length(), new_length) writable: takes pages, and copies the last page if
+  // another sequence shares it. Allocates nothing when neither is needed. On an error the cache
+  // is unchanged as far as anyone can see.
+  void reserve(std::int64_t new_length);
+  // The reserved positions were written; they count now.
+  void commit(std::int64_t new_length) { length_ = new_length; }
+  // Forgets the positions from `length` on, also reserved ones that were never committed, and
+  // zeroes what they left in the last page.
+  void truncate(std::int64_t length);
+
+  // A run of rows at positions [first_position, first_position + rows), all reserved.
+  ops::RowRun run(std::int64_t first_row, std::int64_t rows, std::int64_t first_position) const;
+
+ private:
+  void push_page(KvPage* page);
+  void point_tables_at(std::int64_t index, const KvPage& page);
+  void copy_last_page();
+
+  std::shared_ptr<KvPool> pool_;
+  std::int64_t length_ = 0;
+  std::vector<KvPage*> pages_;
+  std::int64_t capacity_ = 0;     // pages that the tables have room for
+  std::vector<float*> tables_;    // [tables, 2 (K, V), capacity]
+};
+
+}  // namespace kvik::runtime

@@ -1,0 +1,67 @@
+// The way from a file to a graph that can be run, stage by stage.
+#pragma once
+
+#include <cstddef>
+#include <filesystem>
+#include <memory>
+#include <optional>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "base/thread_pool.h"
+#include "graph/graph.h"
+#include "kvik/model.h"
+#include "kvik/session.h"
+#include "ops/packed_weights.h"
+#include "runtime/executor.h"
+
+namespace kvik::runtime {
+
+// What kernels of one model share; it outlives them.
+struct Workshop {
+  explicit Workshop(int threads);  // 0: all CPUs
+  Engine engine() { return {kernels::active_table(), pool, weights}; }
+
+  ThreadPool pool;
+  ops::WeightCache weights;
+};
+
+// Imports a model; operators that Kvik lacks are listed in one error.
+graph::Model import_model(const std::filesystem::path& path);
+graph::Model import_model(std::span<const std::byte> bytes);  // copies them
+
+// How much of the optimiser runs.
+enum class Optimize : std::uint8_t {
+  kNothing,  // the graph as the file spells it
+  kProof,    // folding, and what the row-wise proof needs to see; no other fusions
+  kAll,
+};
+
+// Folds constants, fuses, infers shapes and checks the graph.
+void prepare_graph(graph::Graph& graph, const Engine& engine, Optimize how);
+
+// ---- what info() and inspect show --------------------------------------------------------------
+std::vector<TensorInfo> describe_values(const graph::Graph& graph,
+                                        std::span<const graph::ValueId> values);
+OpCounts count_ops(const graph::Graph& graph);
+std::vector<GraphNode> list_nodes(const graph::Graph& graph);
+// Elements and bytes of the constants that nodes use, each counted once.
+struct WeightSize {
+  std::int64_t elements = 0;
+  std::int64_t bytes = 0;
+};
+WeightSize weigh(const graph::Graph& graph);
+
+// Which process this is; compared on use, to refuse a forked child.
+class HomeProcess {
+ public:
+  HomeProcess();
+  // Throws kvik::Error(kInvalidArgument) in any other process.
+  void check() const;
+
+ private:
+  long id_;
+};
+
+}  // namespace kvik::runtime

@@ -1,0 +1,287 @@
+#include "kvik/model.h"
+
+#include <algorithm>
+#include <charconv>
+#include <mutex>
+#include <string>
+#include <utility>
+
+#include "graph/graph.h"
+#include "graph/passes/prove_rowwise.h"
+#include "runtime/load.h"
+#include "runtime/recompute_decoder.h"
+#include "runtime/row_decoder.h"
+#include "runtime/row_plan.h"
+
+namespace kvik {
+
+namespace {
+
+constexpr int kMaxRows = 65536;
+
+[[noreturn]] void refuse(const std::string& message) {
+  throw Error(ErrorCode::kInvalidArgument, message);
+}
+
+// The metadata's number under `key`, or 0.
+std::int64_t metadata_number(const std::map<std::string, std::string>& metadata,
+                             const std::string& key) {
+  const auto found = metadata.find(key);
+  if (found == metadata.end()) return 0;
+  std::int64_t value = 0;
+  const std::string& text = found->second;
+  const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), value);
+  return error == std::errc() && end == text.data() + text.size() && value > 0 ? value : 0;
+}
+
+// The smaller of two limits, where 0 means none.
+std::int64_t stricter(std::int64_t a, std::int64_t b) {
+  return a == 0 ? b : b == 0 ? a : std::min(a, b);
+}
+
+}  // namespace
+
+struct Model::Impl {
+  Impl(graph::Model loaded, const LoadOptions& options);
+
+  void describe_file(const graph::Model& loaded);
+  void make_row_decoder(const LoadOptions& options);
+  void make_recompute_decoder();
+  void take(std::span<const Step> steps);
+  void release() noexcept;
+  void check_size(std::span<const Step> steps, std::span<float> logits) const;
+  void check_step(const Step& step, std::size_t index) const;
+
+  runtime::HomeProcess home;
+  runtime::Workshop workshop;
+  ModelInfo info;
+  std::map<std::string, std::string> metadata;
+  std::vector<std::string> explanation;
+  graph::Graph imported;
+  graph::Graph optimized;
+  std::shared_ptr<const graph::RowGraph> rows;  // null: not incremental
+  std::unique_ptr<runtime::Decoder> decoder;
+
+  std::mutex mutex;                         // held during forward(): one arena, one pool
+  std::vector<runtime::DecodeStep> taken;   // steps of the present call; keeps its capacity
+};
+
+struct Sequence::Impl {
+  std::shared_ptr<Model::Impl> model;
+  std::unique_ptr<runtime::SequenceState> state;
+};
+
+// ---- loading -----------------------------------------------------------------------------------
+
+Model::Impl::Impl(graph::Model loaded, const LoadOptions& options)
+    : workshop(options.threads), metadata(std::move(loaded.metadata)) {
+  if (options.max_rows < 1 || options.max_rows > kMaxRows) {
+    refuse("max_rows is " + std::to_string(options.max_rows) + "; expected 1 to " +
+           std::to_string(kMaxRows));
+  }
+  describe_file(loaded);
+  imported = std::move(loaded.graph);
+  optimized = imported;
+  runtime::prepare_graph(optimized, workshop.engine(),
+                         options.optimize ? runtime::Optimize::kAll : runtime::Optimize::kProof);
+  info.context_length = metadata_number(metadata, "kvik.context_length");
+  if (options.incremental) {
+    make_row_decoder(options);
+  } else {
+    explanation.push_back("not incremental: switched off when the model was loaded");
+  }
+  if (!decoder) make_recompute_decoder();
+  info.incremental = rows != nullptr;
+  info.ops_after = runtime::count_ops(rows ? rows->graph : optimized);
+  info.threads = workshop.pool.threads();
+  info.isa = workshop.engine().kernels.name;
+}
+
+void Model::Impl::describe_file(const graph::Model& loaded) {
+  info.producer = loaded.producer;
+  info.ir_version = loaded.ir_version;
+  info.opsets = loaded.opsets;
+  info.inputs = runtime::describe_values(loaded.graph, loaded.graph.inputs);
+  info.outputs = runtime::describe_values(loaded.graph, loaded.graph.outputs);
+  info.ops_before = runtime::count_ops(loaded.graph);
+  const runtime::WeightSize size = runtime::weigh(loaded.graph);
+  info.parameters = size.elements;
+  info.weight_bytes = size.bytes;
+}
+
+// Leaves `decoder` empty, and says why, when the graph is not one of rows.
+void Model::Impl::make_row_decoder(const LoadOptions& options) {
+  graph::RowProof proof = graph::prove_rowwise(optimized, runtime::logits_output(optimized));
+  explanation = std::move(proof.explanation);
+  if (!proof.rows) return;
+  auto proved = std::make_shared<const graph::RowGraph>(*std::move(proof.rows));
+  std::unique_ptr<runtime::RowProgram> program;
+  try {
+    program = std::make_unique<runtime::RowProgram>(proved, workshop.engine(), options.max_rows);
+  } catch (const Error& error) {
+    if (error.code() == ErrorCode::kOutOfMemory) throw;
+    explanation.push_back(std::string("proved, but it cannot be run by rows: ") + error.what());
+    return;
+  }
+  rows = proved;
+  info.vocab_size = program->output_features();
+  info.token_limit = runtime::token_limit(*rows);
+  info.context_length = stricter(info.context_length, rows->context_limit);
+  info.packed_bytes = program->constant_bytes() + workshop.weights.bytes();
+  info.activation_bytes = program->arena_bytes();
+  info.state_bytes_per_position = program->kv_layout().page_floats() *
+                                  static_cast<std::int64_t>(sizeof(float)) / kernels::kKvBlock;
+  decoder = std::make_unique<runtime::RowDecoder>(std::move(program));
+}
+
+void Model::Impl::make_recompute_decoder() {
+  auto recompute = std::make_unique<runtime::RecomputeDecoder>(optimized, workshop.engine());
+  info.vocab_size = recompute->vocab_size();
+  info.packed_bytes = workshop.weights.bytes();
+  explanation.push_back("every token recomputes its whole sequence: correct, and slow");
+  decoder = std::move(recompute);
+}
+
+// ---- sequences ---------------------------------------------------------------------------------
+
+Sequence::Sequence() = default;
+Sequence::Sequence(std::unique_ptr<Impl> impl) : impl_(std::move(impl)) {}
+Sequence::Sequence(Sequence&&) noexcept = default;
+Sequence& Sequence::operator=(Sequence&&) noexcept = default;
+Sequence::~Sequence() = default;
+
+bool Sequence::valid() const noexcept { return impl_ != nullptr; }
+std::int64_t Sequence::length() const noexcept { return impl_ ? impl_->state->length() : 0; }
+std::int64_t Sequence::state_bytes() const noexcept { return impl_ ? impl_->state->bytes() : 0; }
+
+Sequence Sequence::fork() const {
+  if (!impl_) refuse("fork() of an empty sequence handle");
+  return Sequence(std::make_unique<Impl>(Impl{impl_->model, impl_->state->fork()}));
+}
+
+void Sequence::truncate(std::int64_t length) {
+  if (!impl_) refuse("truncate() of an empty sequence handle");
+  if (length < 0 || length > this->length()) {
+    refuse("truncate to " + std::to_string(length) + " tokens; the sequence has " +
+           std::to_string(this->length()));
+  }
+  impl_->state->truncate(length);
+}
+
+// ---- the model ---------------------------------------------------------------------------------
+
+Model::Model(std::shared_ptr<Impl> impl) : impl_(std::move(impl)) {}
+Model::Model(Model&&) noexcept = default;
+Model& Model::operator=(Model&&) noexcept = default;
+Model::~Model() = default;
+
+Model Model::load(const std::filesystem::path& path, const LoadOptions& options) {
+  return Model(std::make_shared<Impl>(runtime::import_model(path), options));
+}
+
+Model Model::from_bytes(std::span<const std::byte> bytes, const LoadOptions& options) {
+  return Model(std::make_shared<Impl>(runtime::import_model(bytes), options));
+}
+
+const ModelInfo& Model::info() const noexcept { return impl_->info; }
+const std::map<std::string, std::string>& Model::metadata() const noexcept {
+  return impl_->metadata;
+}
+const std::vector<std::string>& Model::explain() const noexcept { return impl_->explanation; }
+
+std::string Model::dump(GraphStage stage) const {
+  switch (stage) {
+    case GraphStage::kImported: return graph::dump(impl_->imported);
+    case GraphStage::kOptimized: return graph::dump(impl_->optimized);
+    case GraphStage::kRows: break;
+  }
+  return impl_->rows ? graph::dump(impl_->rows->graph) : std::string();
+}
+
+std::vector<GraphNode> Model::nodes(GraphStage stage) const {
+  switch (stage) {
+    case GraphStage::kImported: return runtime::list_nodes(impl_->imported);
+    case GraphStage::kOptimized: return runtime::list_nodes(impl_->optimized);
+    case GraphStage::kRows: break;
+  }
+  return impl_->rows ? runtime::list_nodes(impl_->rows->graph) : std::vector<GraphNode>();
+}
+
+Sequence Model::new_sequence() const {
+  return Sequence(
+      std::make_unique<Sequence::Impl>(Sequence::Impl{impl_, impl_->decoder->new_state()}));
+}
+
+std::int64_t Model::logits_rows(std::span<const Step> steps) noexcept {
+  std::int64_t rows = 0;
+  for (const Step& step : steps) {
+    if (step.logits == Logits::kLast) rows += 1;
+    if (step.logits == Logits::kAll) rows += static_cast<std::int64_t>(step.tokens.size());
+  }
+  return rows;
+}
+
+void Model::Impl::check_size(std::span<const Step> steps, std::span<float> logits) const {
+  const std::int64_t wanted = logits_rows(steps);
+  const auto size = static_cast<std::int64_t>(logits.size());
+  if (size == wanted * info.vocab_size) return;
+  refuse("the logits buffer holds " + std::to_string(size) + " floats; the steps ask for " +
+         std::to_string(wanted) + " rows of " + std::to_string(info.vocab_size));
+}
+
+void Model::Impl::check_step(const Step& step, std::size_t index) const {
+  const auto where = [&] { return "step " + std::to_string(index) + ": "; };
+  if (step.tokens.empty()) refuse(where() + "no tokens");
+  for (const std::int64_t id : step.tokens) {
+    if (id >= 0 && (info.token_limit == 0 || id < info.token_limit)) continue;
+    refuse(where() + "token id " + std::to_string(id) + "; the model accepts 0 to " +
+           (info.token_limit == 0 ? "2^63-1" : std::to_string(info.token_limit - 1)));
+  }
+  const std::int64_t length = step.sequence->length();
+  const auto added = static_cast<std::int64_t>(step.tokens.size());
+  if (info.context_length > 0 && added > info.context_length - length) {
+    refuse(where() + std::to_string(length) + " + " + std::to_string(added) +
+           " tokens exceed the model's context of " + std::to_string(info.context_length));
+  }
+}
+
+// Checks the steps and marks their sequences, which shows one that occurs twice.
+void Model::Impl::take(std::span<const Step> steps) {
+  taken.clear();
+  taken.reserve(steps.size());
+  for (std::size_t i = 0; i < steps.size(); ++i) {
+    const Step& step = steps[i];
+    if (step.sequence == nullptr || !step.sequence->valid()) {
+      refuse("step " + std::to_string(i) + ": no sequence");
+    }
+    const Sequence::Impl& own = *step.sequence->impl_;
+    if (own.model.get() != this) {
+      refuse("step " + std::to_string(i) + ": the sequence belongs to another model");
+    }
+    if (own.state->taken) refuse("step " + std::to_string(i) + ": the sequence occurs twice");
+    check_step(step, i);
+    own.state->taken = true;
+    taken.push_back({.state = own.state.get(), .tokens = step.tokens, .logits = step.logits});
+  }
+}
+
+void Model::Impl::release() noexcept {
+  for (const runtime::DecodeStep& step : taken) step.state->taken = false;
+}
+
+void Model::forward(std::span<const Step> steps, std::span<float> logits,
+                    const CancelCheck& cancelled) const {
+  Impl& self = *impl_;
+  self.home.check();
+  if (steps.empty()) return;
+  const std::lock_guard lock(self.mutex);
+  struct Release {
+    Impl& impl;
+    ~Release() { impl.release(); }
+  } release{self};
+  self.take(steps);
+  self.check_size(steps, logits);
+  self.decoder->forward(self.taken, logits.data(), cancelled);
+}
+
+}  // namespace kvik

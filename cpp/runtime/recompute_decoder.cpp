@@ -1,0 +1,169 @@
+#include "runtime/recompute_decoder.h"
+
+#include <algorithm>
+#include <array>
+#include <cstring>
+#include <string>
+#include <utility>
+
+#include "kvik/error.h"
+
+namespace kvik::runtime {
+
+namespace {
+
+[[noreturn]] void refuse(const std::string& what) {
+  throw Error(ErrorCode::kUnsupported,
+              "the graph does not map token ids to logits: " + what +
+                  "; run it with a Session (kvik.InferenceSession in Python)");
+}
+
+// [1, tokens] or [tokens] of any numeric type, element i = number(i).
+class FilledInput {
+ public:
+  template <typename F>
+  FilledInput(DType dtype, int rank, std::int64_t count, const F& number)
+      : memory_(static_cast<std::size_t>(count) * 8) {
+    tensor_ = {.dtype = dtype,
+               .dims = rank == 1 ? Dims{count} : Dims{1, count},
+               .data = memory_.data()};
+    for (std::int64_t i = 0; i < count; ++i) {
+      const std::int64_t value = number(i);
+      switch (dtype) {
+        case DType::kI64: tensor_.as<std::int64_t>()[i] = value; break;
+        case DType::kI32: tensor_.as<std::int32_t>()[i] = static_cast<std::int32_t>(value); break;
+        case DType::kF32: tensor_.as<float>()[i] = static_cast<float>(value); break;
+        default: tensor_.as<std::uint8_t>()[i] = value != 0; break;  // bool
+      }
+    }
+  }
+  const Tensor& tensor() const { return tensor_; }
+
+ private:
+  AlignedBuffer memory_;
+  Tensor tensor_;
+};
+
+}  // namespace
+
+graph::ValueId logits_output(const graph::Graph& graph) {
+  if (graph.outputs.empty()) refuse("it has no output");
+  for (const graph::ValueId id : graph.outputs) {
+    if (graph.value(id).name == "logits") return id;
+  }
+  return graph.outputs.front();
+}
+
+class RecomputeDecoder::State final : public SequenceState {
+ public:
+  std::int64_t length() const override { return static_cast<std::int64_t>(tokens.size()); }
+  std::int64_t bytes() const override { return length() * 8; }
+  std::unique_ptr<SequenceState> fork() const override {
+    auto copy = std::make_unique<State>();
+    copy->tokens = tokens;
+    return copy;
+  }
+  void truncate(std::int64_t length) override { tokens.resize(static_cast<std::size_t>(length)); }
+
+  std::vector<std::int64_t> tokens;
+};
+
+RecomputeDecoder::Role RecomputeDecoder::role_of(const graph::Value& value) {
+  if (value.name == "attention_mask") return Role::kOnes;
+  if (value.name == "position_ids") return Role::kPositions;
+  if (value.name == "token_type_ids") return Role::kZeros;
+  return Role::kTokens;
+}
+
+RecomputeDecoder::RecomputeDecoder(const graph::Graph& graph, const Engine& engine) {
+  int token_inputs = 0;
+  for (const graph::ValueId id : graph.inputs) {
+    const graph::Value& value = graph.value(id);
+    Input input{.role = role_of(value), .dtype = value.dtype};
+    if (value.shape) input.rank = static_cast<int>(value.shape->size());
+    const bool integral = value.dtype == DType::kI64 || value.dtype == DType::kI32;
+    const bool fits = integral || (input.role != Role::kTokens &&
+                                   (value.dtype == DType::kF32 || value.dtype == DType::kBool));
+    token_inputs += input.role == Role::kTokens;
+    if (!fits || input.rank < 1 || input.rank > 2 || token_inputs > 1) {
+      refuse("it has an input '" + value.name + "' (" + dtype_name(value.dtype) +
+             ") that the engine cannot supply");
+    }
+    inputs_.push_back(input);
+  }
+  if (token_inputs == 0) refuse("no input takes token ids");
+  const std::array<graph::ValueId, 1> wanted{logits_output(graph)};
+  executor_ = std::make_unique<GraphExecutor>(graph, engine, ExecutorOptions{}, wanted);
+  const graph::Value& output = graph.value(wanted[0]);
+  const auto& shape = output.shape;
+  const auto last = shape && shape->size() >= 2 ? shape->back().constant() : std::nullopt;
+  if (last) {
+    vocab_size_ = *last;
+  } else {
+    const std::array<std::int64_t, 1> tokens{0};
+    vocab_size_ = run(tokens, {}).front().tensor.elements();
+  }
+  if (output.dtype != DType::kF32 && output.dtype != DType::kUndefined) {
+    refuse("its output '" + output.name + "' is " + dtype_name(output.dtype));
+  }
+  if (vocab_size_ < 1) refuse("its output '" + output.name + "' has no logits");
+}
+
+std::unique_ptr<SequenceState> RecomputeDecoder::new_state() const {
+  return std::make_unique<State>();
+}
+
+std::vector<OwnedTensor> RecomputeDecoder::run(std::span<const std::int64_t> tokens,
+                                               const CancelCheck& cancelled) const {
+  const auto count = static_cast<std::int64_t>(tokens.size());
+  std::vector<FilledInput> filled;
+  for (const Input& input : inputs_) {
+    filled.emplace_back(input.dtype, input.rank, count, [&](std::int64_t i) -> std::int64_t {
+      switch (input.role) {
+        case Role::kOnes: return 1;
+        case Role::kZeros: return 0;
+        case Role::kPositions: return i;
+        case Role::kTokens: break;
+      }
+      return tokens[static_cast<std::size_t>(i)];
+    });
+  }
+  std::vector<Tensor> tensors;
+  for (const FilledInput& input : filled) tensors.push_back(input.tensor());
+  return executor_->run(tensors, cancelled);
+}
+
+void RecomputeDecoder::run_step(const DecodeStep& step, float*& logits,
+                                const CancelCheck& cancelled) {
+  State& state = *static_cast<State*>(step.state);
+  state.tokens.insert(state.tokens.end(), step.tokens.begin(), step.tokens.end());
+  if (step.logits == Logits::kNone) return;
+  const std::vector<OwnedTensor> results = run(state.tokens, cancelled);
+  const Tensor& out = results.front().tensor;
+  const std::int64_t length = state.length();
+  if (out.dtype != DType::kF32 || out.elements() != length * vocab_size_) {
+    refuse(std::string("the output is ") + dtype_name(out.dtype) + out.dims.str() + " for " +
+           std::to_string(length) + " tokens; expected a float32 row for each");
+  }
+  const std::int64_t rows =
+      step.logits == Logits::kLast ? 1 : static_cast<std::int64_t>(step.tokens.size());
+  std::memcpy(logits, out.as<const float>() + (length - rows) * vocab_size_,
+              static_cast<std::size_t>(rows * vocab_size_) * sizeof(float));
+  logits += rows * vocab_size_;
+}
+
+void RecomputeDecoder::forward(std::span<const DecodeStep> steps, float* logits,
+                               const CancelCheck& cancelled) {
+  std::vector<std::int64_t> lengths;
+  for (const DecodeStep& step : steps) lengths.push_back(step.state->length());
+  try {
+    for (const DecodeStep& step : steps) run_step(step, logits, cancelled);
+  } catch (...) {
+    for (std::size_t i = 0; i < steps.size(); ++i) {
+      if (steps[i].state->length() > lengths[i]) steps[i].state->truncate(lengths[i]);
+    }
+    throw;
+  }
+}
+
+}  // namespace kvik::runtime

@@ -1,0 +1,48 @@
+// Decodes any graph that maps token ids to logits: each call runs the whole sequence anew.
+#pragma once
+
+#include <memory>
+#include <vector>
+
+#include "graph/graph.h"
+#include "runtime/decoder.h"
+#include "runtime/executor.h"
+
+namespace kvik::runtime {
+
+class RecomputeDecoder final : public Decoder {
+ public:
+  // The graph must outlive the decoder. Throws kvik::Error(kUnsupported) when an input is neither
+  // the token ids nor one that the engine can supply, or the first output (the one called
+  // "logits", if there is one) is no float32 of one row a token.
+  RecomputeDecoder(const graph::Graph& graph, const Engine& engine);
+
+  std::int64_t vocab_size() const { return vocab_size_; }
+  std::unique_ptr<SequenceState> new_state() const override;
+  void forward(std::span<const DecodeStep> steps, float* logits,
+               const CancelCheck& cancelled) override;
+
+ private:
+  class State;
+  // What the engine feeds an input: one number for every token of the sequence.
+  enum class Role : std::uint8_t { kTokens, kOnes, kZeros, kPositions };
+  struct Input {
+    Role role = Role::kTokens;
+    DType dtype = DType::kI64;
+    int rank = 2;
+  };
+
+  static Role role_of(const graph::Value& value);
+  std::vector<OwnedTensor> run(std::span<const std::int64_t> tokens,
+                               const CancelCheck& cancelled) const;
+  void run_step(const DecodeStep& step, float*& logits, const CancelCheck& cancelled);
+
+  std::vector<Input> inputs_;
+  std::unique_ptr<GraphExecutor> executor_;
+  std::int64_t vocab_size_ = 0;
+};
+
+// The output that holds the logits: the one called "logits", else the first.
+graph::ValueId logits_output(const graph::Graph& graph);
+
+}  // namespace kvik::runtime

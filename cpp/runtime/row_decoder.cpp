@@ -1,0 +1,122 @@
+#include "runtime/row_decoder.h"
+
+#include <algorithm>
+#include <utility>
+
+#include "kvik/error.h"
+
+namespace kvik::runtime {
+
+class RowDecoder::State final : public SequenceState {
+ public:
+  explicit State(std::shared_ptr<KvPool> pool) : cache(std::move(pool)) {}
+  State(const State&) = default;
+
+  std::int64_t length() const override { return cache.length(); }
+  std::int64_t bytes() const override { return cache.bytes(); }
+  std::unique_ptr<SequenceState> fork() const override {
+    auto copy = std::make_unique<State>(*this);
+    copy->taken = false;
+    return copy;
+  }
+  void truncate(std::int64_t length) override { cache.truncate(length); }
+
+  KvCache cache;
+};
+
+RowDecoder::RowDecoder(std::unique_ptr<RowProgram> program)
+    : program_(std::move(program)), pool_(std::make_shared<KvPool>(program_->kv_layout())) {
+  const auto rows = static_cast<std::size_t>(program_->max_rows());
+  tokens_.reserve(rows);
+  positions_.reserve(rows);
+  wanted_.reserve(rows);
+  runs_.reserve(rows);
+}
+
+std::unique_ptr<SequenceState> RowDecoder::new_state() const {
+  return std::make_unique<State>(pool_);
+}
+
+void RowDecoder::forward(std::span<const DecodeStep> steps, float* logits,
+                         const CancelCheck& cancelled) {
+  const auto cache = [](const DecodeStep& step) -> KvCache& {
+    return static_cast<State*>(step.state)->cache;
+  };
+  std::size_t reserved = 0;
+  try {
+    for (; reserved < steps.size(); ++reserved) {
+      KvCache& own = cache(steps[reserved]);
+      own.reserve(own.length() + static_cast<std::int64_t>(steps[reserved].tokens.size()));
+    }
+    run_chunks(steps, logits, cancelled);
+  } catch (...) {
+    for (const DecodeStep& step : steps.first(reserved)) {
+      cache(step).truncate(cache(step).length());
+    }
+    throw;
+  }
+  for (const DecodeStep& step : steps) {
+    KvCache& own = cache(step);
+    own.commit(own.length() + static_cast<std::int64_t>(step.tokens.size()));
+  }
+}
+
+// Cuts the rows of all steps, in order, into chunks of at most max_rows.
+void RowDecoder::run_chunks(std::span<const DecodeStep> steps, float* logits,
+                            const CancelCheck& cancelled) {
+  const std::int64_t max_rows = program_->max_rows();
+  clear_chunk();
+  for (const DecodeStep& step : steps) {
+    const auto total = static_cast<std::int64_t>(step.tokens.size());
+    for (std::int64_t done = 0; done < total;) {
+      const auto room = max_rows - static_cast<std::int64_t>(tokens_.size());
+      if (room == 0) {
+        run_chunk(logits);
+        if (cancelled && cancelled()) {
+          throw Error(ErrorCode::kCancelled, "cancelled between chunks of the prefill");
+        }
+        continue;
+      }
+      const std::int64_t count = std::min(room, total - done);
+      add_rows(step, done, count);
+      done += count;
+    }
+  }
+  run_chunk(logits);
+}
+
+void RowDecoder::clear_chunk() {
+  tokens_.clear();
+  positions_.clear();
+  wanted_.clear();
+  runs_.clear();
+}
+
+void RowDecoder::add_rows(const DecodeStep& step, std::int64_t first, std::int64_t count) {
+  const KvCache& cache = static_cast<const State*>(step.state)->cache;
+  const auto first_row = static_cast<std::int64_t>(tokens_.size());
+  const std::int64_t position = cache.length() + first;
+  const auto last = static_cast<std::int64_t>(step.tokens.size()) - 1;
+  runs_.push_back(cache.run(first_row, count, position));
+  for (std::int64_t i = 0; i < count; ++i) {
+    tokens_.push_back(step.tokens[static_cast<std::size_t>(first + i)]);
+    positions_.push_back(position + i);
+    if (step.logits == Logits::kAll || (step.logits == Logits::kLast && first + i == last)) {
+      wanted_.push_back(first_row + i);
+    }
+  }
+}
+
+void RowDecoder::run_chunk(float*& logits) {
+  program_->run({.tokens = tokens_,
+                 .positions = positions_,
+                 .batch = {.runs = runs_,
+                           .rows = static_cast<std::int64_t>(tokens_.size()),
+                           .layer_tables = program_->kv_layout().layer_tables()},
+                 .wanted = wanted_,
+                 .output = logits});
+  logits += static_cast<std::int64_t>(wanted_.size()) * program_->output_features();
+  clear_chunk();
+}
+
+}  // namespace kvik::runtime

@@ -1,0 +1,39 @@
+// Decodes with a row program: each token is computed once.
+#pragma once
+
+#include <memory>
+#include <vector>
+
+#include "runtime/decoder.h"
+#include "runtime/kv_cache.h"
+#include "runtime/row_program.h"
+
+namespace kvik::runtime {
+
+class RowDecoder final : public Decoder {
+ public:
+  explicit RowDecoder(std::unique_ptr<RowProgram> program);
+
+  const RowProgram& program() const { return *program_; }
+  std::unique_ptr<SequenceState> new_state() const override;
+  void forward(std::span<const DecodeStep> steps, float* logits,
+               const CancelCheck& cancelled) override;
+
+ private:
+  class State;
+
+  void run_chunks(std::span<const DecodeStep> steps, float* logits, const CancelCheck& cancelled);
+  void clear_chunk();
+  void add_rows(const DecodeStep& step, std::int64_t first, std::int64_t count);
+  void run_chunk(float*& logits);
+
+  std::unique_ptr<RowProgram> program_;
+  std::shared_ptr<KvPool> pool_;
+  // The chunk being put together. Reserved for max_rows: a call allocates nothing.
+  std::vector<std::int64_t> tokens_;
+  std::vector<std::int64_t> positions_;
+  std::vector<std::int64_t> wanted_;
+  std::vector<ops::RowRun> runs_;
+};
+
+}  // namespace kvik::runtime

@@ -1,0 +1,81 @@
+// Runs a row graph on flat batches of token rows.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <span>
+#include <vector>
+
+#include "base/aligned_buffer.h"
+#include "graph/passes/prove_rowwise.h"
+#include "ops/op.h"
+#include "ops/row_batch.h"
+#include "runtime/executor.h"
+#include "runtime/kv_cache.h"
+#include "runtime/row_plan.h"
+
+namespace kvik::runtime {
+
+// The rows of one run().
+struct RowInput {
+  std::span<const std::int64_t> tokens;     // [rows]
+  std::span<const std::int64_t> positions;  // [rows]
+  ops::RowBatch batch;
+  std::span<const std::int64_t> wanted;     // ascending rows whose output is wanted
+  float* output = nullptr;                  // [wanted, output_features]
+};
+
+// A planned row graph: kernels made, constants computed, memory placed. One run() at a time.
+class RowProgram {
+ public:
+  // Plans for up to max_rows rows, and runs two rows once to see what each operator does (whether
+  // it makes a view, how much scratch memory it takes), so that a defect shows here and not in
+  // the middle of a generation. What `engine` refers to must outlive the program.
+  // Throws kvik::Error: kUnsupported when the graph can't be run by rows, kOutOfMemory.
+  RowProgram(std::shared_ptr<const graph::RowGraph> rows, const Engine& engine, int max_rows);
+  ~RowProgram();
+
+  const KvLayout& kv_layout() const { return layout_; }
+  int max_rows() const { return max_rows_; }
+  std::int64_t output_features() const { return plan_.output_features; }
+  std::int64_t arena_bytes() const { return plan_.arena_bytes; }
+  std::int64_t constant_bytes() const;  // computed or copied constants that the program owns
+  // How many nodes run once, for every row, and for the wanted rows alone.
+  const RowPlan& plan() const { return plan_; }
+
+  // Runs the batch: stores its keys and values, and writes the wanted rows' output. Allocates
+  // nothing, but for scratch memory when a batch needs more than any before it.
+  // Throws kvik::Error naming the node that failed.
+  void run(const RowInput& input);
+
+ private:
+  class Context;
+
+  void make_kernels();
+  void bind_constants();
+  void probe();
+  void bind_slots();
+  void run_nodes(const std::vector<PlannedNode>& nodes);
+  void run_node(const PlannedNode& node);
+  void set_rows(Part part, std::int64_t rows);
+  void gather(std::span<const std::int64_t> wanted, std::int64_t rows);
+  void fill_ids(SlotId slot, std::span<const std::int64_t> ids);
+
+  Slot& slot(SlotId id) { return plan_.slots[static_cast<std::size_t>(id)]; }
+  Tensor& tensor(SlotId id) { return tensors_[static_cast<std::size_t>(id)]; }
+
+  std::shared_ptr<const graph::RowGraph> rows_;
+  Engine engine_;
+  int max_rows_;
+  RowPlan plan_;
+  KvLayout layout_;
+  std::vector<std::unique_ptr<ops::OpKernel>> made_;  // by node
+  std::vector<Tensor> tensors_;                       // by slot
+  std::vector<AlignedBuffer> owned_;                  // constants
+  AlignedBuffer arena_;
+  std::int64_t body_rows_ = -1;  // rows that the tensors are dimensioned for
+  std::int64_t tail_rows_ = -1;
+  std::unique_ptr<Context> context_;
+};
+
+}  // namespace kvik::runtime

@@ -1,0 +1,48 @@
+"""Kvik: run plainly exported ONNX language models on a CPU.
+
+>>> model = kvik.load("shakespeare.onnx")
+>>> model.generate("ROMEO:", max_new_tokens=200, temperature=0.8, top_k=40, seed=7)
+>>> for piece in model.stream("ROMEO:"):
+...     print(piece, end="", flush=True)
+
+>>> session = kvik.InferenceSession("any.onnx")
+>>> outputs = session.run(None, {"x": array})
+"""
+
+from kvik._core import version
+from kvik.errors import (
+    CancelledError,
+    FileError,
+    InternalError,
+    InvalidArgumentError,
+    InvalidModelError,
+    KvikError,
+    OutOfMemoryError,
+    UnsupportedError,
+)
+from kvik.info import ModelInfo, Score, TensorInfo
+from kvik.model import Model, load
+from kvik.session import InferenceSession, NodeArg
+from kvik.tokenizer import Tokenizer
+
+__version__ = version()
+
+__all__ = [
+    "CancelledError",
+    "FileError",
+    "InferenceSession",
+    "InternalError",
+    "InvalidArgumentError",
+    "InvalidModelError",
+    "KvikError",
+    "Model",
+    "ModelInfo",
+    "NodeArg",
+    "OutOfMemoryError",
+    "Score",
+    "TensorInfo",
+    "Tokenizer",
+    "UnsupportedError",
+    "__version__",
+    "load",
+]

@@ -1,0 +1,97 @@
+"""The machine that a benchmark runs on, and the two ceilings that it sets for a decoder.
+
+Decoding reads every weight once for each token: it can't be faster than memory is read. Prefill
+multiplies matrices: it can't be faster than the fused multiply-adds of the cores. Both are measured
+here, in the same run as the engines, with the same number of threads.
+"""
+
+from __future__ import annotations
+
+import platform
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from kvik import _core
+
+if TYPE_CHECKING:
+    from kvik.info import ModelInfo
+
+__all__ = ["Machine", "Roofline", "describe_machine", "measure_roofline"]
+
+
+@dataclass(frozen=True)
+class Machine:
+    """Where the figures are from."""
+
+    cpu: str
+    cpus: int  # that this process may run on
+    system: str
+    python: str
+    isas: list[str]  # kernels that this CPU can run
+
+
+@dataclass(frozen=True)
+class Roofline:
+    """Ceilings of this machine, and what one model asks of it.
+
+    Design figures: only the packed weights and the cached keys and values are counted as bytes, and
+    only the products with weights as operations. What a real run adds is its own loss.
+    """
+
+    read_bytes_per_second: float  # working set of the packed weights' size
+    flops_per_second: float  # fp32, the instructions of the ISA in use
+    bytes_per_token: float  # read for one decoded token
+    flops_per_token: float  # computed for one token with its logits
+
+    @property
+    def decode_tokens_per_second(self) -> float:
+        """No decoder of this precision that reads all weights for each token is faster."""
+        return self.read_bytes_per_second / self.bytes_per_token
+
+    @property
+    def prefill_tokens_per_second(self) -> float:
+        """No prefill of this precision is faster."""
+        return self.flops_per_second / self.flops_per_token
+
+
+def measure_roofline(info: ModelInfo, mean_position: float) -> Roofline:
+    """Measure the ceilings; takes about a second.
+
+    ``mean_position``: the average number of cached tokens while decoding.
+    """
+    weights = max(info.packed_bytes, 1)
+    return Roofline(
+        read_bytes_per_second=_core.read_bandwidth(weights, info.threads, 0.5),
+        flops_per_second=_core.fma_peak(info.isa, info.threads, 0.3),
+        bytes_per_token=weights + info.state_bytes_per_position * mean_position,
+        flops_per_token=2 * weights / 4,  # a multiplication and an addition for each fp32 weight
+    )
+
+
+def describe_machine() -> Machine:
+    return Machine(
+        cpu=_cpu_name(),
+        cpus=_cpu_count(),
+        system=f"{platform.system()} {platform.release()}",
+        python=platform.python_version(),
+        isas=list(_core.available_isas()),
+    )
+
+
+def _cpu_count() -> int:
+    import os
+
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def _cpu_name() -> str:
+    """The model's name where the system tells it (Linux), else the architecture."""
+    info = Path("/proc/cpuinfo")
+    if info.is_file():
+        for line in info.read_text(errors="replace").splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()

@@ -1,0 +1,200 @@
+"""From the engine's list of nodes to the boxes and edges of a picture.
+
+A network repeats its layers; drawn out, a picture of it is a mile long and says the same thing
+many times. So the longest stretch of nodes that is the same operators several times over becomes
+one copy, in a frame that says how many there are.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Protocol
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+__all__ = ["Box", "Picture", "Repeat", "make_picture"]
+
+_LEAST_PERIOD = 3  # a shorter repetition is not a layer of a network
+
+
+class Node(Protocol):
+    """What is needed of kvik._core.GraphNode."""
+
+    @property
+    def op(self) -> str: ...
+    @property
+    def name(self) -> str: ...
+    @property
+    def inputs(self) -> list[str]: ...
+    @property
+    def outputs(self) -> list[str]: ...
+
+
+@dataclass(frozen=True)
+class Box:
+    """One box: an operator, or an input or output of the graph."""
+
+    title: str
+    subtitle: str
+    family: str
+
+
+@dataclass(frozen=True)
+class Repeat:
+    """Boxes that stand for `count` copies of themselves, one after the other."""
+
+    boxes: frozenset[int]
+    count: int
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A graph to draw: edges point forward, from boxes to boxes."""
+
+    boxes: list[Box]
+    edges: list[tuple[int, int]]
+    repeat: Repeat | None = None
+    title: str = ""
+    notes: list[str] = field(default_factory=list)
+
+
+# Families share a colour. What is not listed is "other".
+_FAMILIES = {
+    "product": "MatMul Gemm MatMulInteger Einsum Conv Linear FusedMatMul",
+    "attention": "Attention RowAttention MultiHeadAttention GroupQueryAttention",
+    "norm": "LayerNormalization RMSNormalization SimplifiedLayerNormalization Softmax LogSoftmax "
+    "BatchNormalization GroupNormalization InstanceNormalization SkipLayerNormalization",
+    "element": "Add Sub Mul Div Pow Sqrt Neg Abs Exp Log Erf Tanh Sigmoid Relu Gelu Silu Swish "
+    "SiluMul Where Min Max Clip Sin Cos Reciprocal And Or Not Equal Less Greater LessOrEqual "
+    "GreaterOrEqual IsNaN Mod BiasGelu FastGelu QuickGelu Softcap",
+    "lookup": "Gather GatherND GatherElements Embedding RotaryEmbedding Rotary",
+    "shape": "Reshape Transpose Unsqueeze Squeeze Concat Split Slice Expand Shape Cast Range "
+    "ConstantOfShape Tile Flatten Identity Pad Trilu CumSum ReduceSum ReduceMean ReduceMax "
+    "ReduceMin",
+}
+_FAMILY_OF = {op: family for family, ops in _FAMILIES.items() for op in ops.split()}
+
+
+def family_of(op: str) -> str:
+    """The family of an operator, whatever its domain."""
+    return _FAMILY_OF.get(op.rpartition(".")[2], "other")
+
+
+def make_picture(
+    nodes: Sequence[Node], inputs: Sequence[str], outputs: Sequence[str], title: str = ""
+) -> Picture:
+    """Boxes for the nodes and for the graph's named inputs and outputs; weights are left out.
+
+    ``nodes`` must be in execution order.
+    """
+    boxes = [Box(name, "", "input") for name in inputs]
+    producer = {name: index for index, name in enumerate(inputs)}
+    first_node = len(boxes)
+    for node in nodes:
+        producer.update({name: len(boxes) for name in node.outputs if name})
+        boxes.append(Box(_short_op(node.op), node.name, family_of(node.op)))
+    edges = [
+        (producer[name], first_node + index)
+        for index, node in enumerate(nodes)
+        for name in node.inputs
+        if name in producer
+    ]
+    for name in outputs:
+        if name in producer:
+            edges.append((producer[name], len(boxes)))
+            boxes.append(Box(name, "", "output"))
+    found = find_repeat([node.op for node in nodes], _node_edges(edges, first_node, len(nodes)))
+    picture = Picture(boxes, sorted(set(edges)), None, title)
+    picture = picture if found is None else _fold(picture, first_node, *found)
+    return _drop_lonely(picture)
+
+
+def _short_op(op: str) -> str:
+    return op.removeprefix("kvik.").removeprefix("com.microsoft.")
+
+
+def _node_edges(edges: Sequence[tuple[int, int]], first: int, count: int) -> list[tuple[int, int]]:
+    """The edges between operators, counted from the first of them."""
+    return [(a - first, b - first) for a, b in edges if a >= first and b < first + count]
+
+
+def find_repeat(
+    ops: Sequence[str], edges: Sequence[tuple[int, int]]
+) -> tuple[int, int, int] | None:
+    """(start, period, count) of the longest stretch that repeats, or None.
+
+    Of the places where a copy may begin, the one that the fewest edges cross: that is where one
+    layer of a network hands over to the next.
+    """
+    codes = np.unique(np.asarray(ops), return_inverse=True)[1] if ops else np.zeros(0, int)
+    best: tuple[int, int, int, int] | None = None  # (nodes covered, -period, start, run)
+    for period in range(_LEAST_PERIOD, len(codes) // 2 + 1):
+        start, run = _longest_run(codes[:-period] == codes[period:])
+        if run >= period:
+            covered = (run + period) // period * period
+            best = max(best or (0, 0, 0, 0), (covered, -period, start, run))
+    if best is None:
+        return None
+    _, negative, start, run = best
+    period = -negative
+    crossing = np.zeros(len(ops) + 1, int)  # edges that pass the gap before node i
+    for a, b in edges:
+        crossing[a + 1 : b + 1] += 1
+    count = (run + period) // period
+    offsets = range(run + period - count * period + 1)
+    if count > 2 and len(offsets) < period:  # one copy fewer allows every rotation
+        whole = min(offsets, key=lambda offset: int(crossing[start + offset + period]))
+        rotated = min(range(period), key=lambda offset: int(crossing[start + offset + period]))
+        if crossing[start + rotated + period] < crossing[start + whole + period]:
+            return start + rotated, period, (run + period - rotated) // period
+        return start + whole, period, count
+    offset = min(offsets, key=lambda offset: int(crossing[start + offset + period]))
+    return start + offset, period, count
+
+
+def _longest_run(flags: np.ndarray) -> tuple[int, int]:
+    """(start, length) of the longest stretch of True."""
+    edges = np.flatnonzero(np.diff(np.concatenate([[0], flags.astype(np.int8), [0]])))
+    starts, ends = edges[::2], edges[1::2]
+    if not len(starts):
+        return 0, 0
+    index = int(np.argmax(ends - starts))
+    return int(starts[index]), int(ends[index] - starts[index])
+
+
+def _fold(picture: Picture, first_node: int, start: int, period: int, count: int) -> Picture:
+    """The picture with `count` copies of `period` boxes drawn once."""
+    begin, end = first_node + start, first_node + start + period * count
+
+    def copy_of(box: int) -> int:
+        return (box - begin) // period if begin <= box < end else -1
+
+    def folded(box: int) -> int:
+        if box >= end:
+            return box - period * (count - 1)
+        return begin + (box - begin) % period if box >= begin else box
+
+    edges = {
+        (folded(a), folded(b))
+        for a, b in picture.edges
+        # From one copy to the next: the frame says it.
+        if not (copy_of(a) >= 0 and copy_of(b) >= 0 and copy_of(a) != copy_of(b))
+    }
+    boxes = picture.boxes[: begin + period] + picture.boxes[end:]
+    repeat = Repeat(frozenset(range(begin, begin + period)), count)
+    return Picture(boxes, sorted(edges), repeat, picture.title, picture.notes)
+
+
+def _drop_lonely(picture: Picture) -> Picture:
+    """Without the inputs that nothing reads."""
+    used = {box for edge in picture.edges for box in edge}
+    keep = [i for i, box in enumerate(picture.boxes) if i in used or box.family != "input"]
+    place = {old: new for new, old in enumerate(keep)}
+    repeat = picture.repeat
+    if repeat is not None:
+        repeat = Repeat(frozenset(place[i] for i in repeat.boxes), repeat.count)
+    edges = [(place[a], place[b]) for a, b in picture.edges]
+    return Picture([picture.boxes[i] for i in keep], edges, repeat, picture.title, picture.notes)

@@ -1,0 +1,304 @@
+"""Language models: load a file, generate, score, look inside."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, TypeAlias, overload
+
+import numpy as np
+import numpy.typing as npt
+
+from kvik import _core
+from kvik.arguments import check_count, check_path, check_threads
+from kvik.errors import InvalidArgumentError
+from kvik.generation import DEFAULT_NEW_TOKENS, Prompts, Run, Settings, read_prompts
+from kvik.info import ModelInfo, Score, model_info
+from kvik.metadata import stop_ids as stop_ids_of
+from kvik.tokenizer import Tokenizer, find_tokenizer
+
+if TYPE_CHECKING:
+    import os
+    from collections.abc import Iterator, Mapping, Sequence
+
+    from typing_extensions import Unpack
+
+    from kvik.generation import SettingsDict
+    from kvik.tokenizer import TokenizerLike
+
+__all__ = ["Model", "load"]
+
+Ids: TypeAlias = "Sequence[int] | npt.NDArray[np.integer[Any]]"
+
+_SCORE_ROWS = 64  # logits rows held at once while scoring: 64 · vocabulary · 4 bytes
+
+
+def load(
+    path: str | os.PathLike[str],
+    *,
+    threads: int | None = None,
+    tokenizer: TokenizerLike | None = None,
+    max_rows: int = 256,
+) -> Model:
+    """Load an ONNX file that maps token ids to logits.
+
+    The file is mapped, not copied, and must not change while the model lives.
+
+    Args:
+        path: The .onnx file; external weights are looked for in its folder.
+        threads: Threads to compute with; None: one for each CPU of this process.
+        tokenizer: Path of a tokenizer.json, a folder that holds one, or a tokenizers.Tokenizer.
+            None: the one in the model's metadata, else tokenizer.json beside the file, else none
+            (token ids only).
+        max_rows: Tokens of the prompts that are computed at once, 1 to 65536. More need more memory
+            for activations; the numbers are the same.
+
+    Raises:
+        FileError: The file or the tokenizer can't be read.
+        InvalidModelError: The bytes are not a valid model.
+        UnsupportedError: The model needs something that Kvik lacks; the message lists all of it.
+        InvalidArgumentError: An argument is impossible.
+    """
+    file = check_path(path)
+    core = _core.Model.load(
+        file,
+        threads=check_threads(threads),
+        max_rows=check_count(max_rows, "max_rows", 1, 65536),
+    )
+    return Model(core, find_tokenizer(file, core.metadata, tokenizer))
+
+
+class Model:
+    """A loaded language model; made by :func:`kvik.load`.
+
+    Several threads may use one model. Its computations run one after another, each on all of the
+    model's threads; to use a machine better, pass several prompts in one call. A model can't be
+    used in a forked child: load another there.
+    """
+
+    def __init__(self, core: _core.Model, tokenizer: Tokenizer | None) -> None:
+        self._core = core
+        self._tokenizer = tokenizer
+        self._info = model_info(core)
+        # Ids below this are accepted: rows of the embedding table where that is known.
+        self._id_limit = core.info.token_limit or self._info.vocab_size
+        self._stop_ids = stop_ids_of(self._info.metadata, self._info.vocab_size, tokenizer)
+
+    @property
+    def info(self) -> ModelInfo:
+        """Inputs and outputs, sizes, operators before and after fusion, ISA, metadata."""
+        return self._info
+
+    @property
+    def tokenizer(self) -> Tokenizer | None:
+        """Text to ids and back; None for a model without."""
+        return self._tokenizer
+
+    @property
+    def stop_ids(self) -> tuple[int, ...]:
+        """The ids that end a text unless a call says otherwise (end-of-text)."""
+        return self._stop_ids
+
+    def explain(self) -> str:
+        """What the engine proved about the graph, or where the proof stopped, by node name."""
+        return "\n".join(self._core.explain)
+
+    @overload
+    def generate(self, prompt: str, **settings: Unpack[SettingsDict]) -> str: ...
+    @overload
+    def generate(
+        self, prompt: list[str] | tuple[str, ...], **settings: Unpack[SettingsDict]
+    ) -> list[str]: ...
+    @overload
+    def generate(self, prompt: Ids, **settings: Unpack[SettingsDict]) -> list[int]: ...
+    @overload
+    def generate(
+        self, prompt: Sequence[Ids], **settings: Unpack[SettingsDict]
+    ) -> list[list[int]]: ...
+
+    def generate(
+        self,
+        prompt: str | Sequence[str] | Ids | Sequence[Ids],
+        *,
+        max_new_tokens: int = DEFAULT_NEW_TOKENS,
+        temperature: float = 0.0,
+        top_k: int | None = None,
+        top_p: float | None = None,
+        min_p: float | None = None,
+        repetition_penalty: float = 1.0,
+        logit_bias: Mapping[int, float] | None = None,
+        stop: str | Sequence[str] | None = None,
+        stop_ids: Sequence[int] | None = None,
+        seed: int | None = None,
+    ) -> str | list[str] | list[int] | list[list[int]]:
+        """Continue a prompt: text in, new text out; token ids in, new token ids out.
+
+        A list of prompts gives a list of answers. The prompts run together in one flat batch
+        without padding, and each answer is the one that its prompt alone would have got.
+
+        Args:
+            prompt: Text, token ids (a sequence of integers or a 1-D integer array), or a list of
+                either.
+            max_new_tokens: The most tokens to add, >= 0. A sequence also ends when the model's
+                context (``info.context_length``) is full.
+            temperature: 0: greedy, the most likely token, the lowest id on ties. Else the logits
+                are divided by it, and a token is drawn from what the filters below leave.
+            top_k: Keep the k most likely tokens; None or 0: all.
+            top_p: Keep the fewest tokens whose probabilities reach it, in (0, 1]. Nucleus sampling,
+                arXiv:1904.09751.
+            min_p: Drop tokens less likely than min_p times the most likely, in [0, 1].
+                arXiv:2407.01082.
+            repetition_penalty: > 1 makes tokens that were seen less likely. arXiv:1909.05858.
+            logit_bias: Added to the logits of single ids; -inf forbids an id.
+            stop: A string, or several: the answer ends just before the first that is completed in
+                it. For token ids the answer keeps the token that completes it.
+            stop_ids: The answer ends before any of these; None: the model's own (``stop_ids``);
+                (): none.
+            seed: Of the random numbers, 0 to 2**64 - 1; the same on every platform. None: another
+                one at every call. Equal prompts with equal seeds get equal answers, in one call
+                too.
+
+        Raises:
+            InvalidArgumentError: An argument is impossible: an empty prompt, an id that is not in
+                the vocabulary, a prompt longer than the context, text for a model without
+                tokenizer, an option out of its range. Also when the model computes NaN.
+        """
+        settings = Settings(
+            max_new_tokens, temperature, top_k, top_p, min_p, repetition_penalty, logit_bias, stop,
+            stop_ids, seed,
+        )  # fmt: skip
+        prompts = self._prompts(prompt)
+        texts = [""] * len(prompts.ids)
+        tokens: list[list[int]] = [[] for _ in prompts.ids]
+        for piece in self._run(prompts, settings):
+            texts[piece.request] += piece.text
+            if piece.token is not None:
+                tokens[piece.request].append(piece.token)
+        if prompts.text:
+            return texts if prompts.many else texts[0]
+        return tokens if prompts.many else tokens[0]
+
+    @overload
+    def stream(self, prompt: str, **settings: Unpack[SettingsDict]) -> Iterator[str]: ...
+    @overload
+    def stream(self, prompt: Ids, **settings: Unpack[SettingsDict]) -> Iterator[int]: ...
+
+    def stream(
+        self,
+        prompt: str | Ids,
+        *,
+        max_new_tokens: int = DEFAULT_NEW_TOKENS,
+        temperature: float = 0.0,
+        top_k: int | None = None,
+        top_p: float | None = None,
+        min_p: float | None = None,
+        repetition_penalty: float = 1.0,
+        logit_bias: Mapping[int, float] | None = None,
+        stop: str | Sequence[str] | None = None,
+        stop_ids: Sequence[int] | None = None,
+        seed: int | None = None,
+    ) -> Iterator[str] | Iterator[int]:
+        """Continue one prompt and yield the answer as it comes.
+
+        Text comes in pieces that never split a UTF-8 character and never hold what may become a
+        stop string; joined they are exactly what :meth:`generate` returns. For token ids the new
+        ids come one by one. The arguments are those of generate() and are checked at once. Closing
+        the iterator ends the generation.
+        """
+        settings = Settings(
+            max_new_tokens, temperature, top_k, top_p, min_p, repetition_penalty, logit_bias, stop,
+            stop_ids, seed,
+        )  # fmt: skip
+        prompts = self._prompts(prompt)
+        if prompts.many:
+            raise InvalidArgumentError(
+                "stream takes one prompt; use generate for a list of prompts"
+            )
+        run = self._run(prompts, settings)
+        if prompts.text:
+            return (piece.text for piece in run if piece.text)
+        return (piece.token for piece in run if piece.token is not None)
+
+    def logits(
+        self, ids: str | Ids, *, cache: bool = True, chunk: int | None = None
+    ) -> npt.NDArray[np.float32]:
+        """Logits after every token: float32 [len(ids), vocab_size].
+
+        Row i depends on ids[: i + 1] alone. Neither ``cache`` nor ``chunk`` changes a bit of it.
+
+        Args:
+            ids: Token ids, or text.
+            cache: False: compute every prefix from nothing, for checking; that costs len(ids) times
+                as much and more.
+            chunk: Feed the ids in pieces of this many tokens; None: all at once.
+        """
+        tokens = np.asarray(self._prompts_of_one(ids), dtype=np.int64)
+        if not cache:
+            rows = [
+                self._core.forward(
+                    [(self._core.new_sequence(), tokens[: i + 1], _core.Logits.LAST)]
+                )
+                for i in range(len(tokens))
+            ]
+            return np.concatenate(rows)
+        return np.concatenate(list(self._logits_in_chunks(tokens, chunk)))
+
+    def score(self, text: str | Ids) -> Score:
+        """Log-probability of every token of a text (or of token ids) given those before it.
+
+        Raises:
+            InvalidArgumentError: as :meth:`generate`, and for fewer than two tokens.
+        """
+        tokens = self._prompts_of_one(text)
+        if len(tokens) < 2:
+            raise InvalidArgumentError(
+                "score needs at least two tokens: the first has nothing before it to predict it"
+            )
+        logprobs = np.full(len(tokens), np.nan)
+        row = 0
+        inputs = np.asarray(tokens[:-1], dtype=np.int64)
+        for logits in self._logits_in_chunks(inputs, _SCORE_ROWS):
+            wanted = tokens[row + 1 : row + 1 + len(logits)]
+            logprobs[row + 1 : row + 1 + len(logits)] = _log_softmax_at(logits, wanted)
+            row += len(logits)
+        return Score(tokens, [self._spell(token) for token in tokens], logprobs)
+
+    def _spell(self, token: int) -> str:
+        return f"<id {token}>" if self._tokenizer is None else self._tokenizer.token(token)
+
+    def _logits_in_chunks(
+        self, tokens: npt.NDArray[np.int64], chunk: int | None
+    ) -> Iterator[npt.NDArray[np.float32]]:
+        size = len(tokens) if chunk is None else check_count(chunk, "chunk", 1)
+        sequence = self._core.new_sequence()
+        for begin in range(0, len(tokens), size):
+            part = tokens[begin : begin + size]
+            yield self._core.forward([(sequence, part, _core.Logits.ALL)])
+
+    def _prompts(self, prompt: object) -> Prompts:
+        return read_prompts(prompt, self._tokenizer, self._id_limit)
+
+    def _prompts_of_one(self, prompt: object) -> list[int]:
+        prompts = self._prompts(prompt)
+        if prompts.many:
+            raise InvalidArgumentError("expected one text or one list of token ids; found several")
+        return prompts.ids[0]
+
+    def _run(self, prompts: Prompts, settings: Settings) -> Run:
+        return Run(self._core, prompts, settings, self._stop_ids, self._tokenizer)
+
+    def __repr__(self) -> str:
+        info = self._info
+        how = "incremental" if info.incremental else "recomputes the whole sequence"
+        return (
+            f"<kvik.Model: {info.parameters:,} parameters, vocabulary {info.vocab_size}, "
+            f"context {info.context_length or 'unlimited'}, {how}, {info.isa}, "
+            f"{info.threads} threads>"
+        )
+
+
+def _log_softmax_at(logits: npt.NDArray[np.float32], ids: Sequence[int]) -> npt.NDArray[np.float64]:
+    """Log softmax(logits)[r, ids[r]] in double precision; logits: [rows, vocab_size]."""
+    x = logits.astype(np.float64)
+    peak = x.max(axis=1, keepdims=True)
+    norm = np.log(np.exp(x - peak).sum(axis=1)) + peak[:, 0]
+    found: npt.NDArray[np.float64] = x[np.arange(len(ids)), ids] - norm
+    return found

@@ -1,0 +1,133 @@
+"""Where a model's tokenizer comes from, and how it is used.
+
+The ``tokenizers`` library is imported when a tokenizer is first needed, not with ``kvik``.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeAlias
+
+from kvik.errors import FileError, InvalidArgumentError, InvalidModelError, UnsupportedError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    import tokenizers
+
+    TokenizerLike: TypeAlias = "str | os.PathLike[str] | tokenizers.Tokenizer"
+
+__all__ = ["Tokenizer", "find_tokenizer"]
+
+METADATA_KEY = "kvik.tokenizer"  # in the model's metadata_props: the text of tokenizer.json
+_FILE = "tokenizer.json"
+
+
+class Tokenizer:
+    """Text to token ids and back.
+
+    A thin wrapper over ``tokenizers.Tokenizer`` (``.raw``), safe to use from several threads.
+    """
+
+    def __init__(self, raw: tokenizers.Tokenizer, source: str) -> None:
+        self.raw = raw
+        #: Where it came from: "the model's metadata", a path, or "the tokenizer argument".
+        self.source = source
+
+    @property
+    def vocab_size(self) -> int:
+        """Number of ids, special tokens included."""
+        return int(self.raw.get_vocab_size(with_added_tokens=True))
+
+    def encode(self, text: str) -> list[int]:
+        """Token ids of text, with the special tokens that the tokenizer adds to a prompt."""
+        return list(self.raw.encode(text, add_special_tokens=True).ids)
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """Text of ids, special tokens left out. Bytes that are not UTF-8 become U+FFFD."""
+        return str(self.raw.decode(list(ids), skip_special_tokens=True))
+
+    def token(self, token_id: int) -> str:
+        """The vocabulary's own spelling of an id, e.g. "Ġthe"; "<id 7>" where it has none."""
+        token = self.raw.id_to_token(token_id)
+        return token if token is not None else f"<id {token_id}>"
+
+    def id_of(self, token: str) -> int | None:
+        """The id of a vocabulary entry, or None."""
+        found = self.raw.token_to_id(token)
+        return None if found is None else int(found)
+
+    def __repr__(self) -> str:
+        return f"<kvik.Tokenizer of {self.vocab_size} tokens from {self.source}>"
+
+
+def find_tokenizer(
+    model: Path, metadata: Mapping[str, str], given: TokenizerLike | None
+) -> Tokenizer | None:
+    """The tokenizer that was given, else the model's own, else tokenizer.json beside it, else None.
+
+    Raises:
+        FileError: the file that was given can't be read.
+        InvalidArgumentError: what was given is no tokenizer.
+        InvalidModelError: the model carries a tokenizer that can't be read.
+    """
+    if given is not None:
+        return _given_tokenizer(given)
+    if METADATA_KEY in metadata:
+        where = f"the metadata of {model} ({METADATA_KEY})"
+        try:
+            return _parse(metadata[METADATA_KEY], "the model's metadata", where)
+        except InvalidArgumentError as error:
+            raise InvalidModelError(
+                f"{error}; pass tokenizer= to use another, or export the model again"
+            ) from error.__cause__
+    beside = model.parent / _FILE
+    return _read(beside) if beside.is_file() else None
+
+
+def _given_tokenizer(given: TokenizerLike) -> Tokenizer:
+    if isinstance(given, (str, os.PathLike)):
+        path = Path(given)
+        return _read(path / _FILE if path.is_dir() else path)
+    if hasattr(given, "encode") and hasattr(given, "decode") and hasattr(given, "id_to_token"):
+        return Tokenizer(given, "the tokenizer argument")
+    raise InvalidArgumentError(
+        f"tokenizer must be the path of a {_FILE}, a folder that holds one, or a "
+        f"tokenizers.Tokenizer; found {type(given).__name__}"
+    )
+
+
+def _read(path: Path) -> Tokenizer:
+    try:
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise FileError(f"no tokenizer at {path}: pass the path of a {_FILE}") from None
+    except OSError as error:
+        raise FileError(f"can't read the tokenizer {path}: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise InvalidArgumentError(
+            f"the tokenizer {path} is not UTF-8 text: pass a {_FILE} of the tokenizers library"
+        ) from error
+    return _parse(text, str(path), str(path))
+
+
+def _parse(text: str, source: str, where: str) -> Tokenizer:
+    try:
+        import tokenizers
+    except ImportError as error:
+        raise UnsupportedError(
+            "text prompts need the tokenizers package: pip install tokenizers "
+            "(or pass token ids instead of text)"
+        ) from error
+    try:
+        raw = tokenizers.Tokenizer.from_str(text)
+    except Exception as error:  # the library raises plain Exception for any malformed file
+        raise InvalidArgumentError(
+            f"{where} is not a tokenizer that the tokenizers library reads: {_one_line(error)}"
+        ) from error
+    return Tokenizer(raw, source)
+
+
+def _one_line(error: BaseException) -> str:
+    return " ".join(str(error).split())[:200]

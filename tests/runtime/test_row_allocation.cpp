@@ -1,0 +1,153 @@
+// A decode step allocates nothing; and when memory runs out, at any allocation, the sequence is as
+// it was and the next call gives the same numbers.
+#include "cpp/check.h"
+#include "runtime/tiny_rows.h"
+
+#include <atomic>
+#include <cstdlib>
+#include <cstring>
+#include <new>
+#include <vector>
+
+#include "kvik/error.h"
+#include "ops/packed_weights.h"
+#include "runtime/row_decoder.h"
+
+namespace {
+
+std::atomic<long> allocations{0};
+std::atomic<long> fail_at{-1};  // the number of the allocation that fails; -1: none
+
+void* allocate(std::size_t bytes, std::size_t alignment) {
+  const long number = allocations.fetch_add(1);
+  if (number == fail_at.load()) throw std::bad_alloc();
+  void* memory = nullptr;
+  if (posix_memalign(&memory, std::max(alignment, sizeof(void*)), bytes) != 0) {
+    throw std::bad_alloc();
+  }
+  return memory;
+}
+
+}  // namespace
+
+void* operator new(std::size_t bytes) { return allocate(bytes, alignof(std::max_align_t)); }
+void* operator new[](std::size_t bytes) { return allocate(bytes, alignof(std::max_align_t)); }
+void* operator new(std::size_t bytes, std::align_val_t alignment) {
+  return allocate(bytes, static_cast<std::size_t>(alignment));
+}
+void* operator new[](std::size_t bytes, std::align_val_t alignment) {
+  return allocate(bytes, static_cast<std::size_t>(alignment));
+}
+void operator delete(void* memory) noexcept { std::free(memory); }
+void operator delete[](void* memory) noexcept { std::free(memory); }
+void operator delete(void* memory, std::size_t) noexcept { std::free(memory); }
+void operator delete[](void* memory, std::size_t) noexcept { std::free(memory); }
+void operator delete(void* memory, std::align_val_t) noexcept { std::free(memory); }
+void operator delete[](void* memory, std::align_val_t) noexcept { std::free(memory); }
+void operator delete(void* memory, std::size_t, std::align_val_t) noexcept { std::free(memory); }
+void operator delete[](void* memory, std::size_t, std::align_val_t) noexcept { std::free(memory); }
+
+namespace {
+
+using namespace kvik;
+using namespace kvik::runtime;
+using kvik::test::TinyRows;
+using kvik::test::TinyShape;
+
+struct Fixture {
+  explicit Fixture(const TinyShape& shape, int threads)
+      : pool(threads),
+        decoder(std::make_unique<RowProgram>(
+            TinyRows(shape).rows(), Engine{kernels::active_table(), pool, weights}, 32)) {}
+  ThreadPool pool;
+  ops::WeightCache weights;
+  RowDecoder decoder;
+};
+
+KVIK_TEST(decode_allocates_nothing) {
+  for (const bool alibi : {false, true}) {
+    for (const int threads : {1, 2}) {
+      Fixture f({.context = 200, .alibi = alibi}, threads);
+      const auto state = f.decoder.new_state();
+      std::vector<float> logits(static_cast<std::size_t>(f.decoder.program().output_features()));
+      const std::int64_t token = 5;
+      const DecodeStep step{state.get(), {&token, 1}, Logits::kLast};
+      f.decoder.forward({&step, 1}, logits.data(), {});
+      for (int position = 1; position < 150; ++position) {
+        const long before = allocations.load();
+        f.decoder.forward({&step, 1}, logits.data(), {});
+        const long spent = allocations.load() - before;
+        // A new page of the cache now and then, and with it room for a longer bias.
+        if (position % kernels::kKvBlock != 0) {
+          CHECK_EQ(spent, 0) << "position " << position << ", threads " << threads;
+        }
+      }
+    }
+  }
+}
+
+KVIK_TEST(any_allocation_may_fail) {
+  std::vector<std::int64_t> prompt;
+  for (int i = 0; i < 100; ++i) prompt.push_back(i % 61);
+  const auto first = std::span<const std::int64_t>(prompt).first(50);
+  const auto rest = std::span<const std::int64_t>(prompt).subspan(50);
+  Fixture f({.context = 200}, 1);
+  std::vector<float> want(static_cast<std::size_t>(f.decoder.program().output_features()));
+  std::vector<float> got(want.size());
+  const auto run = [&](SequenceState& state, std::span<const std::int64_t> tokens,
+                       std::vector<float>& out) {
+    const DecodeStep step{&state, tokens, Logits::kLast};
+    f.decoder.forward({&step, 1}, out.data(), {});
+  };
+  const auto plain = f.decoder.new_state();
+  run(*plain, prompt, want);
+  int failures = 0;
+  for (long n = 0; n < 1000; ++n) {
+    Fixture* fresh = &f;
+    const auto state = fresh->decoder.new_state();
+    run(*state, first, got);
+    const auto fork = state->fork();  // its first write copies a page
+    fail_at = allocations.load() + n;
+    bool failed = false;
+    try {
+      run(*fork, rest, got);
+    } catch (const std::bad_alloc&) {
+      failed = true;
+    } catch (const Error& error) {
+      failed = error.code() == ErrorCode::kOutOfMemory;
+    }
+    fail_at = -1;
+    if (!failed) break;
+    ++failures;
+    CHECK_EQ(fork->length(), 50);
+    run(*fork, rest, got);
+    CHECK(std::memcmp(got.data(), want.data(), want.size() * sizeof(float)) == 0) << n;
+  }
+  CHECK(failures > 0) << "no allocation was made to fail";
+}
+
+KVIK_TEST(planning_survives_failed_allocations) {
+  const auto rows = TinyRows({.layers = 1}).rows();
+  long n = 0;
+  for (;; ++n) {
+    ThreadPool pool(1);
+    ops::WeightCache weights;
+    fail_at = allocations.load() + n;
+    bool failed = false;
+    try {
+      const RowProgram program(rows, Engine{kernels::active_table(), pool, weights}, 8);
+    } catch (const std::bad_alloc&) {
+      failed = true;
+    } catch (const Error& error) {
+      failed = true;
+      CHECK(error.code() == ErrorCode::kOutOfMemory) << error.what();
+    }
+    fail_at = -1;
+    if (!failed) break;
+  }
+  CHECK(n > 50) << "only " << n << " allocations were made to fail";
+}
+
+}  // namespace
+
+int main(int argc, char** argv) { return kvik::test::run_all(argc, argv); }

@@ -1,0 +1,231 @@
+// Row programs on a small transformer: bitwise equal numbers whatever the threads, the batch, the
+// chunks and the cache; wanted rows alone; and states that survive errors.
+#include "cpp/check.h"
+#include "runtime/tiny_rows.h"
+
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+#include <memory>
+#include <vector>
+
+#include "kvik/error.h"
+#include "ops/packed_weights.h"
+#include "runtime/row_decoder.h"
+
+namespace {
+
+using namespace kvik;
+using namespace kvik::runtime;
+using kvik::test::TinyRows;
+using kvik::test::TinyShape;
+
+// A decoder with everything it needs.
+struct Engine1 {
+  Engine1(const TinyShape& shape, int threads, int max_rows,
+          const kernels::KernelTable& table = kernels::active_table())
+      : pool(threads),
+        decoder(std::make_unique<RowProgram>(TinyRows(shape).rows(), Engine{table, pool, weights},
+                                             max_rows)) {}
+  std::int64_t vocab() const { return decoder.program().output_features(); }
+
+  std::vector<float> forward(std::vector<DecodeStep> steps) {
+    std::int64_t rows = 0;
+    for (const DecodeStep& step : steps) {
+      rows += step.logits == Logits::kAll    ? static_cast<std::int64_t>(step.tokens.size())
+              : step.logits == Logits::kLast ? 1
+                                             : 0;
+    }
+    std::vector<float> logits(static_cast<std::size_t>(rows * vocab()));
+    decoder.forward(steps, logits.data(), {});
+    return logits;
+  }
+  // Logits of every token of a new sequence, given in pieces of `piece` tokens.
+  std::vector<float> all(const std::vector<std::int64_t>& tokens, std::size_t piece) {
+    const auto state = decoder.new_state();
+    std::vector<float> out;
+    for (std::size_t at = 0; at < tokens.size(); at += piece) {
+      const auto part = std::span(tokens).subspan(at, std::min(piece, tokens.size() - at));
+      const auto logits = forward({{state.get(), part, Logits::kAll}});
+      out.insert(out.end(), logits.begin(), logits.end());
+    }
+    return out;
+  }
+
+  ThreadPool pool;
+  ops::WeightCache weights;
+  RowDecoder decoder;
+};
+
+std::vector<std::int64_t> random_tokens(std::int64_t count, std::uint64_t stream) {
+  kvik::test::Random random(stream);
+  std::vector<std::int64_t> tokens;
+  for (std::int64_t i = 0; i < count; ++i) tokens.push_back(random.integer(0, 60));
+  return tokens;
+}
+
+bool same_bits(std::span<const float> a, std::span<const float> b) {
+  return a.size() == b.size() && std::memcmp(a.data(), b.data(), a.size_bytes()) == 0;
+}
+
+const std::vector<TinyShape>& shapes() {
+  static const std::vector<TinyShape> kShapes{
+      {}, {.heads = 3, .kv_heads = 3, .head_dim = 5}, {.window = 20}, {.alibi = true},
+      {.heads = 4, .kv_heads = 1, .window = 70, .alibi = true}};
+  return kShapes;
+}
+
+std::vector<const kernels::KernelTable*> tables() {
+  std::vector<const kernels::KernelTable*> out;
+  for (const auto isa : {kernels::Isa::kReference, kernels::Isa::kAvx2, kernels::Isa::kAvx512,
+                         kernels::Isa::kNeon}) {
+    if (const auto* table = kernels::table_for(isa)) out.push_back(table);
+  }
+  return out;
+}
+
+KVIK_TEST(rows_bitwise_over_threads_chunks_and_cache) {
+  const auto tokens = random_tokens(150, 3);
+  for (const auto* table : tables()) {
+    for (const TinyShape& shape : shapes()) {
+      Engine1 reference(shape, 1, 256, *table);
+      const auto want = reference.all(tokens, tokens.size());
+      CHECK(std::all_of(want.begin(), want.end(), [](float x) { return std::isfinite(x); }));
+      for (const int threads : {1, 2, 3}) {
+        for (const int max_rows : {1, 5, 64, 256}) {
+          Engine1 other(shape, threads, max_rows, *table);
+          CHECK(same_bits(other.all(tokens, tokens.size()), want))
+              << table->name << ", threads " << threads << ", chunks of " << max_rows;
+        }
+        Engine1 other(shape, threads, 256, *table);
+        for (const std::size_t piece : {1, 7, 64}) {
+          CHECK(same_bits(other.all(tokens, piece), want))
+              << table->name << ", threads " << threads << ", calls of " << piece << " tokens";
+        }
+      }
+    }
+  }
+}
+
+KVIK_TEST(rows_bitwise_over_batches) {
+  for (const TinyShape& shape : shapes()) {
+    for (const std::size_t batch : {1, 2, 7}) {
+      Engine1 engine(shape, 2, 64);
+      std::vector<std::vector<std::int64_t>> prompts;
+      std::vector<std::unique_ptr<SequenceState>> states;
+      std::vector<DecodeStep> steps;
+      for (std::size_t i = 0; i < batch; ++i) {
+        prompts.push_back(random_tokens(static_cast<std::int64_t>(3 + 23 * i % 70), i));
+        states.push_back(engine.decoder.new_state());
+      }
+      for (std::size_t i = 0; i < batch; ++i) {
+        steps.push_back({states[i].get(), prompts[i], Logits::kLast});
+      }
+      const auto prefill = engine.forward(steps);
+      const std::int64_t next = 17;
+      for (DecodeStep& step : steps) step.tokens = {&next, 1};
+      const auto decode = engine.forward(steps);
+      const auto vocab = static_cast<std::size_t>(engine.vocab());
+      for (std::size_t i = 0; i < batch; ++i) {
+        auto tokens = prompts[i];
+        tokens.push_back(next);
+        const auto alone = Engine1(shape, 1, 256).all(tokens, tokens.size());
+        const auto row = [&](std::size_t r) { return std::span(alone).subspan(r * vocab, vocab); };
+        CHECK(same_bits(std::span(prefill).subspan(i * vocab, vocab), row(prompts[i].size() - 1)))
+            << "prefill, sequence " << i << " of " << batch;
+        CHECK(same_bits(std::span(decode).subspan(i * vocab, vocab), row(prompts[i].size())))
+            << "decode, sequence " << i << " of " << batch;
+      }
+    }
+  }
+}
+
+// A perturbed weight, token or position must show: the comparisons above can fail.
+KVIK_TEST(rows_depend_on_every_earlier_token) {
+  Engine1 engine({}, 1, 64);
+  auto tokens = random_tokens(90, 5);
+  const auto want = engine.all(tokens, tokens.size());
+  for (const std::size_t at : {0, 1, 63, 64, 88, 89}) {
+    auto other = tokens;
+    other[at] = (other[at] + 1) % 61;
+    const auto got = engine.all(other, other.size());
+    const auto vocab = static_cast<std::size_t>(engine.vocab());
+    CHECK(same_bits(std::span(got).first(at * vocab), std::span(want).first(at * vocab)))
+        << "rows before " << at << " changed";
+    CHECK(!same_bits(std::span(got).last(vocab), std::span(want).last(vocab)))
+        << "the last row does not depend on token " << at;
+  }
+}
+
+KVIK_TEST(window_hides_old_tokens) {
+  TinyShape shape{.layers = 1, .window = 20};
+  Engine1 engine(shape, 1, 64);
+  auto tokens = random_tokens(90, 6);
+  const auto want = engine.all(tokens, tokens.size());
+  const auto vocab = static_cast<std::size_t>(engine.vocab());
+  tokens[69] = (tokens[69] + 1) % 61;  // 20 before the last: just outside
+  CHECK(same_bits(std::span(engine.all(tokens, 90)).last(vocab), std::span(want).last(vocab)));
+  tokens[70] = (tokens[70] + 1) % 61;  // just inside
+  CHECK(!same_bits(std::span(engine.all(tokens, 90)).last(vocab), std::span(want).last(vocab)));
+}
+
+KVIK_TEST(forks_and_truncation_change_nothing) {
+  Engine1 engine({}, 2, 64);
+  const auto tokens = random_tokens(120, 8);
+  const auto want = engine.all(tokens, tokens.size());
+  const auto vocab = static_cast<std::size_t>(engine.vocab());
+  const auto state = engine.decoder.new_state();
+  engine.forward({{state.get(), std::span(tokens).first(100), Logits::kNone}});
+  const auto fork = state->fork();
+  const auto other = random_tokens(30, 9);
+  engine.forward({{state.get(), other, Logits::kNone}});
+  const auto tail = std::span(tokens).subspan(100);
+  CHECK(same_bits(engine.forward({{fork.get(), tail, Logits::kAll}}),
+                  std::span(want).last(20 * vocab)));
+  state->truncate(100);
+  CHECK(same_bits(engine.forward({{state.get(), tail, Logits::kAll}}),
+                  std::span(want).last(20 * vocab)));
+  state->truncate(30);
+  CHECK(same_bits(engine.forward({{state.get(), std::span(tokens).subspan(30), Logits::kAll}}),
+                  std::span(want).last(90 * vocab)));
+}
+
+// A position beyond the table makes the run fail halfway; the sequence is as it was.
+KVIK_TEST(an_error_leaves_the_sequence_as_it_was) {
+  Engine1 engine({.context = 100}, 2, 16);
+  const auto tokens = random_tokens(60, 10);
+  const auto want = engine.all(tokens, tokens.size());
+  const auto vocab = static_cast<std::size_t>(engine.vocab());
+  const auto state = engine.decoder.new_state();
+  engine.forward({{state.get(), std::span(tokens).first(40), Logits::kNone}});
+  const auto too_many = random_tokens(80, 11);
+  const std::string text =
+      kvik::test::thrown([&] { engine.forward({{state.get(), too_many, Logits::kAll}}); });
+  CHECK(text.find("Gather") != std::string::npos) << text;
+  CHECK_EQ(state->length(), 40);
+  int calls = 0;
+  std::vector<float> out(static_cast<std::size_t>(engine.vocab()));
+  const DecodeStep step{state.get(), std::span(too_many).first(50), Logits::kLast};
+  CHECK(!kvik::test::thrown([&] {
+           engine.decoder.forward(std::span(&step, 1), out.data(), [&] { return ++calls == 2; });
+         }).empty());
+  CHECK_EQ(state->length(), 40);
+  CHECK(same_bits(engine.forward({{state.get(), std::span(tokens).subspan(40), Logits::kAll}}),
+                  std::span(want).last(20 * vocab)));
+}
+
+KVIK_TEST(the_tail_and_the_logits_buffer) {
+  Engine1 engine({}, 1, 64);
+  const RowPlan& plan = engine.decoder.program().plan();
+  // After the last attention: product, residual, norm, MLP (2 products, activation), residual,
+  // norm, logits, view.
+  CHECK_EQ(plan.tail.size(), std::size_t{10});
+  const auto stored = std::count_if(plan.slots.begin(), plan.slots.end(), [](const Slot& slot) {
+    return slot.storage == Storage::kLogits;
+  });
+  CHECK_EQ(stored, 1);
+}
+
+}  // namespace
+
+int main(int argc, char** argv) { return kvik::test::run_all(argc, argv); }

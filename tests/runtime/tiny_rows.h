@@ -1,0 +1,136 @@
+// A small random transformer as a row graph, built by hand: what the proof makes of an export.
+#pragma once
+
+#include <cmath>
+#include <map>
+#include <memory>
+#include <string>
+#include <string_view>
+#include <utility>
+#include <vector>
+
+#include "cpp/check.h"
+#include "graph/passes/prove_rowwise.h"
+
+namespace kvik::test {
+
+struct TinyShape {
+  int vocab = 61;
+  int context = 200;
+  int layers = 2;
+  int heads = 4;
+  int kv_heads = 2;
+  int head_dim = 8;
+  std::int64_t window = 0;
+  bool alibi = false;  // an additive bias of head, query and key positions
+};
+
+class TinyRows {
+ public:
+  explicit TinyRows(const TinyShape& shape) : shape_(shape), random_(7) { build(); }
+  std::shared_ptr<const graph::RowGraph> rows() const {
+    return std::make_shared<graph::RowGraph>(rows_);
+  }
+
+ private:
+  using ValueId = graph::ValueId;
+
+  ValueId weight(std::vector<std::int64_t> dims) {
+    std::int64_t count = 1;
+    for (const std::int64_t dim : dims) count *= dim;
+    std::vector<float> values(static_cast<std::size_t>(count));
+    const float range = 1.0F / std::sqrt(static_cast<float>(dims[0]));
+    for (float& value : values) value = random_.uniform(-range, range) * 2;
+    return rows_.graph.add_constant("w" + std::to_string(serial_++),
+                                    graph::ConstantTensor::from_floats(values, Dims(dims)));
+  }
+
+  ValueId add(std::string op, std::vector<ValueId> inputs, std::vector<std::int64_t> features,
+              std::map<std::string, graph::Attribute, std::less<>> attributes = {},
+              std::string domain = "") {
+    const ValueId out = rows_.graph.add_value("v" + std::to_string(serial_++), DType::kF32);
+    std::vector<graph::Expr> dims{graph::Expr::symbol("rows")};
+    for (const std::int64_t f : features) dims.emplace_back(f);
+    rows_.graph.value(out).shape = dims;
+    graph::Node node;
+    node.domain = std::move(domain);
+    node.op = std::move(op);
+    node.name = rows_.graph.value(out).name;
+    node.inputs = std::move(inputs);
+    node.outputs = {out};
+    node.attributes = std::move(attributes);
+    rows_.graph.nodes.push_back(std::move(node));
+    return out;
+  }
+
+  ValueId norm(ValueId x, std::int64_t width) {
+    return add("LayerNormalization", {x, weight({width}), weight({width})}, {1, width},
+               {{"axis", std::int64_t{-1}}, {"epsilon", 1e-5F}});
+  }
+
+  ValueId attention(ValueId x, std::int64_t width) {
+    const std::int64_t kv = std::int64_t{shape_.kv_heads} * shape_.head_dim;
+    const ValueId q = add("MatMul", {x, weight({width, width})}, {1, width});
+    const ValueId k = add("MatMul", {x, weight({width, kv})}, {1, kv});
+    const ValueId v = add("MatMul", {x, weight({width, kv})}, {1, kv});
+    const auto layer = static_cast<std::int64_t>(rows_.attention.size());
+    const ValueId out = add("RowAttention", {q, k, v}, {1, width}, {{"layer", layer}}, "kvik");
+    graph::RowAttention entry;
+    entry.node = static_cast<graph::NodeId>(rows_.graph.nodes.size()) - 1;
+    entry.heads = shape_.heads;
+    entry.kv_heads = shape_.kv_heads;
+    entry.head_dim = shape_.head_dim;
+    entry.value_dim = shape_.head_dim;
+    entry.scale = 1.0F / std::sqrt(static_cast<float>(shape_.head_dim));
+    entry.window = shape_.window;
+    if (shape_.alibi) {
+      using graph::Expr;
+      const Expr distance = Expr::index(2) - Expr::index(1);
+      entry.bias = graph::float_binary(graph::ExprKind::kFloatMul,
+                                       graph::cast(distance, graph::ExprType::kFloat),
+                                       graph::cast(Expr::index(0) + Expr(1), graph::ExprType::kFloat));
+    }
+    rows_.attention.push_back(entry);
+    return add("MatMul", {out, weight({width, width})}, {1, width});
+  }
+
+  void build() {
+    graph::Graph& graph = rows_.graph;
+    const std::int64_t width = std::int64_t{shape_.heads} * shape_.head_dim;
+    const auto ids = [&](const char* name) {
+      const ValueId id = graph.add_value(name, DType::kI64);
+      graph.value(id).shape = std::vector<graph::Expr>{graph::Expr::symbol("rows")};
+      graph.inputs.push_back(id);
+      return id;
+    };
+    rows_.tokens = ids("tokens");
+    rows_.positions = ids("positions");
+    const ValueId table = weight({shape_.vocab, 1, width});
+    const ValueId places = weight({shape_.context, 1, width});
+    ValueId x = add("Add",
+                    {add("Gather", {table, rows_.tokens}, {1, width}),
+                     add("Gather", {places, rows_.positions}, {1, width})},
+                    {1, width});
+    for (int layer = 0; layer < shape_.layers; ++layer) {
+      x = add("Add", {x, attention(norm(x, width), width)}, {1, width});
+      const ValueId up = add("MatMul", {norm(x, width), weight({width, 4 * width})}, {1, 4 * width});
+      const ValueId act = add("Relu", {up}, {1, 4 * width});
+      x = add("Add", {x, add("MatMul", {act, weight({4 * width, width})}, {1, width})}, {1, width});
+    }
+    const ValueId logits =
+        add("MatMul", {norm(x, width), weight({width, shape_.vocab})}, {1, shape_.vocab});
+    // A view at the end, as exports have: the output must still go straight to the caller.
+    const std::int64_t target[] = {-1, shape_.vocab};
+    const ValueId to = graph.add_constant("shape", graph::ConstantTensor::from_ints(target, {2}));
+    rows_.output = add("Reshape", {logits, to}, {shape_.vocab});
+    graph.outputs = {rows_.output};
+    rows_.context_limit = shape_.context;
+  }
+
+  TinyShape shape_;
+  Random random_;
+  int serial_ = 0;
+  graph::RowGraph rows_;
+};
+
+}  // namespace kvik::test

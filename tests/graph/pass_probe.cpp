@@ -1,15 +1,17 @@
 // Optimises ONNX files, compares the results with those of the graph as imported, and says what the
 // passes did. For looking at exports, and for tests that make the exports first.
 //
-//   kvik_pass_probe [--dump] [--disable=PASS,...] model.onnx ...
+//   kvik_pass_probe [--dump] [--infer] [--disable=PASS,...] model.onnx ...
 //
 // One line a file: "FILE: N -> M nodes, difference D, rows PROVED". Returns 1 if a difference
-// exceeds 1e-4 (of random logits of magnitude 1, computed in float32), or a file fails.
+// exceeds 1e-4 (of random logits of magnitude 1, computed in float32), or a file fails. --infer
+// compares every inferred shape and content with what the values are, too.
 #include <cstdio>
 #include <exception>
 #include <string>
 
 #include "graph/evaluate.h"
+#include "graph/infer_check.h"
 #include "graph/passes/pipeline.h"
 #include "graph/passes/prove_rowwise.h"
 #include "onnx/importer.h"
@@ -27,6 +29,15 @@ std::map<std::string, std::int64_t> symbol_sizes(const graph::Graph& graph) {
     }
   }
   return sizes;
+}
+
+bool probe_inference(const std::string& path) {
+  const graph::Model model = onnx::import_file(path);
+  const auto check = test::check_inference(model.graph, symbol_sizes(model.graph), 2);
+  std::printf("%s: %d shapes and %d contents inferred, %zu wrong\n", path.c_str(), check.shapes,
+              check.contents, check.wrong.size());
+  for (const std::string& wrong : check.wrong) std::printf("  %s\n", wrong.c_str());
+  return check.wrong.empty();
 }
 
 bool probe(const std::string& path, const graph::PassOptions& options, bool listing) {
@@ -54,11 +65,14 @@ int main(int argc, char** argv) {
   graph::PassOptions options;
   options.assume_limits = true;
   bool listing = false;
+  bool infer = false;
   bool good = true;
   for (int i = 1; i < argc; ++i) {
     std::string argument = argv[i];
     if (argument == "--dump") {
       listing = true;
+    } else if (argument == "--infer") {
+      infer = true;
     } else if (argument.rfind("--disable=", 0) == 0) {
       std::string names = argument.substr(10) + ",";
       for (std::size_t end; (end = names.find(',')) != std::string::npos; names.erase(0, end + 1)) {
@@ -66,6 +80,7 @@ int main(int argc, char** argv) {
       }
     } else {
       try {
+        if (infer) good = probe_inference(argument) && good;
         good = probe(argument, options, listing) && good;
       } catch (const std::exception& error) {
         std::printf("%s: %s\n", argument.c_str(), error.what());

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
+import numpy.typing as npt
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -93,15 +94,12 @@ def make_picture(
     boxes = [Box(name, "", "input") for name in inputs]
     producer = {name: index for index, name in enumerate(inputs)}
     first_node = len(boxes)
+    edges = []
     for node in nodes:
+        # In order, since a rewritten graph may use a name again: what counts is the last before.
+        edges += [(producer[name], len(boxes)) for name in node.inputs if name in producer]
         producer.update({name: len(boxes) for name in node.outputs if name})
         boxes.append(Box(_short_op(node.op), node.name, family_of(node.op)))
-    edges = [
-        (producer[name], first_node + index)
-        for index, node in enumerate(nodes)
-        for name in node.inputs
-        if name in producer
-    ]
     for name in outputs:
         if name in producer:
             edges.append((producer[name], len(boxes)))
@@ -126,7 +124,7 @@ def find_repeat(
 ) -> tuple[int, int, int] | None:
     """(start, period, count) of the longest stretch that repeats, or None.
 
-    Of the places where a copy may begin, the one that the fewest edges cross: that is where one
+    Of the places where a copy may begin, the one that the fewest values cross: that is where one
     layer of a network hands over to the next.
     """
     codes = np.unique(np.asarray(ops), return_inverse=True)[1] if ops else np.zeros(0, int)
@@ -140,9 +138,7 @@ def find_repeat(
         return None
     _, negative, start, run = best
     period = -negative
-    crossing = np.zeros(len(ops) + 1, int)  # edges that pass the gap before node i
-    for a, b in edges:
-        crossing[a + 1 : b + 1] += 1
+    crossing = _values_crossing(len(ops), edges)
     count = (run + period) // period
     offsets = range(run + period - count * period + 1)
     if count > 2 and len(offsets) < period:  # one copy fewer allows every rotation
@@ -155,7 +151,18 @@ def find_repeat(
     return start + offset, period, count
 
 
-def _longest_run(flags: np.ndarray) -> tuple[int, int]:
+def _values_crossing(count: int, edges: Sequence[tuple[int, int]]) -> npt.NDArray[np.int64]:
+    """[count + 1]: of how many nodes before node i something is read at i or after."""
+    last_reader: dict[int, int] = {}
+    for a, b in edges:
+        last_reader[a] = max(last_reader.get(a, a), b)
+    crossing = np.zeros(count + 1, np.int64)
+    for a, b in last_reader.items():
+        crossing[a + 1 : b + 1] += 1
+    return crossing
+
+
+def _longest_run(flags: npt.NDArray[np.bool_]) -> tuple[int, int]:
     """(start, length) of the longest stretch of True."""
     edges = np.flatnonzero(np.diff(np.concatenate([[0], flags.astype(np.int8), [0]])))
     starts, ends = edges[::2], edges[1::2]

@@ -47,6 +47,15 @@ def test_nothing_repeats():
     assert find_repeat(["A", "A", "A", "A"], []) is None  # too short to be a layer
 
 
+def test_twins_side_by_side_are_no_layers():
+    ops = ["Slice", "Neg", "Concat"]
+    nodes = []
+    for side in "qk":
+        names = [side, *(f"{side}{i}" for i in range(3))]
+        nodes += [Node(op, "", [a], [b]) for op, a, b in zip(ops, names, names[1:], strict=False)]
+    assert make_picture(nodes, ["q", "k"], ["q2", "k2"]).repeat is None
+
+
 def test_a_mask_that_every_layer_reads_stays_outside():
     nodes = [Node("Range", "mask", ["ids"], ["m"])]
     for i in range(4):

@@ -128,27 +128,47 @@ def find_repeat(
     layer of a network hands over to the next.
     """
     codes = np.unique(np.asarray(ops), return_inverse=True)[1] if ops else np.zeros(0, int)
-    best: tuple[int, int, int, int] | None = None  # (nodes covered, -period, start, run)
+    candidates = []  # (nodes covered, -period, start, run)
     for period in range(_LEAST_PERIOD, len(codes) // 2 + 1):
         start, run = _longest_run(codes[:-period] == codes[period:])
         if run >= period:
             covered = (run + period) // period * period
-            best = max(best or (0, 0, 0, 0), (covered, -period, start, run))
-    if best is None:
-        return None
-    _, negative, start, run = best
-    period = -negative
+            candidates.append((covered, -period, start, run))
     crossing = _values_crossing(len(ops), edges)
+    for _, negative, start, run in sorted(candidates, reverse=True):
+        found = _best_cut(crossing, start, -negative, run)
+        if _is_serial(*found, edges):
+            return found
+    return None
+
+
+def _best_cut(
+    crossing: npt.NDArray[np.int64], start: int, period: int, run: int
+) -> tuple[int, int, int]:
+    """(start, period, count) with the copies cut where the fewest values cross."""
     count = (run + period) // period
-    offsets = range(run + period - count * period + 1)
-    if count > 2 and len(offsets) < period:  # one copy fewer allows every rotation
-        whole = min(offsets, key=lambda offset: int(crossing[start + offset + period]))
-        rotated = min(range(period), key=lambda offset: int(crossing[start + offset + period]))
-        if crossing[start + rotated + period] < crossing[start + whole + period]:
-            return start + rotated, period, (run + period - rotated) // period
-        return start + whole, period, count
-    offset = min(offsets, key=lambda offset: int(crossing[start + offset + period]))
-    return start + offset, period, count
+    slack = run + period - count * period
+
+    def cost(offset: int) -> int:
+        return int(crossing[start + offset + period])
+
+    offset = min(range(slack + 1), key=cost)
+    if count > 2:  # one copy fewer allows every place
+        rotated = min(range(period), key=cost)
+        if cost(rotated) < cost(offset):
+            offset = rotated
+    return start + offset, period, (run + period - offset) // period
+
+
+def _is_serial(start: int, period: int, count: int, edges: Sequence[tuple[int, int]]) -> bool:
+    """Whether each copy reads from the one before it: twins side by side are no layers."""
+    end = start + period * count
+    handed_over = {
+        (b - start) // period
+        for a, b in edges
+        if start <= a < b < end and (b - start) // period == (a - start) // period + 1
+    }
+    return len(handed_over) == count - 1
 
 
 def _values_crossing(count: int, edges: Sequence[tuple[int, int]]) -> npt.NDArray[np.int64]:

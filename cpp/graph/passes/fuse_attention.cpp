@@ -23,6 +23,8 @@ namespace {
 constexpr int kMaxSteps = 32;
 // exp() of a score this far below the others is 0 in float32, whatever the scores are in practice.
 constexpr double kHidden = -1.0e4;
+// Rows of a table of masks that are tried out one by one.
+constexpr std::int64_t kMaxTried = 8192;
 // A fill so large that adding it to a score gives the fill itself, up to rounding.
 constexpr double kAbsorbing = -1.0e8;
 
@@ -44,6 +46,25 @@ struct Scores {
   std::vector<Mask> masks;
 };
 
+// Whether a float32 value is made of zeros and ones alone: a constant that is, a part of one, or a
+// cast boolean.
+bool is_zero_or_one(const Rewriter& r, ValueId v) {
+  while (const Node* node = r.producer(v)) {
+    if (node->is("Cast") && r.dtype(node->input(0)) == DType::kBool) return true;
+    const bool part = node->is("Slice") || node->is("Unsqueeze") || node->is("Squeeze") ||
+                      node->is("Reshape") || node->is("Expand") || node->is("Gather");
+    if (!part) return false;
+    v = node->input(0);
+  }
+  const ConstantTensor* tensor = r.constant(v);
+  if (tensor == nullptr || tensor->dtype != DType::kF32) return false;
+  for (std::int64_t i = 0; i < tensor->dims.elements(); ++i) {
+    const double element = tensor->float_at(i);
+    if (element != 0.0 && element != 1.0) return false;
+  }
+  return true;
+}
+
 // Walks up from the softmax's input. The present value is multiplied by `factor` further down.
 class ScoresMatcher {
  public:
@@ -62,6 +83,7 @@ class ScoresMatcher {
     if (const auto scaled = with_factor(r_, node)) {
       return walk(scaled->value, factor * scaled->factor);
     }
+    if (node->is("Add") && walk_blend(*node, factor)) return true;
     if (node->is("Add") || node->is("Sub")) return walk_sum(*node, factor);
     if (node->is("Where")) return walk_where(*node, factor);
     if (node->is("Tanh")) return walk_softcap(*node, factor);
@@ -86,6 +108,28 @@ class ScoresMatcher {
       const std::size_t masks = scores_.masks.size();
       scores_.masks.push_back({mask, node.is("Sub") ? -factor : factor});
       if (walk(node.input(i), factor)) return true;
+      scores_.masks.resize(masks);
+    }
+    return false;
+  }
+
+  // scores * m + (1 - m) * fill for an m of zeros and ones: Where(m, scores, fill).
+  bool walk_blend(const Node& node, double factor) {
+    if (node.inputs.size() != 2 || capped_ || factor <= 0.0) return false;
+    for (const std::size_t i : {0U, 1U}) {
+      const Node* kept = r_.producer(node.input(i), "Mul");
+      const auto filled = with_factor(r_, r_.producer(node.input(1 - i)));
+      const Node* hidden = filled ? r_.producer(filled->value, "Sub") : nullptr;
+      if (kept == nullptr || hidden == nullptr || scalar_of(r_, hidden->input(0)) != 1.0F ||
+          filled->factor * factor > kHidden || !r_.used_once(node.input(i))) {
+        continue;
+      }
+      const ValueId m = hidden->input(1);
+      const ValueId scores = other_operand(*kept, m);
+      if (scores == kNoValue || !is_zero_or_one(r_, m) || !keeps_shape(r_, scores, m)) continue;
+      const std::size_t masks = scores_.masks.size();
+      scores_.masks.push_back({m, 1.0, true, false, filled->factor * factor});
+      if (walk(scores, factor)) return true;
       scores_.masks.resize(masks);
     }
     return false;
@@ -227,16 +271,42 @@ bool mask_fits(const Rewriter& r, ValueId mask, const Shape& scores) {
          broadcast(scores, *shape) == scores && shape->back() == scores.back();
 }
 
+// Whether a boolean expression holds wherever it is defined. One that looks up tables, whose size
+// bounds the only index that is left, is tried out.
+bool holds_everywhere(const Rewriter& r, const Expr& e, const Expr& rows) {
+  if (e.truth()) return *e.truth();
+  const auto limit = r.upper_bound(rows);
+  if (e.has_symbol() || e.has_unknown() || !limit || *limit > kMaxTried) return false;
+  for (std::int64_t i = 0; i < *limit; ++i) {
+    std::map<int, Expr> at;
+    for (int axis = 0; axis < kMaxRank; ++axis) at.emplace(axis, Expr(i));
+    if (e.substitute(at).truth() != true) return false;
+  }
+  return true;
+}
+
+bool mentions_only(const Expr& e, int axis) {
+  for (int other = 0; other < kMaxRank; ++other) {
+    if (other != axis && e.has_index(other)) return false;
+  }
+  return true;
+}
+
 // Whether each row of a boolean mask is proved to keep a key: the first, or the query's own.
 bool every_row_sees_a_key(const Rewriter& r, const Mask& mask, const Shape& scores) {
   const auto content = r.content(mask.value);
   const auto shape = r.shape(mask.value);
-  if (!content || content->type() != ExprType::kBool) return false;
-  const Expr keep = mask.inverted ? logical_not(*content) : *content;
+  if (!content || content->type() == ExprType::kInt) return false;
+  const Expr as_bool = cast(*content, ExprType::kBool);
+  const Expr keep = mask.inverted ? logical_not(as_bool) : as_bool;
   const int key = static_cast<int>(shape->size()) - 1;
-  if (keep.substitute({{key, Expr(0)}}).truth() == true) return true;
-  const bool square = scores[scores.size() - 1] == scores[scores.size() - 2];
-  return key > 0 && square && keep.substitute({{key, Expr::index(key - 1)}}).truth() == true;
+  const Expr rows = scores[scores.size() - 2];
+  const auto holds = [&](const Expr& e) {
+    return e.truth() == true || (mentions_only(e, key - 1) && holds_everywhere(r, e, rows));
+  };
+  if (holds(keep.substitute({{key, Expr(0)}}))) return true;
+  const bool square = scores.back() == rows;
+  return key > 0 && square && holds(keep.substitute({{key, Expr::index(key - 1)}}));
 }
 
 bool stays_boolean(const Rewriter& r, const Mask& mask, const Shape& scores) {
@@ -257,6 +327,10 @@ ValueId real(Rewriter& r, double value) {
 }
 
 ValueId kept(Rewriter& r, NodeId n, const Mask& mask) {
+  if (r.dtype(mask.value) != DType::kBool) {  // zeros and ones
+    constexpr std::int64_t kOnnxBool = 9;
+    return r.insert(n, "Cast", {mask.value}, {{"to", kOnnxBool}});
+  }
   return mask.inverted ? r.insert(n, "Not", {mask.value}) : mask.value;
 }
 

@@ -46,7 +46,6 @@ void fuse_rms_norm(Rewriter& r, PassState& state);
 void fuse_gelu(Rewriter& r, PassState& state);
 void fuse_silu(Rewriter& r, PassState& state);
 void fuse_silu_mul(Rewriter& r, PassState& state);
-void fuse_rotary(Rewriter& r, PassState& state);
 void fuse_attention(Rewriter& r, PassState& state);
 void fuse_linear(Rewriter& r, PassState& state);
 

@@ -21,7 +21,6 @@ constexpr Pass kPasses[] = {
     {"fuse_gelu", "Gelu, exact and tanh, from its primitives", fuse_gelu},
     {"fuse_silu", "Swish from x * sigmoid(x)", fuse_silu},
     {"fuse_silu_mul", "silu(gate) * up as one node", fuse_silu_mul},
-    {"fuse_rotary", "RotaryEmbedding from rotate-half or interleaved primitives", fuse_rotary},
     {"sink_reshapes", "move reshapes of leading axes below products and softmax", sink_reshapes},
     {"fuse_attention", "Attention from softmax(Q K^T s + mask) V", fuse_attention},
     {"fuse_linear", "MatMul + bias + activation + residual as one node", fuse_linear},

@@ -59,6 +59,13 @@ DType Rewriter::dtype(ValueId v) const {
   return v == kNoValue ? DType::kUndefined : graph_.value(v).dtype;
 }
 
+std::optional<std::int64_t> Rewriter::upper_bound(const Expr& dim) const {
+  if (dim.constant()) return dim.constant();
+  if (limits_ == nullptr || dim.kind() != ExprKind::kSymbol) return std::nullopt;
+  const auto it = limits_->find(dim.str());
+  return it == limits_->end() ? std::nullopt : std::optional(it->second);
+}
+
 void Rewriter::add_use(ValueId v, NodeId n) {
   if (v != kNoValue) uses_.consumers[at(v)].push_back(n);
 }

@@ -47,6 +47,8 @@ class Rewriter {
   std::optional<Shape> shape(ValueId v) const;
   std::optional<Expr> content(ValueId v) const;
   DType dtype(ValueId v) const;
+  // The largest value of a dimension, if it is constant or a symbol with a known limit.
+  std::optional<std::int64_t> upper_bound(const Expr& dim) const;
   const ConstantTensor* constant(ValueId v) const { return graph_.constant(v); }
 
   // ---- edits ------------------------------------------------------------------------------------

@@ -82,6 +82,35 @@ bool sink_below_product(Rewriter& r, NodeId n) {
   return reshape_result(r, n, inner, *shape);
 }
 
+// x + m for regrouped scores x and an m over the same regrouped axes (a bias of [batch * heads]):
+// m is ungrouped instead, once, outside of the layers that share it.
+bool sink_below_sum(Rewriter& r, NodeId n) {
+  const Node node = r.node(n);
+  if (!node.is("Add") || node.inputs.size() != 2) return false;
+  for (const std::size_t i : {0U, 1U}) {
+    const ValueId other = node.input(1 - i);
+    const auto x = regrouped(r, node.input(i), 2);
+    const auto m = r.shape(other);
+    if (!x || x->from.size() <= x->to.size() || !m || m->size() != x->to.size() ||
+        has_unknown(*m) || !std::equal(m->begin(), m->end() - 2, x->to.begin()) ||
+        !same_shape(r, node.input(i), node.output(0))) {
+      continue;
+    }
+    Shape ungrouped(x->from.begin(), x->from.end() - 2);
+    ungrouped.insert(ungrouped.end(), m->end() - 2, m->end());
+    const auto target = shape_value(r, n, ungrouped, {x->source});
+    if (!target) continue;
+    const ValueId reshaped =
+        r.insert(n, "Reshape", {other, *target}, {{"allowzero", std::int64_t{0}}});
+    std::vector<ValueId> inputs(2);
+    inputs[i] = x->source;
+    inputs[1 - i] = reshaped;
+    const ValueId inner = r.insert(n, "Add", inputs);
+    return reshape_result(r, n, inner, x->to);
+  }
+  return false;
+}
+
 // The operand of an element-wise node beside a scalar; nothing where there is none.
 std::optional<std::size_t> beside_scalar(const Rewriter& r, const Node& node) {
   const bool binary = node.is("Mul") || node.is("Div") || node.is("Add") || node.is("Sub");
@@ -103,6 +132,7 @@ bool sink(Rewriter& r, NodeId n) {
   }
   if (node.is("Softmax")) return on_last_axis(r, node, -1) && sink_below_one(r, n, 0, 1);
   if (is_unary(node)) return sink_below_one(r, n, 0, 0);
+  if (sink_below_sum(r, n)) return true;
   if (const auto operand = beside_scalar(r, node)) return sink_below_one(r, n, *operand, 0);
   return false;
 }

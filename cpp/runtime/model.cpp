@@ -46,7 +46,7 @@ struct Model::Impl {
   Impl(graph::Model loaded, const LoadOptions& options);
 
   void describe_file(const graph::Model& loaded);
-  void make_row_decoder(const LoadOptions& options);
+  void make_row_decoder(const LoadOptions& options, const graph::DimLimits& limits);
   void make_recompute_decoder();
   void take(std::span<const Step> steps);
   void release() noexcept;
@@ -84,15 +84,20 @@ Model::Impl::Impl(graph::Model loaded, const LoadOptions& options)
   describe_file(loaded);
   imported = std::move(loaded.graph);
   optimized = imported;
-  runtime::prepare_graph(optimized, workshop.engine(),
-                         options.optimize ? runtime::Optimize::kAll : runtime::Optimize::kProof);
+  const auto how = options.optimize ? runtime::Optimize::kAll : runtime::Optimize::kProof;
   info.context_length = metadata_number(metadata, "kvik.context_length");
   if (options.incremental) {
-    make_row_decoder(options);
+    graph::DimLimits limits;
+    runtime::prepare_graph(optimized, workshop.engine(), how, &limits);
+    make_row_decoder(options, limits);
   } else {
     explanation.push_back("not incremental: switched off when the model was loaded");
   }
-  if (!decoder) make_recompute_decoder();
+  if (!decoder) {
+    optimized = imported;  // what runs as a whole must hold for every length
+    runtime::prepare_graph(optimized, workshop.engine(), how);
+    make_recompute_decoder();
+  }
   info.incremental = rows != nullptr;
   info.ops_after = runtime::count_ops(rows ? rows->graph : optimized);
   info.threads = workshop.pool.threads();
@@ -112,8 +117,9 @@ void Model::Impl::describe_file(const graph::Model& loaded) {
 }
 
 // Leaves `decoder` empty, and says why, when the graph is not one of rows.
-void Model::Impl::make_row_decoder(const LoadOptions& options) {
-  graph::RowProof proof = graph::prove_rowwise(optimized, runtime::logits_output(optimized));
+void Model::Impl::make_row_decoder(const LoadOptions& options, const graph::DimLimits& limits) {
+  graph::RowProof proof =
+      graph::prove_rowwise(optimized, runtime::logits_output(optimized), limits);
   explanation = std::move(proof.explanation);
   if (!proof.rows) return;
   auto proved = std::make_shared<const graph::RowGraph>(*std::move(proof.rows));

@@ -130,14 +130,14 @@ void finish(RowGraph& rows) {
   verify(graph);
 }
 
-RowGraph prove(Graph graph, ValueId output, std::vector<std::string>& explanation) {
+RowGraph prove(Graph graph, ValueId output, DimLimits limits,
+               std::vector<std::string>& explanation) {
   if (output == kNoValue) {
     if (graph.outputs.empty()) stop("the graph has no output");
     output = graph.outputs[0];
   }
   const ValueId tokens = find_tokens(graph);
   const auto known = supplied_inputs(graph, tokens);
-  DimLimits limits;
   const Contents contents = infer(graph, known, &limits);
   const std::vector<Expr> ids = *graph.value(tokens).shape;
   const Expr token = ids.back();
@@ -195,10 +195,10 @@ RowGraph prove(Graph graph, ValueId output, std::vector<std::string>& explanatio
 
 }  // namespace
 
-RowProof prove_rowwise(const Graph& graph, ValueId output) {
+RowProof prove_rowwise(const Graph& graph, ValueId output, const DimLimits& limits) {
   RowProof proof;
   try {
-    proof.rows = prove(graph, output, proof.explanation);
+    proof.rows = prove(graph, output, limits, proof.explanation);
   } catch (const ProofStop& stopped) {
     proof.rows.reset();
     proof.reason = stopped.reason;

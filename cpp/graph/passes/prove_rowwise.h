@@ -13,6 +13,7 @@
 #include <vector>
 
 #include "graph/graph.h"
+#include "graph/infer/infer.h"
 
 namespace kvik::graph {
 
@@ -56,6 +57,8 @@ struct RowProof {
 
 // Never throws for a valid graph: what can't be proved is said in the result.
 // `output`: the graph output to follow; kNoValue: the first.
-RowProof prove_rowwise(const Graph& graph, ValueId output = kNoValue);
+// `limits`: bounds on dimensions that the passes before took for granted; the bound on the sequence
+// becomes the context limit.
+RowProof prove_rowwise(const Graph& graph, ValueId output = kNoValue, const DimLimits& limits = {});
 
 }  // namespace kvik::graph

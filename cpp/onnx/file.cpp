@@ -1,8 +1,8 @@
 #include "onnx/file.h"
 
 #include <cerrno>
+#include <cstdlib>
 #include <cstring>
-#include <limits>
 #include <new>
 #include <utility>
 
@@ -88,6 +88,10 @@ std::shared_ptr<const File> File::from_descriptor(int descriptor, std::string pa
     file->bytes_ = {file->copy_.get(), size};
     return file;
   }
+  if (char* real = ::realpath(file->path_.c_str(), nullptr)) {
+    file->real_path_ = real;
+    std::free(real);
+  }
   void* mapped = ::mmap(nullptr, size, PROT_READ, MAP_PRIVATE, fd.get(), 0);
   if (mapped == MAP_FAILED) {
     throw_io(file->path_, std::string("cannot map: ") + std::strerror(errno));
@@ -113,7 +117,7 @@ File::~File() {
 void File::check_not_cut() const {
   if (copy_) return;
   struct stat info {};
-  if (::stat(path_.c_str(), &info) != 0) return;  // gone: the mapping keeps its own reference
+  if (::stat(real_path_.c_str(), &info) != 0) return;  // gone: the mapping keeps its own reference
   if (static_cast<std::uint64_t>(info.st_dev) != device_ ||
       static_cast<std::uint64_t>(info.st_ino) != inode_) {
     return;

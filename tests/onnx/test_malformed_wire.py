@@ -23,6 +23,15 @@ def test_the_hand_made_models_are_valid(import_model: Import) -> None:
     assert import_model(model([RELU])).ok
 
 
+def test_the_probe_sees_memory(import_model: Import) -> None:
+    """Else no bound on the peak could fail: 16 MiB that are decoded must show."""
+    count = 2**21
+    initializer = field(1, count) + field(2, TensorProto.INT64) + field(8, b"w")
+    result = import_model(tensor_model(initializer + field(7, bytes(count))))
+    assert result.ok
+    assert 16 <= result.peak_mib < 64
+
+
 # Wire
 
 

@@ -103,7 +103,7 @@ struct ThreadPool::Impl {
         workers(static_cast<std::size_t>(thread_count - 1)) {}
 
   const int threads;
-  const bool spin;  // false when there are more threads than cores: spinning would keep work away
+  const bool spin;   // false when there are more threads than cores: spinning would keep work away
   std::mutex mutex;  // held for the length of a run: callers queue here
   std::vector<Worker> workers;  // worker i + 1 of the body
   std::size_t started = 0;      // how many of them have a thread
@@ -216,8 +216,8 @@ void ThreadPool::Impl::stop() {
 
 ThreadPool::ThreadPool(int threads) {
   if (threads < 1) {
-    throw Error(ErrorCode::kInvalidArgument, "a thread pool of " + std::to_string(threads) +
-                                                 " threads; expected at least 1");
+    throw Error(ErrorCode::kInvalidArgument,
+                "a thread pool of " + std::to_string(threads) + " threads; expected at least 1");
   }
   impl_ = std::make_unique<Impl>(threads);
 }

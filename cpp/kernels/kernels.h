@@ -95,7 +95,8 @@ struct KernelTable {
 
   // ---- Attention ----------------------------------------------------------------------------
   // out[r] = Σ_j softmax_j(score(r, j)) · v[j], online over the blocks in ascending order, each
-  // block at its absolute position; fp32 throughout. The sum is over the visible keys alone.
+  // block at its absolute position; fp32 or wider. The sum is over the visible keys alone. A row
+  // whose keys are all hidden by a bias of -inf is zeros, as one that sees none; a NaN is not hidden.
   void (*attention_f32)(const AttentionArgs& args);
   std::size_t (*attention_scratch)(int rows, int value_dim);  // in floats
   // Stores one position's key [head_dim] and value [value_dim] at `slot` (0 .. kKvBlock-1).

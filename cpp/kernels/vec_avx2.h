@@ -54,7 +54,9 @@ inline void store(float* p, Vec a, Full = {}) { _mm256_storeu_ps(p, a.v); }
 inline void store(float* p, Vec a, Head head) {
   _mm256_maskstore_ps(p, _mm256_castps_si256(lanes(head).m), a.v);
 }
-inline void prefetch(const float* p) { _mm_prefetch(reinterpret_cast<const char*>(p), _MM_HINT_T0); }
+inline void prefetch(const float* p) {
+  _mm_prefetch(reinterpret_cast<const char*>(p), _MM_HINT_T0);
+}
 inline void prefetch_l2(const float* p) {
   _mm_prefetch(reinterpret_cast<const char*>(p), _MM_HINT_T1);
 }

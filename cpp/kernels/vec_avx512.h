@@ -25,11 +25,12 @@ namespace {
 constexpr int kWidth = 16;  // lanes
 
 // Register tiles of a matrix product: some rows of tile_vecs(rows) accumulators each.
-//   up to 6 rows x 4: 24 accumulators, 4 vectors of weights and a broadcast: 29 of 32 registers. Per
-//                     step 10 loads feed 24 fused multiply-adds, 12 cycles of the two units; 24
-//                     chains are well over the 8 that hide a latency of 4. Measured 93 % of peak.
+//   up to 6 rows x 4:  24 accumulators, 4 vectors of weights and a broadcast: 29 of 32 registers.
+//                      Per step 10 loads feed 24 fused multiply-adds, 12 cycles of the two units;
+//                      24 chains are well over the 8 that hide a latency of 4. Measured 93 % of
+//                      peak with the weights in L2.
 //   up to 12 rows x 2: 27 registers, 14 loads for as many multiply-adds, measured 75 % of peak; but
-//                     7 to 12 rows then read the weights once, which is what bounds them.
+//                      7 to 12 rows then read the weights once, which is what bounds them.
 constexpr int kTileRows = 6;
 constexpr int kTallTileRows = 12;
 constexpr int kMaxTileVecs = 4;
@@ -66,7 +67,9 @@ inline Vec load(const float* p, Mask mask) { return {_mm512_maskz_loadu_ps(mask.
 inline Vec load(const float* p, Head head) { return load(p, lanes(head)); }
 inline void store(float* p, Vec a, Full = {}) { _mm512_storeu_ps(p, a.v); }
 inline void store(float* p, Vec a, Head head) { _mm512_mask_storeu_ps(p, lanes(head).m, a.v); }
-inline void prefetch(const float* p) { _mm_prefetch(reinterpret_cast<const char*>(p), _MM_HINT_T0); }
+inline void prefetch(const float* p) {
+  _mm_prefetch(reinterpret_cast<const char*>(p), _MM_HINT_T0);
+}
 inline void prefetch_l2(const float* p) {
   _mm_prefetch(reinterpret_cast<const char*>(p), _MM_HINT_T1);
 }

@@ -113,7 +113,8 @@ void expect_close(const std::string& what, const std::vector<float>& got,
                     << worst << ": got " << show(got[worst]) << ", want " << show(want[worst])
                     << " within " << tolerance[worst];
   if (want.empty() || !std::isfinite(want[largest]) || want[largest] == 0.0) return;
-  const float perturbed = static_cast<float>(got[largest] + perturbation * std::fabs(want[largest]));
+  const float perturbed =
+      static_cast<float>(got[largest] + perturbation * std::fabs(want[largest]));
   CHECK(!close(perturbed, want[largest], tolerance[largest]))
       << what << ": the tolerance " << tolerance[largest] << " of " << want[largest]
       << " would not notice a change of " << perturbation << " of it";

@@ -70,7 +70,7 @@ bool same_bits(std::span<const float> a, std::span<const float> b) {
 
 const std::vector<TinyShape>& shapes() {
   static const std::vector<TinyShape> kShapes{
-      {}, {.heads = 3, .kv_heads = 3, .head_dim = 5}, {.window = 20}, {.alibi = true},
+      {}, {.heads = 3, .kv_heads = 3, .head_dim = 5}, {.window = 20}, {.alibi = true}, {.split = true},
       {.heads = 4, .kv_heads = 1, .window = 70, .alibi = true}};
   return kShapes;
 }

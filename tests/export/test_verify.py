@@ -1,0 +1,112 @@
+"""kvik verify agrees where engines agree, and finds the node where they do not."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from typer.testing import CliRunner
+
+import onnx
+from kvik_export import ExportError, bisect, verify_model
+from kvik_export.bisect import first_divergence
+
+FEEDS = {"ids": np.arange(9).reshape(1, 9)}
+
+
+def test_everything_agrees(exported, run_folder):
+    steps: list[str] = []
+    result = verify_model(exported, checkpoint=run_folder, on_step=steps.append)
+    assert result.ok, result.checks
+    assert result.incremental
+    assert result.divergence is None
+    assert {check.prompts for check in result.checks} == {"random", "text"}
+    names = {check.what for check in result.checks}
+    assert len(names) == 6, names
+    assert any(name.startswith("torch") for name in names)
+    assert 0 < result.largest_error < 1e-5, "nothing was compared, or it was compared with itself"
+    greedy = [check for check in result.checks if "greedy" in check.what]
+    assert all(int(check.compared.split()[0]) >= 32 for check in greedy)
+    assert steps
+
+
+def test_weights_of_another_run_are_found_out(exported, other_run_folder):
+    result = verify_model(exported, checkpoint=other_run_folder, greedy_steps=4)
+    wrong = {check.what for check in result.checks if not check.ok}
+    assert wrong == {"torch, every prefix anew = onnxruntime"}
+    assert result.divergence is None, "kvik and onnxruntime agree on every node"
+    assert result.explanation
+
+
+def perturb(monkeypatch, node_name: str, path, *, only_fused: bool) -> None:
+    """Make kvik wrong at a node and at all that come after it."""
+    graph = onnx.load(path).graph
+    order = [name for node in graph.node for name in node.output]
+    wrong = [name for node in graph.node if node.name == node_name for name in node.output]
+    first = order.index(wrong[0])
+    honest = bisect._kvik_values
+
+    def values(path, names, outputs, feeds, *, optimize):
+        found = honest(path, names, outputs, feeds, optimize=optimize)
+        if only_fused and not optimize:
+            return found
+        return {
+            name: value + 1 if order.index(name) >= first and value.dtype == np.float32 else value
+            for name, value in found.items()
+        }
+
+    monkeypatch.setattr(bisect, "_kvik_values", values)
+
+
+@pytest.mark.parametrize("only_fused", [False, True])
+def test_the_first_wrong_node_is_named(exported, monkeypatch, only_fused):
+    graph = onnx.load(exported).graph
+    softmaxes = [node for node in graph.node if node.op_type == "LayerNormalization"]
+    culprit = softmaxes[2]
+    perturb(monkeypatch, culprit.name, exported, only_fused=only_fused)
+    found = first_divergence(exported, FEEDS)
+    assert found is not None
+    assert (found.node, found.op, found.fused) == (culprit.name, culprit.op_type, only_fused)
+    assert culprit.name in found.describe()
+
+
+def test_no_divergence(exported):
+    assert first_divergence(exported, FEEDS) is None
+
+
+def test_not_a_plain_forward(tmp_path):
+    from onnx import TensorProto, helper
+
+    graph = helper.make_graph(
+        [helper.make_node("Relu", ["x"], ["y"])], "g",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, [2])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, [2])],
+    )  # fmt: skip
+    path = tmp_path / "relu.onnx"
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)]), path)
+    import kvik
+
+    with pytest.raises((ExportError, kvik.KvikError)):
+        verify_model(path)
+
+
+def run_verify(*arguments):
+    import typer
+
+    from kvik_export.cli import verify
+
+    app = typer.Typer()
+    app.command()(verify)
+    return CliRunner().invoke(app, [str(argument) for argument in arguments])
+
+
+def test_command_status(exported, run_folder, other_run_folder, tmp_path):
+    good = run_verify(exported, "--checkpoint", run_folder, "--steps", 8, "--length", 9)
+    assert good.exit_code == 0, good.output
+    assert "largest error" in good.output
+    bad = run_verify(exported, "--checkpoint", other_run_folder, "--steps", 8, "--length", 9)
+    assert bad.exit_code == 1
+    assert "different" in bad.output
+    missing = run_verify(tmp_path / "none.onnx")
+    assert missing.exit_code == 2
+    assert "none.onnx" in missing.output
+    assert "Traceback" not in missing.output

@@ -17,19 +17,20 @@ inline bool checked_mul(std::int64_t a, std::int64_t b, std::int64_t* out) {
   return !__builtin_mul_overflow(a, b, out);
 }
 
-// Number of elements of dims, or nothing where a dimension is negative or the product overflows.
+// Number of elements of dims, or nothing where a dimension is negative or the product of those that
+// are not 0 overflows: then no product of some of them can wrap either.
 inline std::optional<std::int64_t> checked_elements(std::span<const std::int64_t> dims) {
   std::int64_t product = 1;
   bool zero = false;
   for (std::int64_t dim : dims) {
     if (dim < 0) return std::nullopt;
-    zero = zero || dim == 0;
+    if (dim == 0) {
+      zero = true;
+    } else if (!checked_mul(product, dim, &product)) {
+      return std::nullopt;
+    }
   }
-  if (zero) return 0;
-  for (std::int64_t dim : dims) {
-    if (!checked_mul(product, dim, &product)) return std::nullopt;
-  }
-  return product;
+  return zero ? 0 : product;
 }
 
 // Bytes that hold `elements` of `dtype` (4-bit types round up), or nothing on overflow.

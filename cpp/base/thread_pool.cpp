@@ -24,7 +24,7 @@ namespace {
 // microseconds; waking a sleeper costs about as much as this. At first it only pauses; then it
 // offers its core at every turn, because on a busy machine the thread that it waits for may be
 // queued behind it.
-constexpr std::chrono::microseconds kPause{5};
+constexpr std::chrono::microseconds kPause{2};
 constexpr std::chrono::microseconds kSpin{50};
 
 void pause() {

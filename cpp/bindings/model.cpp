@@ -141,6 +141,9 @@ void init_model(nb::module_& module) {
       .def_static("load", load_model, nb::arg("path"), nb::arg("threads") = 0,
                   nb::arg("optimize") = true, nb::arg("incremental") = true,
                   nb::arg("max_rows") = LoadOptions{}.max_rows,
+                  nb::sig("def load(path: str | os.PathLike[str], threads: int = 0, "
+                          "optimize: bool = True, incremental: bool = True, "
+                          "max_rows: int = 256) -> Model"),
                   "Load a file; threads=0 means one a CPU.")
       .def_static("from_bytes", model_from_bytes, nb::arg("data"), nb::arg("threads") = 0,
                   nb::arg("optimize") = true, nb::arg("incremental") = true,

@@ -74,6 +74,9 @@ void init_session(nb::module_& module) {
   nb::class_<Session>(module, "Session", "A loaded graph; see kvik.InferenceSession.")
       .def_static("load", load_session, nb::arg("path"), nb::arg("threads") = 0,
                   nb::arg("optimize") = true, nb::arg("extra_outputs") = nb::list(),
+                  nb::sig("def load(path: str | os.PathLike[str], threads: int = 0, "
+                          "optimize: bool = True, "
+                          "extra_outputs: collections.abc.Sequence[str] = []) -> Session"),
                   "Load a file; threads=0 means one a CPU.")
       .def_static("from_bytes", session_from_bytes, nb::arg("data"), nb::arg("threads") = 0,
                   nb::arg("optimize") = true, nb::arg("extra_outputs") = nb::list(),

@@ -13,6 +13,8 @@ namespace {
 constexpr int kChunkRows = 48;
 constexpr std::int64_t kBlockK = 256;
 static_assert(kChunkRows % kTileRows == 0);
+// Tiles that fetch a block, at a line per step of k and column of tiles.
+constexpr int kFetchTiles = kPanel / kFloatsPerLine / (kPanel / (tile_vecs(kTileRows) * kWidth));
 
 void pack_f32(const float* w, std::ptrdiff_t k_stride, std::ptrdiff_t c_stride, std::int64_t k,
               std::int64_t n, std::int64_t panel_begin, std::int64_t panel_end, float* packed) {
@@ -90,11 +92,15 @@ void multiply_chunk(const float* x, std::ptrdiff_t x_stride, int rows, std::int6
               .c = sums,
               .c_stride = kPanel,
               .accumulate = begin != 0};
+    // The first tile reads this block; the others meanwhile fetch the next one, which lies behind it
+    // (after the last block of all they fetch into the void, which is harmless).
+    const float* next = p.b + p.k * kPanel;
     for (int tile = 0; tile < tiles; ++tile) {
       const int tile_rows = rows / tiles + (tile < rows % tiles ? 1 : 0);
       if (tile == 0) {
-        product<true>(tile_rows, p);  // the first to read this block
+        product<true>(tile_rows, p);
       } else {
+        p.next = tile <= kFetchTiles ? next + (tile - 1) * (kBlockK * kPanel / kFetchTiles) : nullptr;
         product<false>(tile_rows, p);
       }
       p.a += tile_rows * x_stride;

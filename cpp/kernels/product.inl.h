@@ -23,6 +23,8 @@ struct Product {
   float* c;                 // [rows, columns]
   std::ptrdiff_t c_stride;
   bool accumulate;          // C += A·B, else C = A·B
+  // What will be read next, brought into L2 meanwhile: a line per k and tile. Null: nothing.
+  const float* next = nullptr;
 };
 
 // How far ahead B is fetched when it streams from memory, in floats: 4 KiB.
@@ -30,8 +32,8 @@ constexpr std::ptrdiff_t kPrefetchAhead = 1024;
 constexpr int kFloatsPerLine = 16;
 
 // kRows x kVecs vectors of C, from column `column` on. Part says which lanes of the last vector
-// exist. kStream: B comes from memory rather than from a cache.
-template <int kRows, int kVecs, bool kStream, typename Part>
+// exist. kStream: B comes from memory rather than from a cache. kNext: p.next is fetched.
+template <int kRows, int kVecs, bool kStream, bool kNext = false, typename Part>
 inline void product_tile(const Product& p, std::ptrdiff_t column, Part part) {
   Vec acc[kRows][kVecs];
   const auto load_row = [part](const float* from, Vec(&to)[kVecs]) {
@@ -51,11 +53,15 @@ inline void product_tile(const Product& p, std::ptrdiff_t column, Part part) {
   }
   const float* a = p.a;
   const float* b = p.b + column;
+  const float* next = nullptr;
+  // Each column of tiles fetches its own stretch.
+  if constexpr (kNext) next = p.next + column / (kVecs * kWidth) * p.k * kFloatsPerLine;
   for (std::int64_t i = 0; i < p.k; ++i, ++a, b += p.b_stride) {
     if constexpr (kStream) {
 #pragma GCC unroll 16
       for (int f = 0; f < kVecs * kWidth; f += kFloatsPerLine) prefetch(b + kPrefetchAhead + f);
     }
+    if constexpr (kNext) prefetch_l2(next + i * kFloatsPerLine);
     Vec w[kVecs];
     load_row(b, w);
 #pragma GCC unroll 16
@@ -78,7 +84,11 @@ void product_rows(const Product& p) {
   constexpr int kVecs = tile_vecs(kRows);
   std::ptrdiff_t column = 0;
   for (; column + kVecs * kWidth <= p.columns; column += kVecs * kWidth) {
-    product_tile<kRows, kVecs, kStream>(p, column, Full{});
+    if (!kStream && p.next != nullptr) {
+      product_tile<kRows, kVecs, false, true>(p, column, Full{});
+    } else {
+      product_tile<kRows, kVecs, kStream>(p, column, Full{});
+    }
   }
   const int rest = static_cast<int>(p.columns - column);
   if (rest == 0) return;

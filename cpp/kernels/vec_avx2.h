@@ -55,6 +55,9 @@ inline void store(float* p, Vec a, Head head) {
   _mm256_maskstore_ps(p, _mm256_castps_si256(lanes(head).m), a.v);
 }
 inline void prefetch(const float* p) { _mm_prefetch(reinterpret_cast<const char*>(p), _MM_HINT_T0); }
+inline void prefetch_l2(const float* p) {
+  _mm_prefetch(reinterpret_cast<const char*>(p), _MM_HINT_T1);
+}
 inline Vec set(float a) { return {_mm256_set1_ps(a)}; }
 inline Vec zero() { return {_mm256_setzero_ps()}; }
 

@@ -67,6 +67,9 @@ inline Vec load(const float* p, Head head) { return load(p, lanes(head)); }
 inline void store(float* p, Vec a, Full = {}) { _mm512_storeu_ps(p, a.v); }
 inline void store(float* p, Vec a, Head head) { _mm512_mask_storeu_ps(p, lanes(head).m, a.v); }
 inline void prefetch(const float* p) { _mm_prefetch(reinterpret_cast<const char*>(p), _MM_HINT_T0); }
+inline void prefetch_l2(const float* p) {
+  _mm_prefetch(reinterpret_cast<const char*>(p), _MM_HINT_T1);
+}
 inline Vec set(float a) { return {_mm512_set1_ps(a)}; }
 inline Vec zero() { return {_mm512_setzero_ps()}; }
 

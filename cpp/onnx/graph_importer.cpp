@@ -75,6 +75,7 @@ Graph GraphImporter::import_main(Bytes bytes, const OpsetMap& opsets) {
 
 void GraphImporter::import_content(Scope& scope, const GraphView& view, bool is_main) {
   import_initializers(scope, view);
+  if (is_main) collect_symbols(view);
   for (Bytes input : view.inputs) import_input(scope, input, is_main);
   for (Bytes output : view.outputs) {
     source_.budget.take_memory(96, "outputs");
@@ -138,6 +139,16 @@ void GraphImporter::import_input(Scope& scope, Bytes bytes, bool is_main) {
   if (info.has_shape) graph.value(id).shape = input_shape(info);
 }
 
+// All names of dimensions, before the first is made up for an unnamed one.
+void GraphImporter::collect_symbols(const GraphView& view) {
+  for (Bytes input : view.inputs) {
+    for (const DimView& dim : parse_value_info(source_, input).dims) {
+      source_.budget.take_memory(96 + static_cast<std::int64_t>(dim.param.size()), "dimensions");
+      symbols_.emplace(dim.param);
+    }
+  }
+}
+
 std::vector<Expr> GraphImporter::input_shape(const ValueInfoView& info) {
   if (info.dims.size() > static_cast<std::size_t>(kMaxRank)) {
     throw Error(ErrorCode::kUnsupported, "input " + quote(info.name) + " has " +
@@ -162,7 +173,7 @@ std::vector<Expr> GraphImporter::input_shape(const ValueInfoView& info) {
       while (symbols_.count(symbol)) symbol += "'";
     }
     source_.budget.take_memory(4 * static_cast<std::int64_t>(symbol.size()), "dimensions");
-    symbols_.emplace(symbol, true);
+    symbols_.insert(symbol);
     shape.push_back(Expr::symbol(std::move(symbol)));
   }
   return shape;

@@ -84,6 +84,7 @@ class GraphImporter {
   void import_content(Scope& scope, const GraphView& view, bool is_main);
   void import_initializers(Scope& scope, const GraphView& view);
   void import_input(Scope& scope, Bytes bytes, bool is_main);
+  void collect_symbols(const GraphView& view);
   std::vector<graph::Expr> input_shape(const ValueInfoView& info);
   void import_output(Scope& scope, Bytes bytes);
   void finish(Scope& scope);
@@ -124,7 +125,7 @@ class GraphImporter {
   std::map<std::tuple<std::string_view, std::string_view, std::string_view>, Function> functions_;
   std::map<std::string, Missing> missing_;
   std::map<std::string, std::int64_t, std::less<>> generated_;  // names made up -> how often
-  std::map<std::string, bool, std::less<>> symbols_;            // dim_params of the main graph
+  std::set<std::string> symbols_;  // names of the main graph's dimensions
 };
 
 }  // namespace kvik::onnx

@@ -20,21 +20,30 @@ namespace {
 
 // Says what a file is that is often mistaken for a model.
 void check_magic(Bytes bytes) {
+  if (bytes.empty()) fail("the file is empty");
+  struct Magic {
+    std::string_view start;
+    const char* kind;
+  };
+  constexpr Magic kMagics[] = {
+      {"GGUF", "a GGUF file"},
+      {"PK\x03\x04", "a zip archive (a PyTorch checkpoint?)"},
+      {"\x80\x02", "a Python pickle"},
+      {"\x89HDF", "an HDF5 file"},
+      {"version https://git-lfs", "a Git LFS pointer, not the file itself"},
+      {"<!DOCTYPE", "a web page"},
+      {"<html", "a web page"},
+  };
   const std::string_view text(reinterpret_cast<const char*>(bytes.data()), bytes.size());
-  if (text.empty()) fail("the file is empty");
-  const auto starts = [&](std::string_view magic) { return text.substr(0, magic.size()) == magic; };
-  const char* kind = starts("GGUF")                 ? "a GGUF file"
-                     : starts("PK\x03\x04")         ? "a zip archive (a PyTorch checkpoint?)"
-                     : starts("\x80\x02")           ? "a Python pickle"
-                     : starts("\x89HDF")            ? "an HDF5 file"
-                     : starts("version https://git") ? "a Git LFS pointer, not the file itself"
-                     : starts("<!DOCTYPE") || starts("<html") ? "a web page"
-                     : text.find_first_not_of(" \t\r\n") != std::string_view::npos &&
-                             text[text.find_first_not_of(" \t\r\n")] == '{' &&
-                             text.find('"') != std::string_view::npos && starts("{")
-                         ? "JSON"
-                         : nullptr;
-  if (kind) fail(std::string("not an ONNX model: this is ") + kind);
+  for (const Magic& magic : kMagics) {
+    if (text.substr(0, magic.start.size()) != magic.start) continue;
+    fail(std::string("not an ONNX model: this is ") + magic.kind);
+  }
+  // A model cannot begin like that: '{' and '\n{' are tags of wire types that ONNX does not use.
+  const std::size_t first = text.substr(0, 64).find_first_not_of(" \t\r\n");
+  if (first != std::string_view::npos && text[first] == '{' && text.find('"') < first + 64) {
+    fail("not an ONNX model: this is JSON");
+  }
 }
 
 OpsetMap check_opsets(const std::vector<OpsetId>& opsets, const std::string& where) {
@@ -78,9 +87,8 @@ void check_header(const ModelView& model) {
 
 std::string producer_of(const ModelView& model) {
   std::string out(model.producer_name);
-  if (!model.producer_version.empty()) {
-    out += (out.empty() ? "" : " ") + std::string(model.producer_version);
-  }
+  if (!out.empty() && !model.producer_version.empty()) out += ' ';
+  out += model.producer_version;
   return out;
 }
 

@@ -79,7 +79,9 @@ std::uint64_t Reader::varint(const char* what) {
   const std::byte* start = at_;
   std::uint64_t value = 0;
   if (!read_varint(&at_, end_, &value)) {
-    fail(start, std::string(what) + (at_ == end_ ? " is cut short" : " exceeds 64 bits"));
+    const bool cut = at_ == end_ && at_ - start < 10 &&
+                     (at_ == start || at_[-1] >= std::byte{0x80});
+    fail(start, std::string(what) + (cut ? " is cut short" : " exceeds 64 bits"));
   }
   return value;
 }

@@ -20,7 +20,7 @@ using Bytes = std::span<const std::byte>;
 struct Limits {
   std::int64_t memory = std::int64_t{52} << 20;  // bytes on the heap, besides the file itself
   std::int64_t nodes = 250'000;                  // after functions are inlined
-  std::int64_t fields = 32'000'000;              // wire fields read
+  std::int64_t fields = 8'000'000;               // wire fields read, skipped ones too
   int graph_depth = 32;                          // If, Loop and Scan bodies within one another
   int function_depth = 100;                      // functions that call functions
 };

@@ -32,15 +32,16 @@ std::unique_ptr<OpKernel> make_arg(Info info) {
     const int axis = normalize_axis(axis_attribute, x.dims.rank);
     Dims dims;
     for (int i = 0; i < x.dims.rank; ++i) {
-      if (i != axis) dims.push_back(x.dims[i]);
-      else if (keep) dims.push_back(1);
+      if (i != axis)
+        dims.push_back(x.dims[i]);
+      else if (keep)
+        dims.push_back(1);
     }
     std::int64_t* out = context.output(0, DType::kI64, dims).as<std::int64_t>();
     const std::int64_t n = x.dims[axis], inner = x.dims.elements(axis + 1, x.dims.rank);
     const std::int64_t rows = dims.elements();
-    check(n > 0 || rows == 0, [&] {
-      return "axis " + std::to_string(axis) + " of " + x.dims.str() + " is empty";
-    });
+    check(n > 0 || rows == 0,
+          [&] { return "axis " + std::to_string(axis) + " of " + x.dims.str() + " is empty"; });
     visit_numeric(x.dtype, [&]<typename T>() {
       parallel_for(context, rows, n, [&](std::int64_t begin, std::int64_t end) {
         for (std::int64_t r = begin; r < end; ++r) {
@@ -67,9 +68,8 @@ std::unique_ptr<OpKernel> make_top_k(Info info) {
     const int axis = normalize_axis(axis_attribute, x.dims.rank);
     const std::int64_t k = int_scalar(context.input(1), "K");
     const std::int64_t n = x.dims[axis], inner = x.dims.elements(axis + 1, x.dims.rank);
-    check(k >= 0 && k <= n, [&] {
-      return "K is " + std::to_string(k) + " for an axis of " + std::to_string(n);
-    });
+    check(k >= 0 && k <= n,
+          [&] { return "K is " + std::to_string(k) + " for an axis of " + std::to_string(n); });
     Dims dims = x.dims;
     dims[axis] = k;
     Tensor* values = context.wants_output(0) ? &context.output(0, x.dtype, dims) : nullptr;

@@ -60,8 +60,8 @@ template <typename T>
 void store_present(OpContext& context, const AttentionPlan& p, int output, DType dtype,
                    const HeadView& past, const HeadView& now, std::int64_t width) {
   if (!context.wants_output(output)) return;
-  T* out = context.output(output, dtype, Dims{p.batch, p.kv_heads, p.total, width})
-               .template as<T>();
+  T* out =
+      context.output(output, dtype, Dims{p.batch, p.kv_heads, p.total, width}).template as<T>();
   parallel_for(context, p.batch * p.kv_heads, p.total * width,
                [&](std::int64_t begin, std::int64_t end) {
                  for (std::int64_t i = begin; i < end; ++i) {
@@ -99,7 +99,8 @@ void widen_mask(const Tensor& mask, const AttentionPlan& p, float* out) {
   });
 }
 
-// Rows of float mask: bias of query s of head (b, h) starts at data + offset(b, h) + s · row_stride.
+// Rows of float mask: bias of query s of head (b, h) starts at data + offset(b, h) + s ·
+// row_stride.
 struct MaskView {
   const float* data = nullptr;
   std::int64_t b_stride = 0, h_stride = 0, row_stride = 0;
@@ -128,8 +129,8 @@ constexpr int kChunk = 32;  // query rows that one call of the kernel gets
 
 // The workspace of a run, carved into its parts.
 struct Workspace {
-  float* k_blocks = nullptr;  // [batch · kv_heads · blocks, head_dim, kKvBlock]
-  float* v_blocks = nullptr;  // [batch · kv_heads · blocks, kKvBlock, value_dim]
+  float* k_blocks = nullptr;        // [batch · kv_heads · blocks, head_dim, kKvBlock]
+  float* v_blocks = nullptr;        // [batch · kv_heads · blocks, kKvBlock, value_dim]
   const float** k_table = nullptr;  // [batch · kv_heads · blocks]
   const float** v_table = nullptr;
   float* mask = nullptr;    // [mask rows, total], where the mask has to be converted
@@ -137,7 +138,9 @@ struct Workspace {
   std::int64_t worker_floats = 0;
 };
 
-std::size_t round_up(std::size_t floats) { return (floats + 15) / 16 * 16; }
+std::size_t round_up(std::size_t floats) {
+  return (floats + 15) / 16 * 16;
+}
 
 Workspace carve(OpContext& context, const AttentionPlan& p, std::int64_t mask_floats) {
   using kernels::kKvBlock;
@@ -147,13 +150,14 @@ Workspace carve(OpContext& context, const AttentionPlan& p, std::int64_t mask_fl
   const std::int64_t blocks = p.batch * p.kv_heads * p.blocks;
   const std::size_t k = size(blocks, p.head_dim * kKvBlock);
   const std::size_t v = size(blocks, p.value_dim * kKvBlock);
-  const std::size_t pointers = round_up(static_cast<std::size_t>(blocks) * sizeof(float*) / sizeof(float));
+  const std::size_t pointers =
+      round_up(static_cast<std::size_t>(blocks) * sizeof(float*) / sizeof(float));
   const std::size_t mask = round_up(static_cast<std::size_t>(mask_floats));
   // One worker: converted queries and results of a chunk, and the kernel's scratch.
-  const std::size_t worker =
-      size(kChunk, p.head_dim + p.value_dim) +
-      round_up(context.kernels().attention_scratch(kChunk, p.value_dim));
-  const std::size_t workers = checked_product(worker, static_cast<std::size_t>(context.pool().threads()));
+  const std::size_t worker = size(kChunk, p.head_dim + p.value_dim) +
+                             round_up(context.kernels().attention_scratch(kChunk, p.value_dim));
+  const std::size_t workers =
+      checked_product(worker, static_cast<std::size_t>(context.pool().threads()));
   const std::size_t total = k + v + 2 * pointers + mask + workers;
   auto* at = static_cast<float*>(context.workspace(checked_product(total, sizeof(float))));
   Workspace w;
@@ -270,44 +274,46 @@ void store_scores(OpContext& context, const AttentionPlan& p, DType dtype, const
                   std::int64_t mode) {
   if (!context.wants_output(3)) return;
   T* out = context.output(3, dtype, Dims{p.batch, p.heads, p.queries, p.total}).template as<T>();
-  parallel_for(context, p.batch * p.heads * p.queries, p.total * p.head_dim, [&](std::int64_t begin, std::int64_t end) {
-    std::vector<double> scores(static_cast<std::size_t>(p.total));
-    for (std::int64_t i = begin; i < end; ++i) {
-      const std::int64_t s = i % p.queries, head = i / p.queries;
-      const std::int64_t b = head / p.heads, h = head % p.heads;
-      const T* q = p.q.at<T>(b, h, s);
-      std::int64_t first = 0, last = 0;
-      p.visible(b, s, &first, &last);
-      double highest = -std::numeric_limits<double>::infinity(), sum = 0.0;
-      for (std::int64_t j = 0; j < p.total; ++j) {
-        const T* k = position<T>(p.past_k, p.k, b, h / (p.heads / p.kv_heads), j);
-        double score = 0.0;
-        for (int d = 0; d < p.head_dim; ++d) {
-          score += static_cast<double>(widen(q[d])) * static_cast<double>(widen(k[d]));
-        }
-        score *= static_cast<double>(p.scale);
-        if (p.softcap != 0.0f) {
-          const double cap = static_cast<double>(p.softcap);
-          score = cap * std::tanh(score / cap);
-        }
-        if (mode >= 2) {
-          if (mask.data) score += static_cast<double>(mask.at(b, h, s)[j]);
-          if (j < first || j > last) score = -std::numeric_limits<double>::infinity();
-        }
-        scores[static_cast<std::size_t>(j)] = score;
-        highest = std::max(highest, score);
-      }
-      if (mode == 3) {
-        const bool hidden = highest == -std::numeric_limits<double>::infinity();
-        for (double& score : scores) sum += score = hidden ? 0.0 : std::exp(score - highest);
-        for (double& score : scores) score = sum == 0.0 ? 0.0 : score / sum;
-      }
-      for (std::int64_t j = 0; j < p.total; ++j) {
-        out[i * p.total + j] =
-            narrow<T>(static_cast<Compute<T>>(scores[static_cast<std::size_t>(j)]));
-      }
-    }
-  });
+  parallel_for(context, p.batch * p.heads * p.queries, p.total * p.head_dim,
+               [&](std::int64_t begin, std::int64_t end) {
+                 std::vector<double> scores(static_cast<std::size_t>(p.total));
+                 for (std::int64_t i = begin; i < end; ++i) {
+                   const std::int64_t s = i % p.queries, head = i / p.queries;
+                   const std::int64_t b = head / p.heads, h = head % p.heads;
+                   const T* q = p.q.at<T>(b, h, s);
+                   std::int64_t first = 0, last = 0;
+                   p.visible(b, s, &first, &last);
+                   double highest = -std::numeric_limits<double>::infinity(), sum = 0.0;
+                   for (std::int64_t j = 0; j < p.total; ++j) {
+                     const T* k = position<T>(p.past_k, p.k, b, h / (p.heads / p.kv_heads), j);
+                     double score = 0.0;
+                     for (int d = 0; d < p.head_dim; ++d) {
+                       score += static_cast<double>(widen(q[d])) * static_cast<double>(widen(k[d]));
+                     }
+                     score *= static_cast<double>(p.scale);
+                     if (p.softcap != 0.0f) {
+                       const double cap = static_cast<double>(p.softcap);
+                       score = cap * std::tanh(score / cap);
+                     }
+                     if (mode >= 2) {
+                       if (mask.data) score += static_cast<double>(mask.at(b, h, s)[j]);
+                       if (j < first || j > last) score = -std::numeric_limits<double>::infinity();
+                     }
+                     scores[static_cast<std::size_t>(j)] = score;
+                     highest = std::max(highest, score);
+                   }
+                   if (mode == 3) {
+                     const bool hidden = highest == -std::numeric_limits<double>::infinity();
+                     for (double& score : scores)
+                       sum += score = hidden ? 0.0 : std::exp(score - highest);
+                     for (double& score : scores) score = sum == 0.0 ? 0.0 : score / sum;
+                   }
+                   for (std::int64_t j = 0; j < p.total; ++j) {
+                     out[i * p.total + j] =
+                         narrow<T>(static_cast<Compute<T>>(scores[static_cast<std::size_t>(j)]));
+                   }
+                 }
+               });
 }
 
 std::unique_ptr<OpKernel> make_attention(const NodeInfo& info) {
@@ -317,7 +323,8 @@ std::unique_ptr<OpKernel> make_attention(const NodeInfo& info) {
     const DType dtype = context.input(0).dtype;
     Tensor& y = context.output(0, dtype, p.result);
     const Tensor* mask = context.has_input(3) ? &context.input(3) : nullptr;
-    const bool direct = mask != nullptr && mask->dtype == DType::kF32 && mask->dims.back() == p.total;
+    const bool direct =
+        mask != nullptr && mask->dtype == DType::kF32 && mask->dims.back() == p.total;
     const std::int64_t mask_rows =
         mask == nullptr ? 0 : mask->dims.elements(0, mask->dims.rank - 1);
     visit_float(dtype, [&]<typename T>() {
@@ -339,6 +346,8 @@ std::unique_ptr<OpKernel> make_attention(const NodeInfo& info) {
 
 }  // namespace
 
-void register_attention(Registry& r) { r.add("Attention", make_attention); }
+void register_attention(Registry& r) {
+  r.add("Attention", make_attention);
+}
 
 }  // namespace kvik::ops

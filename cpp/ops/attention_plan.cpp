@@ -67,7 +67,8 @@ Heads past_heads(OpContext& context, int input, const Heads& now, const char* na
   const Tensor& t = context.input(input);
   check_same_dtype(context.input(0), t, "Q", name);
   check(t.dims.rank == 4, [&] {
-    return std::string(name) + " has shape " + t.dims.str() + "; expected [batch, heads, past, "
+    return std::string(name) + " has shape " + t.dims.str() +
+           "; expected [batch, heads, past, "
            "head size]";
   });
   const Heads past = split_heads(t, 0, name);
@@ -146,7 +147,12 @@ AttentionPlan plan_attention(OpContext& context, const AttentionAttributes& a) {
       return "past_key has " + std::to_string(p.past_k.length) + " positions but past_value " +
              std::to_string(p.past_v.length);
     });
-    p.total += p.past_k.length;
+    if (!checked_add(p.total, p.past_k.length, &p.total)) p.total = INT64_MAX;
+  }
+  constexpr std::int64_t kMaxKeys = std::int64_t{1} << 40;
+  if (p.total > kMaxKeys || p.queries > kMaxKeys) {
+    fail(ErrorCode::kOutOfMemory, "a sequence of " + std::to_string(std::max(p.total, p.queries)) +
+                                      " positions is too long");
   }
   if (context.has_input(6)) {
     const Tensor& valid = context.input(6);
@@ -155,9 +161,8 @@ AttentionPlan plan_attention(OpContext& context, const AttentionAttributes& a) {
       return "nonpad_kv_seqlen has shape " + valid.dims.str() + "; expected [" +
              std::to_string(p.batch) + "]";
     });
-    check(!context.has_input(4), [] {
-      return std::string("nonpad_kv_seqlen cannot be combined with past_key");
-    });
+    check(!context.has_input(4),
+          [] { return std::string("nonpad_kv_seqlen cannot be combined with past_key"); });
     p.valid_keys = valid.as<std::int64_t>();
   }
   p.blocks = (p.total + kernels::kKvBlock - 1) / kernels::kKvBlock;

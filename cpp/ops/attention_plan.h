@@ -10,11 +10,11 @@ namespace kvik::ops {
 
 struct AttentionAttributes {
   bool causal = false;
-  std::int64_t q_heads = 0, kv_heads = 0;  // 0: absent (4-D inputs)
-  float scale = 0.0f;                      // 0: 1 / sqrt(head_dim)
-  float softcap = 0.0f;                    // 0: none
+  std::int64_t q_heads = 0, kv_heads = 0;            // 0: absent (4-D inputs)
+  float scale = 0.0f;                                // 0: 1 / sqrt(head_dim)
+  float softcap = 0.0f;                              // 0: none
   std::int64_t left_window = -1, right_window = -1;  // opset 25; -1: unbounded
-  std::int64_t scores_mode = 0;            // qk_matmul_output_mode
+  std::int64_t scores_mode = 0;                      // qk_matmul_output_mode
 };
 
 // Throws kInvalidModel for values that the standard does not allow.

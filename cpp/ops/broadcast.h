@@ -13,11 +13,11 @@ namespace kvik::ops {
 // Along the last dimension every operand's stride is 0 or 1.
 struct BroadcastPlan {
   static constexpr int kMaxOperands = 3;
-  Dims result;                              // dimensions of the result, as ONNX defines them
-  Dims loop;                                // the merged dimensions; rank >= 1
-  std::array<Dims, kMaxOperands> strides;   // by operand, one stride per loop dimension
-  std::int64_t inner = 1;                   // size of the last loop dimension
-  std::int64_t total = 0;                   // elements of the result
+  Dims result;                             // dimensions of the result, as ONNX defines them
+  Dims loop;                               // the merged dimensions; rank >= 1
+  std::array<Dims, kMaxOperands> strides;  // by operand, one stride per loop dimension
+  std::int64_t inner = 1;                  // size of the last loop dimension
+  std::int64_t total = 0;                  // elements of the result
 };
 
 // The shape that the operands broadcast to. Throws kInvalidArgument naming both shapes.

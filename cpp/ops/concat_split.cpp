@@ -11,8 +11,8 @@ namespace {
 using Info = const NodeInfo&;
 
 // Copies `outer` runs of `run` bytes.
-void copy_runs(const std::byte* from, std::size_t from_stride, std::byte* to,
-               std::size_t to_stride, std::int64_t outer, std::size_t run) {
+void copy_runs(const std::byte* from, std::size_t from_stride, std::byte* to, std::size_t to_stride,
+               std::int64_t outer, std::size_t run) {
   if (run == 0) return;
   for (std::int64_t i = 0; i < outer; ++i) {
     std::memcpy(to + static_cast<std::size_t>(i) * to_stride,
@@ -38,8 +38,8 @@ std::unique_ptr<OpKernel> make_concat(Info info) {
       if (next.dims.rank == first.dims.rank) expected[axis] = next.dims[axis];
       check(next.dims == expected, [&] {
         return "input " + std::to_string(i) + " has shape " + next.dims.str() +
-               ", which differs from the first input's " + first.dims.str() +
-               " outside of axis " + std::to_string(axis);
+               ", which differs from the first input's " + first.dims.str() + " outside of axis " +
+               std::to_string(axis);
       });
       if (!checked_add(dims[axis], next.dims[axis], &dims[axis])) {
         fail(ErrorCode::kOutOfMemory, "the concatenated dimension overflows");
@@ -71,8 +71,8 @@ std::vector<std::int64_t> split_sizes(OpContext& context, std::int64_t dim, std:
     check(valid && sum == dim, [&] {
       std::string list;
       for (std::int64_t s : sizes) list += (list.empty() ? "" : ", ") + std::to_string(s);
-      return "split [" + list + "] does not divide an axis of " + std::to_string(dim) +
-             " into " + std::to_string(context.output_count()) + " outputs";
+      return "split [" + list + "] does not divide an axis of " + std::to_string(dim) + " into " +
+             std::to_string(context.output_count()) + " outputs";
     });
     return sizes;
   }
@@ -85,8 +85,8 @@ std::vector<std::int64_t> split_sizes(OpContext& context, std::int64_t dim, std:
   std::vector<std::int64_t> sizes(static_cast<std::size_t>(parts), part);
   sizes.back() = dim - part * (parts - 1);
   check(sizes.back() >= 0, [&] {
-    return "an axis of " + std::to_string(dim) + " cannot be split into " +
-           std::to_string(parts) + " parts";
+    return "an axis of " + std::to_string(dim) + " cannot be split into " + std::to_string(parts) +
+           " parts";
   });
   return sizes;
 }
@@ -95,8 +95,8 @@ std::unique_ptr<OpKernel> make_split(Info info) {
   const std::int64_t axis_attribute = info.node.int_attr("axis", 0);
   const std::int64_t parts = info.node.int_attr("num_outputs", 0);
   if (parts < 0 || (info.node.has_attr("num_outputs") && parts == 0)) {
-    fail(ErrorCode::kInvalidModel, "attribute num_outputs is " + std::to_string(parts) +
-                                       "; expected a positive number");
+    fail(ErrorCode::kInvalidModel,
+         "attribute num_outputs is " + std::to_string(parts) + "; expected a positive number");
   }
   return kernel_of([=](OpContext& context) {
     const Tensor& x = context.input(0);

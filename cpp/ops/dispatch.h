@@ -1,7 +1,8 @@
 // From a dtype known at run time to a C++ type: one switch for the whole library.
 //
-// A body is a generic lambda, `[&]<typename T>() { ... }`. Booleans are stored as bytes; a byte of a
-// file's boolean tensor may hold any value, so bodies compare it with zero and never read a `bool`.
+// A body is a generic lambda, `[&]<typename T>() { ... }`. Booleans are stored as bytes; a byte of
+// a file's boolean tensor may hold any value, so bodies compare it with zero and never read a
+// `bool`.
 #pragma once
 
 #include <cstdint>

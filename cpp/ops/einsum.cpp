@@ -41,8 +41,7 @@ Equation parse_equation(const std::string& text) {
     }
   }
   const auto valid = [](const std::string& s) {
-    return std::count(s.begin(), s.end(), '.') <= 1 &&
-           std::all_of(s.begin(), s.end(), [](char c) {
+    return std::count(s.begin(), s.end(), '.') <= 1 && std::all_of(s.begin(), s.end(), [](char c) {
              return c == '.' || (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z');
            });
   };
@@ -120,8 +119,9 @@ Loop plan_loop(OpContext& context, const Equation& e) {
   Loop loop;
   Labels order;
   for (int label : output) {
-    check(sizes.count(label) != 0 && std::count(output.begin(), output.end(), label) == 1,
-          [] { return std::string("the equation's result names an axis twice or one that no input has"); });
+    check(sizes.count(label) != 0 && std::count(output.begin(), output.end(), label) == 1, [] {
+      return std::string("the equation's result names an axis twice or one that no input has");
+    });
     loop.result.push_back(sizes[label]);
     order.push_back(label);
   }
@@ -178,7 +178,8 @@ void run_loop(OpContext& context, const Loop& loop, T* out) {
       A total = 0;
       for (std::int64_t term = 0; term < summed; ++term) {
         A product = 1;
-        for (std::size_t i = 0; i < inputs; ++i) product *= static_cast<A>(widen(data[i][offset[i]]));
+        for (std::size_t i = 0; i < inputs; ++i)
+          product *= static_cast<A>(widen(data[i][offset[i]]));
         total += product;
         for (std::size_t a = axes; a-- > loop.result_axes;) {
           for (std::size_t i = 0; i < inputs; ++i) offset[i] += loop.strides[i][a];

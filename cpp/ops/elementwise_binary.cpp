@@ -250,9 +250,8 @@ std::unique_ptr<OpKernel> make_mod(Info info) {
     Tensor& out = context.output(0, a.dtype, plan.result);
     visit_numeric(a.dtype, [&]<typename T>() {
       if constexpr (std::is_integral_v<T>) check_no_zero<T>(b);
-      broadcast_apply<T>(context, plan, a, b, out.as<T>(), 4, [fmod](auto x, auto y) {
-        return mod_value(x, y, fmod);
-      });
+      broadcast_apply<T>(context, plan, a, b, out.as<T>(), 4,
+                         [fmod](auto x, auto y) { return mod_value(x, y, fmod); });
     });
   });
 }
@@ -297,10 +296,14 @@ std::unique_ptr<OpKernel> make_bit_shift(Info info) {
          "attribute direction is '" + direction + "'; expected 'LEFT' or 'RIGHT'");
   }
   const bool left = direction == "LEFT";
+  // Bits that leave are lost; a signed number shifted right keeps its sign. A shift by the width or
+  // more (a negative one counts as that) moves every bit out.
   return integer_kernel([left](auto x, auto y) {
-    const auto value = static_cast<std::make_unsigned_t<decltype(x)>>(x);
-    if (y < 0 || static_cast<std::uint64_t>(y) >= sizeof(x) * 8) return std::uint64_t{0};
-    return left ? static_cast<std::uint64_t>(value) << y : static_cast<std::uint64_t>(value) >> y;
+    using T = decltype(x);
+    const bool all_out = y < 0 || static_cast<std::uint64_t>(y) >= sizeof(T) * 8;
+    if (all_out) return static_cast<T>(!left && x < 0 ? -1 : 0);
+    if (left) return static_cast<T>(static_cast<std::make_unsigned_t<T>>(x) << y);
+    return static_cast<T>(x >> y);
   });
 }
 
@@ -319,8 +322,8 @@ std::unique_ptr<OpKernel> make_silu_mul(Info) {
         const BroadcastPlan plan = plan_pair(gate, up);
         parallel_for(context.pool(), plan.total, 8, 64, [&](std::int64_t begin, std::int64_t end) {
           for_segments(plan, begin, end, [&](std::int64_t at, const auto& offset, std::int64_t n) {
-            context.kernels().silu_mul_f32(gate.as<float>() + offset[0],
-                                           up.as<float>() + offset[1], n, out + at);
+            context.kernels().silu_mul_f32(gate.as<float>() + offset[0], up.as<float>() + offset[1],
+                                           n, out + at);
           });
         });
       },
@@ -343,10 +346,10 @@ void run_clip(OpContext& context) {
     return widen(*context.input(i).as<T>());
   };
   constexpr bool kFloat = kIsFloat<T>;
-  const C low = bound(1, kFloat ? -std::numeric_limits<C>::infinity()
-                                : std::numeric_limits<C>::lowest(), "min");
-  const C high = bound(2, kFloat ? std::numeric_limits<C>::infinity()
-                                 : std::numeric_limits<C>::max(), "max");
+  const C low = bound(
+      1, kFloat ? -std::numeric_limits<C>::infinity() : std::numeric_limits<C>::lowest(), "min");
+  const C high =
+      bound(2, kFloat ? std::numeric_limits<C>::infinity() : std::numeric_limits<C>::max(), "max");
   T* out = context.output(0, x.dtype, x.dims).as<T>();
   const T* in = x.as<T>();
   parallel_elements(context, x.elements(), [&](std::int64_t begin, std::int64_t end) {

@@ -19,11 +19,12 @@ void map_elements(OpContext& context, const Tensor& x, Out* y, std::int64_t cost
     });
     return;
   }
-  parallel_for(context, slices.count, slices.size * cost, [&](std::int64_t begin, std::int64_t end) {
-    for (std::int64_t row = begin; row < end; ++row) {
-      body(in + row * slices.stride, slices.size, y + row * slices.size);
-    }
-  });
+  parallel_for(context, slices.count, slices.size * cost,
+               [&](std::int64_t begin, std::int64_t end) {
+                 for (std::int64_t row = begin; row < end; ++row) {
+                   body(in + row * slices.stride, slices.size, y + row * slices.size);
+                 }
+               });
 }
 
 // Element operations that a transcendental function costs, for deciding about threads.
@@ -128,8 +129,7 @@ const auto gelu_erf = [](auto x) {
 };
 const auto gelu_tanh = [](auto x) {
   using T = decltype(x);
-  return x * T(0.5) *
-         (T(1) + std::tanh(T(0.79788456080286535588) * (x + T(0.044715) * x * x * x)));
+  return x * T(0.5) * (T(1) + std::tanh(T(0.79788456080286535588) * (x + T(0.044715) * x * x * x)));
 };
 
 using Info = const NodeInfo&;
@@ -137,10 +137,12 @@ using kernels::Unary;
 
 void register_table_functions(Registry& r) {
   r.add("Exp", [](Info) { return table_kernel<Unary::kExp>([](auto x) { return std::exp(x); }); });
-  r.add("Tanh", [](Info) { return table_kernel<Unary::kTanh>([](auto x) { return std::tanh(x); }); });
+  r.add("Tanh",
+        [](Info) { return table_kernel<Unary::kTanh>([](auto x) { return std::tanh(x); }); });
   r.add("Sigmoid", [](Info) { return table_kernel<Unary::kSigmoid>(sigmoid); });
   r.add("Erf", [](Info) { return table_kernel<Unary::kErf>([](auto x) { return std::erf(x); }); });
-  r.add("Sqrt", [](Info) { return table_kernel<Unary::kSqrt>([](auto x) { return std::sqrt(x); }); });
+  r.add("Sqrt",
+        [](Info) { return table_kernel<Unary::kSqrt>([](auto x) { return std::sqrt(x); }); });
   r.add("Sin", [](Info) { return table_kernel<Unary::kSin>([](auto x) { return std::sin(x); }); });
   r.add("Cos", [](Info) { return table_kernel<Unary::kCos>([](auto x) { return std::cos(x); }); });
   r.add("Log", [](Info) { return table_kernel<Unary::kLog>([](auto x) { return std::log(x); }); });
@@ -151,7 +153,8 @@ void register_table_functions(Registry& r) {
     return numeric_kernel<Unary::kRelu>([](auto x) { return x < 0 ? decltype(x)(0) : x; },
                                         [](auto x) { return std::max(x, decltype(x)(0)); });
   });
-  r.add("Neg", [](Info) { return numeric_kernel<Unary::kNeg>([](auto x) { return -x; }, wrap_negate); });
+  r.add("Neg",
+        [](Info) { return numeric_kernel<Unary::kNeg>([](auto x) { return -x; }, wrap_negate); });
   r.add("Abs", [](Info) {
     return numeric_kernel<Unary::kAbs>([](auto x) { return std::abs(x); }, wrap_abs);
   });
@@ -159,8 +162,8 @@ void register_table_functions(Registry& r) {
     const std::string approximate = info.node.string_attr("approximate", "none");
     if (approximate == "tanh") return table_kernel<Unary::kGeluTanh>(gelu_tanh);
     if (approximate == "none") return table_kernel<Unary::kGeluErf>(gelu_erf);
-    fail(ErrorCode::kInvalidModel, "attribute approximate is '" + approximate +
-                                       "'; expected 'none' or 'tanh'");
+    fail(ErrorCode::kInvalidModel,
+         "attribute approximate is '" + approximate + "'; expected 'none' or 'tanh'");
   });
   r.add("com.microsoft", "Gelu", [](Info) { return table_kernel<Unary::kGeluErf>(gelu_erf); });
   r.add("Swish", [](Info info) {
@@ -170,9 +173,8 @@ void register_table_functions(Registry& r) {
     }
     return float_kernel([alpha](auto x) { return x * sigmoid(decltype(x)(alpha) * x); });
   });
-  r.add("kvik", "Silu", [](Info) {
-    return table_kernel<Unary::kSilu>([](auto x) { return x * sigmoid(x); });
-  });
+  r.add("kvik", "Silu",
+        [](Info) { return table_kernel<Unary::kSilu>([](auto x) { return x * sigmoid(x); }); });
   r.add("com.microsoft", "QuickGelu", [](Info info) {
     const float alpha = info.node.float_attr("alpha", 1.702f);
     return float_kernel([alpha](auto x) { return x * sigmoid(decltype(x)(alpha) * x); });
@@ -194,13 +196,16 @@ void register_libm_functions(Registry& r) {
   // The default rounding mode of the FPU: to nearest, ties to even, as ONNX wants.
   r.add("Round", [](Info) { return float_kernel([](auto x) { return std::nearbyint(x); }); });
   r.add("Softplus", [](Info) { return float_kernel(softplus); });
-  r.add("Softsign", [](Info) { return float_kernel([](auto x) { return x / (1 + std::abs(x)); }); });
-  r.add("Mish", [](Info) { return float_kernel([](auto x) { return x * std::tanh(softplus(x)); }); });
+  r.add("Softsign",
+        [](Info) { return float_kernel([](auto x) { return x / (1 + std::abs(x)); }); });
+  r.add("Mish",
+        [](Info) { return float_kernel([](auto x) { return x * std::tanh(softplus(x)); }); });
 }
 
 void register_parametric(Registry& r) {
   r.add("HardSigmoid", [](Info info) {
-    const float alpha = info.node.float_attr("alpha", 0.2f), beta = info.node.float_attr("beta", 0.5f);
+    const float alpha = info.node.float_attr("alpha", 0.2f),
+                beta = info.node.float_attr("beta", 0.5f);
     return float_kernel([=](auto x) {
       using T = decltype(x);
       return std::max(T(0), std::min(T(1), T(alpha) * x + T(beta)));
@@ -256,8 +261,10 @@ void register_parametric(Registry& r) {
     const float lambd = info.node.float_attr("lambd", 0.5f);
     const auto shrink = [=](auto x) -> decltype(x) {
       using T = decltype(x);
-      if (static_cast<double>(x) < -static_cast<double>(lambd)) return static_cast<T>(x + static_cast<T>(bias));
-      if (static_cast<double>(x) > static_cast<double>(lambd)) return static_cast<T>(x - static_cast<T>(bias));
+      if (static_cast<double>(x) < -static_cast<double>(lambd))
+        return static_cast<T>(x + static_cast<T>(bias));
+      if (static_cast<double>(x) > static_cast<double>(lambd))
+        return static_cast<T>(x - static_cast<T>(bias));
       return T(0);
     };
     return kernel_of([shrink](OpContext& context) {
@@ -280,15 +287,15 @@ void run_predicate(OpContext& context, const F& f) {
 
 void register_predicates(Registry& r) {
   r.add("IsNaN", [](Info) {
-    return kernel_of([](OpContext& context) {
-      run_predicate(context, [](auto x) { return std::isnan(x); });
-    });
+    return kernel_of(
+        [](OpContext& context) { run_predicate(context, [](auto x) { return std::isnan(x); }); });
   });
   r.add("IsInf", [](Info info) {
     const bool negative = info.node.int_attr("detect_negative", 1) != 0;
     const bool positive = info.node.int_attr("detect_positive", 1) != 0;
     return kernel_of([=](OpContext& context) {
-      run_predicate(context, [=](auto x) { return std::isinf(x) && (x < 0 ? negative : positive); });
+      run_predicate(context,
+                    [=](auto x) { return std::isinf(x) && (x < 0 ? negative : positive); });
     });
   });
   r.add("Not", [](Info) {

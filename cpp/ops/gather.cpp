@@ -80,9 +80,8 @@ std::unique_ptr<OpKernel> make_gather_nd(Info info) {
                " differ in a batch dimension";
       });
     }
-    check(indices.dims.back() >= 1 && indices.dims.back() <= rank - batch, [&] {
-      return "indices " + indices.dims.str() + " do not fit data " + x.dims.str();
-    });
+    check(indices.dims.back() >= 1 && indices.dims.back() <= rank - batch,
+          [&] { return "indices " + indices.dims.str() + " do not fit data " + x.dims.str(); });
     const int depth = static_cast<int>(indices.dims.back());
     Dims dims;
     for (int axis = 0; axis < index_rank - 1; ++axis) dims.push_back(indices.dims[axis]);

@@ -80,8 +80,8 @@ std::unique_ptr<OpKernel> make_constant_of_shape(Info info) {
   const std::size_t size = dtype_bits(value.dtype) / 8;
   if (size == 0) fail_dtype(value.dtype);
   if (value.data.size() != size) {
-    fail(ErrorCode::kInvalidModel, "attribute value has shape " + value.dims.str() +
-                                       "; expected one element");
+    fail(ErrorCode::kInvalidModel,
+         "attribute value has shape " + value.dims.str() + "; expected one element");
   }
   return kernel_of([value](OpContext& context) {
     const auto shape = int_list(context.input(0), "shape");
@@ -102,7 +102,8 @@ std::unique_ptr<OpKernel> make_eye_like(Info info) {
   const DType fixed = type == 0 ? DType::kUndefined : dtype_from_onnx(type);
   return kernel_of([=](OpContext& context) {
     const Tensor& x = context.input(0);
-    check(x.dims.rank == 2, [&] { return "the input has shape " + x.dims.str() + "; expected a matrix"; });
+    check(x.dims.rank == 2,
+          [&] { return "the input has shape " + x.dims.str() + "; expected a matrix"; });
     const DType dtype = fixed == DType::kUndefined ? x.dtype : fixed;
     Tensor& y = context.output(0, dtype, x.dims);
     if (y.elements() > 0) std::memset(y.data, 0, result_bytes(x.dims, dtype));
@@ -126,14 +127,14 @@ std::unique_ptr<OpKernel> make_one_hot(Info info) {
     const Tensor& indices = context.input(0);
     const std::int64_t depth = static_cast<std::int64_t>(float_scalar(context.input(1), "depth"));
     const Tensor& values = context.input(2);
-    check(values.elements() == 2, [&] {
-      return "values has shape " + values.dims.str() + "; expected [off, on]";
-    });
+    check(values.elements() == 2,
+          [&] { return "values has shape " + values.dims.str() + "; expected [off, on]"; });
     check(depth > 0, [&] { return "depth is " + std::to_string(depth) + "; expected at least 1"; });
     const int rank = indices.dims.rank + 1;
     const int axis = normalize_axis(axis_attribute, rank);
     Dims dims;
-    for (int i = 0, from = 0; i < rank; ++i) dims.push_back(i == axis ? depth : indices.dims[from++]);
+    for (int i = 0, from = 0; i < rank; ++i)
+      dims.push_back(i == axis ? depth : indices.dims[from++]);
     Tensor& y = context.output(0, values.dtype, dims);
     const std::int64_t inner = indices.dims.elements(axis, indices.dims.rank);
     visit_size(values.dtype, [&]<typename T>() {
@@ -142,7 +143,8 @@ std::unique_ptr<OpKernel> make_one_hot(Info info) {
         for (std::int64_t i = 0; i < indices.elements(); ++i) {
           const double value = static_cast<double>(widen(indices.as<I>()[i]));
           // Outside of [-depth, depth) the row stays all "off".
-          if (!(value >= -static_cast<double>(depth) && value < static_cast<double>(depth))) continue;
+          if (!(value >= -static_cast<double>(depth) && value < static_cast<double>(depth)))
+            continue;
           auto at = static_cast<std::int64_t>(value);
           if (at < 0) at += depth;
           y.as<T>()[(i / inner * depth + at) * inner + i % inner] = values.as<T>()[1];
@@ -160,10 +162,10 @@ std::unique_ptr<OpKernel> make_trilu(Info info) {
       return "the input has shape " + x.dims.str() + "; expected a matrix or a batch of them";
     });
     const std::int64_t k =
-        context.has_input(1) ? std::clamp<std::int64_t>(int_scalar(context.input(1), "k"),
-                                                        -(std::int64_t{1} << 40),
-                                                        std::int64_t{1} << 40)
-                             : 0;
+        context.has_input(1)
+            ? std::clamp<std::int64_t>(int_scalar(context.input(1), "k"), -(std::int64_t{1} << 40),
+                                       std::int64_t{1} << 40)
+            : 0;
     Tensor& y = context.output(0, x.dtype, x.dims);
     const std::int64_t columns = x.dims.back(), rows = x.dims[x.dims.rank - 2];
     if (x.elements() == 0) return;
@@ -175,8 +177,8 @@ std::unique_ptr<OpKernel> make_trilu(Info info) {
                        T* out = y.as<T>() + r * columns;
                        const std::int64_t diagonal = r % rows + k;
                        // Upper keeps columns >= diagonal, lower keeps columns <= diagonal.
-                       const std::int64_t cut = std::clamp<std::int64_t>(
-                           upper ? diagonal : diagonal + 1, 0, columns);
+                       const std::int64_t cut =
+                           std::clamp<std::int64_t>(upper ? diagonal : diagonal + 1, 0, columns);
                        std::fill(out + (upper ? 0 : cut), out + (upper ? cut : columns), T(0));
                        std::copy(in + (upper ? cut : 0), in + (upper ? columns : cut),
                                  out + (upper ? cut : 0));
@@ -226,9 +228,8 @@ std::unique_ptr<OpKernel> make_compress(Info info) {
     const Tensor& x = context.input(0);
     const Tensor& condition = context.input(1);
     check_dtype(condition, DType::kBool, "condition");
-    check(condition.dims.rank == 1, [&] {
-      return "condition has shape " + condition.dims.str() + "; expected a list";
-    });
+    check(condition.dims.rank == 1,
+          [&] { return "condition has shape " + condition.dims.str() + "; expected a list"; });
     const Dims from = flat ? Dims{x.elements()} : x.dims;
     const int axis = flat ? 0 : normalize_axis(axis_attribute, x.dims.rank);
     std::vector<std::int64_t> kept;

@@ -6,8 +6,8 @@
 namespace kvik::ops {
 
 [[noreturn]] inline void fail_index(std::int64_t index, std::int64_t dim) {
-  fail(ErrorCode::kInvalidArgument, "index " + std::to_string(index) +
-                                        " is out of range for an axis of " + std::to_string(dim));
+  fail(ErrorCode::kInvalidArgument,
+       "index " + std::to_string(index) + " is out of range for an axis of " + std::to_string(dim));
 }
 
 // index(i): element i of an index tensor for an axis of `dim`, in [0, dim). Throws
@@ -36,7 +36,10 @@ class IndexReader {
 class TupleReader {
  public:
   TupleReader(const Tensor& indices, const Dims& data, int first, int depth)
-      : dims_(data), strides_(strides_of(data)), first_(first), depth_(depth),
+      : dims_(data),
+        strides_(strides_of(data)),
+        first_(first),
+        depth_(depth),
         indices_(indices.as<std::int64_t>()) {
     check_dtype(indices, DType::kI64, "indices");
   }

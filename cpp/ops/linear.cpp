@@ -59,9 +59,8 @@ class Linear final : public OpKernel {
     const std::int64_t k = weights_->k, n = weights_->n;
     check_dtype(x, DType::kF32, "x");
     check(x.dims.rank >= 1 && x.dims.back() == k, [&] {
-      return "x has shape " + x.dims.str() + "; expected a last dimension of " +
-             std::to_string(k) + " for weights [" + std::to_string(k) + ", " +
-             std::to_string(n) + "]";
+      return "x has shape " + x.dims.str() + "; expected a last dimension of " + std::to_string(k) +
+             " for weights [" + std::to_string(k) + ", " + std::to_string(n) + "]";
     });
     Dims dims = x.dims;
     dims[dims.rank - 1] = n;
@@ -77,7 +76,8 @@ class Linear final : public OpKernel {
       epilogue.residual_stride = add.stride;
     }
     float* y = context.output(0, DType::kF32, dims).as<float>();
-    if (from.blocks == 1 && add.blocks == 1) return product(context, x.as<float>(), from, epilogue, y);
+    if (from.blocks == 1 && add.blocks == 1)
+      return product(context, x.as<float>(), from, epilogue, y);
 
     // One block at a time: whichever input is contiguous moves by a whole block.
     const std::int64_t blocks = x.dims[0], rows = x.dims.elements(1, x.dims.rank - 1);

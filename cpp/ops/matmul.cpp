@@ -59,9 +59,9 @@ std::int64_t matrix_index(std::int64_t i, const Dims& batch, const Dims& own) {
 // ---- float32 ---------------------------------------------------------------------------------
 
 // One matrix B for all rows of A: packed with all threads, then one product.
-void multiply_shared(OpContext& context, const float* a, std::ptrdiff_t a_stride,
-                     std::int64_t rows, const float* b, std::ptrdiff_t k_stride,
-                     std::ptrdiff_t c_stride, std::int64_t k, std::int64_t n, float* y) {
+void multiply_shared(OpContext& context, const float* a, std::ptrdiff_t a_stride, std::int64_t rows,
+                     const float* b, std::ptrdiff_t k_stride, std::ptrdiff_t c_stride,
+                     std::int64_t k, std::int64_t n, float* y) {
   const auto& table = context.kernels();
   const std::size_t floats = packed_floats(table, k, n);
   float* packed = static_cast<float*>(context.workspace(checked_product(floats, sizeof(float))));
@@ -141,15 +141,15 @@ void plain_row(const T* a, std::ptrdiff_t a_stride, const T* b, std::ptrdiff_t k
 template <typename T>
 void multiply_plain(OpContext& context, const Tensor& a, const Tensor& b, const MatMulShape& s,
                     T* y) {
-  parallel_for(context, s.batch.elements() * s.m, s.k * s.n,
-               [&](std::int64_t begin, std::int64_t end) {
-                 for (std::int64_t row = begin; row < end; ++row) {
-                   const std::int64_t i = row / s.m;
-                   const T* pa = a.as<T>() + (matrix_index(i, s.batch, s.a_batch) * s.m + row % s.m) * s.k;
-                   const T* pb = b.as<T>() + matrix_index(i, s.batch, s.b_batch) * s.k * s.n;
-                   plain_row(pa, 1, pb, s.n, 1, s.k, s.n, y + row * s.n);
-                 }
-               });
+  parallel_for(
+      context, s.batch.elements() * s.m, s.k * s.n, [&](std::int64_t begin, std::int64_t end) {
+        for (std::int64_t row = begin; row < end; ++row) {
+          const std::int64_t i = row / s.m;
+          const T* pa = a.as<T>() + (matrix_index(i, s.batch, s.a_batch) * s.m + row % s.m) * s.k;
+          const T* pb = b.as<T>() + matrix_index(i, s.batch, s.b_batch) * s.k * s.n;
+          plain_row(pa, 1, pb, s.n, 1, s.k, s.n, y + row * s.n);
+        }
+      });
 }
 
 // ---- MatMul ----------------------------------------------------------------------------------
@@ -221,9 +221,9 @@ class Gemm final : public OpKernel {
     const std::int64_t m = a.dims[trans_a_ ? 1 : 0], k = a.dims[trans_a_ ? 0 : 1];
     const std::int64_t n = b.dims[trans_b_ ? 0 : 1];
     check(k == b.dims[trans_b_ ? 1 : 0], [&] {
-      return "shapes " + a.dims.str() + " and " + b.dims.str() + " do not fit: " +
-             std::to_string(k) + " columns meet " + std::to_string(b.dims[trans_b_ ? 1 : 0]) +
-             " rows";
+      return "shapes " + a.dims.str() + " and " + b.dims.str() +
+             " do not fit: " + std::to_string(k) + " columns meet " +
+             std::to_string(b.dims[trans_b_ ? 1 : 0]) + " rows";
     });
     const Dims dims{m, n};
     Tensor& out = context.output(0, a.dtype, dims);
@@ -247,8 +247,8 @@ class Gemm final : public OpKernel {
   void product_f32(OpContext& context, const Tensor& a, const Tensor& b, std::int64_t m,
                    std::int64_t k, std::int64_t n, float* y) const {
     if (weights_) {
-      multiply(context.kernels(), context.pool(), a.as<float>(), k, m,
-               weights_->panels.as<float>(), k, n, {}, y, n);
+      multiply(context.kernels(), context.pool(), a.as<float>(), k, m, weights_->panels.as<float>(),
+               k, n, {}, y, n);
     } else {
       multiply_shared(context, a.as<float>(), k, m, b.as<float>(), trans_b_ ? 1 : n,
                       trans_b_ ? k : 1, k, n, y);

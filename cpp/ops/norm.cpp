@@ -73,7 +73,8 @@ Moments moments(const T* x, std::int64_t n, double epsilon, bool centred) {
 }
 
 template <typename T>
-void normalise_row(const T* x, std::int64_t n, const Moments& m, const T* scale, const T* bias, T* y) {
+void normalise_row(const T* x, std::int64_t n, const Moments& m, const T* scale, const T* bias,
+                   T* y) {
   for (std::int64_t i = 0; i < n; ++i) {
     double v = (static_cast<double>(widen(x[i])) - m.mean) * m.inverse;
     if (scale) v *= static_cast<double>(widen(scale[i]));
@@ -91,9 +92,9 @@ void run_rows(OpContext& context, const Tensor& x, const RowSplit& split, float 
                       (context.has_input(2) && context.input(2).elements() != split.n);
   T* scratch = expand ? static_cast<T*>(context.workspace(checked_product(2, bytes))) : nullptr;
   const T* scale = row_parameter<T>(context, 1, x, split, "scale", scratch);
-  const T* bias = centred ? row_parameter<T>(context, 2, x, split, "bias",
-                                             expand ? scratch + split.n : nullptr)
-                          : nullptr;
+  const T* bias =
+      centred ? row_parameter<T>(context, 2, x, split, "bias", expand ? scratch + split.n : nullptr)
+              : nullptr;
   const std::int64_t n = split.n;
   const std::int64_t stride = x.contiguous() ? n : x.row_stride;
   const auto& table = context.kernels();
@@ -153,9 +154,8 @@ std::unique_ptr<OpKernel> make_rms_norm(Info info) {
     const Tensor& x = context.input(0);
     const RowSplit split = split_rows(x.dims, axis);
     Tensor& y = context.output(0, x.dtype, x.dims);
-    visit_float(x.dtype, [&]<typename T>() {
-      run_rows<T>(context, x, split, epsilon, false, y.as<T>());
-    });
+    visit_float(x.dtype,
+                [&]<typename T>() { run_rows<T>(context, x, split, epsilon, false, y.as<T>()); });
   });
 }
 
@@ -163,14 +163,15 @@ std::unique_ptr<OpKernel> make_rms_norm(Info info) {
 
 // Scale and bias [C] of an input [N, C, ...].
 void check_channels(OpContext& context, const Tensor& x, int first, int last) {
-  check(x.dims.rank >= 2, [&] {
-    return "X has shape " + x.dims.str() + "; expected [batch, channels, ...]";
-  });
+  check(x.dims.rank >= 2,
+        [&] { return "X has shape " + x.dims.str() + "; expected [batch, channels, ...]"; });
   for (int i = first; i <= last; ++i) {
     const Tensor& p = context.input(i);
     check(p.dims == Dims{x.dims[1]}, [&] {
-      return "input " + std::to_string(i) + " has shape " + p.dims.str() + "; expected one value "
-             "for each of " + std::to_string(x.dims[1]) + " channels";
+      return "input " + std::to_string(i) + " has shape " + p.dims.str() +
+             "; expected one value "
+             "for each of " +
+             std::to_string(x.dims[1]) + " channels";
     });
   }
 }
@@ -221,8 +222,8 @@ std::unique_ptr<OpKernel> group_kernel(float epsilon, std::int64_t fixed_groups)
 std::unique_ptr<OpKernel> make_group_norm(Info info) {
   const std::int64_t groups = info.node.int_attr("num_groups", 0);
   if (groups <= 0) {
-    fail(ErrorCode::kInvalidModel, "attribute num_groups is " + std::to_string(groups) +
-                                       "; expected a positive number");
+    fail(ErrorCode::kInvalidModel,
+         "attribute num_groups is " + std::to_string(groups) + "; expected a positive number");
   }
   return group_kernel(info.node.float_attr("epsilon", 1e-5f), groups);
 }
@@ -303,9 +304,8 @@ void register_norm(Registry& r) {
   r.add("com.microsoft", "SimplifiedLayerNormalization", make_rms_norm);
   r.add("SimplifiedLayerNormalization", make_rms_norm);  // as older exporters wrote it
   r.add("GroupNormalization", make_group_norm);
-  r.add("InstanceNormalization", [](Info info) {
-    return group_kernel(info.node.float_attr("epsilon", 1e-5f), 0);
-  });
+  r.add("InstanceNormalization",
+        [](Info info) { return group_kernel(info.node.float_attr("epsilon", 1e-5f), 0); });
   r.add("BatchNormalization", make_batch_norm);
   r.add("LpNormalization", make_lp_norm);
 }

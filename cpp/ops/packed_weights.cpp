@@ -26,20 +26,21 @@ void pack_panel(const kernels::KernelTable& table, const std::byte* data, bool t
   table.pack_f32(block, columns, 1, w.k, columns, 0, 1, packed + panel * table.panel * w.k);
 }
 
-void pack(const kernels::KernelTable& table, ThreadPool& pool, const graph::ConstantTensor& constant,
-          bool transposed, PackedWeights& w) {
+void pack(const kernels::KernelTable& table, ThreadPool& pool,
+          const graph::ConstantTensor& constant, bool transposed, PackedWeights& w) {
   float* packed = w.panels.as<float>();
   const std::byte* data = constant.data.data();
   const std::int64_t panels = w.panel_count(table);
-  const bool direct = constant.dtype == DType::kF32 &&
-                      reinterpret_cast<std::uintptr_t>(data) % alignof(float) == 0;
+  const bool direct =
+      constant.dtype == DType::kF32 && reinterpret_cast<std::uintptr_t>(data) % alignof(float) == 0;
   parallel_for(pool, panels, w.k * table.panel, 1, [&](std::int64_t begin, std::int64_t end) {
     if (direct) {
       table.pack_f32(reinterpret_cast<const float*>(data), transposed ? 1 : w.n,
                      transposed ? w.k : 1, w.k, w.n, begin, end, packed);
       return;
     }
-    AlignedBuffer block(checked_product(static_cast<std::size_t>(w.k * table.panel), sizeof(float)));
+    AlignedBuffer block(
+        checked_product(static_cast<std::size_t>(w.k * table.panel), sizeof(float)));
     visit_float(constant.dtype, [&]<typename T>() {
       for (std::int64_t panel = begin; panel < end; ++panel) {
         pack_panel<T>(table, data, transposed, w, panel, block.as<float>(), packed);
@@ -65,9 +66,9 @@ std::shared_ptr<const PackedWeights> WeightCache::get(const graph::ConstantTenso
   const auto elements = checked_elements(constant.dims.span());
   std::int64_t expected = 0;
   if (k < 0 || n < 0 || !checked_mul(k, n, &expected) || elements != expected) {
-    fail(ErrorCode::kInvalidModel, "the weights have shape " + constant.dims.str() +
-                                       "; expected " + std::to_string(k) + " by " +
-                                       std::to_string(n) + " elements");
+    fail(ErrorCode::kInvalidModel, "the weights have shape " + constant.dims.str() + "; expected " +
+                                       std::to_string(k) + " by " + std::to_string(n) +
+                                       " elements");
   }
   const std::lock_guard lock(mutex_);
   auto& entry = entries_[{constant.data.data(), k, n, transposed, &table}];

@@ -43,7 +43,8 @@ class WeightCache {
   std::int64_t bytes() const;
 
  private:
-  using Key = std::tuple<const void*, std::int64_t, std::int64_t, bool, const kernels::KernelTable*>;
+  using Key =
+      std::tuple<const void*, std::int64_t, std::int64_t, bool, const kernels::KernelTable*>;
   mutable std::mutex mutex_;
   std::map<Key, std::weak_ptr<const PackedWeights>> entries_;
 };

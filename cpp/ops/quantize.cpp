@@ -40,9 +40,8 @@ ScaleIndex scale_index(const Dims& x, const Dims& scale, std::int64_t axis_attri
   index.inner = x.elements(axis + 1, x.rank);
   index.block = block;
   const auto refuse = [&](const std::string& expected) {
-    fail(ErrorCode::kInvalidArgument,
-         "the scale has shape " + scale.str() + "; expected " + expected + " for an input of " +
-             x.str());
+    fail(ErrorCode::kInvalidArgument, "the scale has shape " + scale.str() + "; expected " +
+                                          expected + " for an input of " + x.str());
   };
   if (block == 0) {
     if (!(scale == Dims{index.dim})) refuse("[" + std::to_string(index.dim) + "]");
@@ -60,7 +59,8 @@ template <typename F>
 void visit_quantised(const Tensor& x, const F& body) {
   const auto* bytes = x.as<std::uint8_t>();
   if (x.dtype == DType::kU4) {
-    return body([bytes](std::int64_t i) { return std::int32_t{(bytes[i / 2] >> (i % 2 * 4)) & 0xf}; });
+    return body(
+        [bytes](std::int64_t i) { return std::int32_t{(bytes[i / 2] >> (i % 2 * 4)) & 0xf}; });
   }
   if (x.dtype == DType::kI4) {
     return body([bytes](std::int64_t i) {
@@ -69,10 +69,14 @@ void visit_quantised(const Tensor& x, const F& body) {
     });
   }
   switch (x.dtype) {
-    case DType::kI8: return body([p = x.as<std::int8_t>()](std::int64_t i) { return std::int32_t{p[i]}; });
-    case DType::kU8: return body([p = x.as<std::uint8_t>()](std::int64_t i) { return std::int32_t{p[i]}; });
-    case DType::kI16: return body([p = x.as<std::int16_t>()](std::int64_t i) { return std::int32_t{p[i]}; });
-    case DType::kU16: return body([p = x.as<std::uint16_t>()](std::int64_t i) { return std::int32_t{p[i]}; });
+    case DType::kI8:
+      return body([p = x.as<std::int8_t>()](std::int64_t i) { return std::int32_t{p[i]}; });
+    case DType::kU8:
+      return body([p = x.as<std::uint8_t>()](std::int64_t i) { return std::int32_t{p[i]}; });
+    case DType::kI16:
+      return body([p = x.as<std::int16_t>()](std::int64_t i) { return std::int32_t{p[i]}; });
+    case DType::kU16:
+      return body([p = x.as<std::uint16_t>()](std::int64_t i) { return std::int32_t{p[i]}; });
     case DType::kI32: return body([p = x.as<std::int32_t>()](std::int64_t i) { return p[i]; });
     default: fail_dtype(x.dtype);
   }
@@ -114,15 +118,16 @@ std::unique_ptr<OpKernel> make_dequantize(Info info) {
       visit_zero_point(context, scale, [&](const auto& zero) {
         visit_float(scale.dtype, [&]<typename S>() {
           visit_float(dtype, [&]<typename T>() {
-            parallel_for(context.pool(), x.elements(), 4, 64, [&](std::int64_t begin, std::int64_t end) {
-              for (std::int64_t i = begin; i < end; ++i) {
-                const std::int64_t s = index(i);
-                const auto factor = static_cast<float>(widen(scale.as<S>()[s]));
-                // In 64 bits: the difference of two int32 may not fit.
-                const auto steps = static_cast<float>(std::int64_t{load(i)} - zero(s));
-                y.as<T>()[i] = narrow<T>(static_cast<Compute<T>>(steps * factor));
-              }
-            });
+            parallel_for(context.pool(), x.elements(), 4, 64,
+                         [&](std::int64_t begin, std::int64_t end) {
+                           for (std::int64_t i = begin; i < end; ++i) {
+                             const std::int64_t s = index(i);
+                             const auto factor = static_cast<float>(widen(scale.as<S>()[s]));
+                             // In 64 bits: the difference of two int32 may not fit.
+                             const auto steps = static_cast<float>(std::int64_t{load(i)} - zero(s));
+                             y.as<T>()[i] = narrow<T>(static_cast<Compute<T>>(steps * factor));
+                           }
+                         });
           });
         });
       });
@@ -181,8 +186,8 @@ std::unique_ptr<OpKernel> make_quantize(Info info) {
     const auto quantise = [&](double value, double factor, std::int32_t zero) {
       const double steps = std::nearbyint(value / factor) + static_cast<double>(zero);
       if (std::isnan(steps)) return limits.low;
-      return static_cast<std::int64_t>(std::clamp(steps, static_cast<double>(limits.low),
-                                                  static_cast<double>(limits.high)));
+      return static_cast<std::int64_t>(
+          std::clamp(steps, static_cast<double>(limits.low), static_cast<double>(limits.high)));
     };
     visit_zero_point(context, scale, [&](const auto& zero) {
       visit_float(scale.dtype, [&]<typename S>() {

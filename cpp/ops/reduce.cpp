@@ -14,9 +14,9 @@ using Info = const NodeInfo&;
 // Floats accumulate in double: exact enough that the order hardly matters, whatever the length.
 // Integers accumulate in 64 bits, wrapping.
 template <typename T>
-using Accumulator = std::conditional_t<kIsFloat<T>, double,
-                                       std::conditional_t<std::is_signed_v<T>, std::int64_t,
-                                                          std::uint64_t>>;
+using Accumulator =
+    std::conditional_t<kIsFloat<T>, double,
+                       std::conditional_t<std::is_signed_v<T>, std::int64_t, std::uint64_t>>;
 
 template <typename A>
 A wrapping_add(A a, A b) {
@@ -38,8 +38,10 @@ A wrapping_mul(A a, A b) {
 
 template <typename A>
 A magnitude(A v) {
-  if constexpr (std::is_unsigned_v<A>) return v;
-  else return v < 0 ? wrapping_mul(v, A(-1)) : v;
+  if constexpr (std::is_unsigned_v<A>)
+    return v;
+  else
+    return v < 0 ? wrapping_mul(v, A(-1)) : v;
 }
 
 // Each reduction of T: start, take one value after another, finish with the count.
@@ -52,8 +54,10 @@ struct Sum {
 template <typename A>
 struct Mean : Sum<A> {
   A finish(std::int64_t n) const {
-    if constexpr (std::is_integral_v<A>) return n == 0 ? A(0) : this->total / static_cast<A>(n);
-    else return this->total / static_cast<A>(n);
+    if constexpr (std::is_integral_v<A>)
+      return n == 0 ? A(0) : this->total / static_cast<A>(n);
+    else
+      return this->total / static_cast<A>(n);
   }
 };
 template <typename A>
@@ -72,11 +76,15 @@ struct L1 : Sum<A> {
 };
 template <typename A>
 struct L2 : SumSquare<A> {
-  A finish(std::int64_t) const { return static_cast<A>(std::sqrt(static_cast<double>(this->total))); }
+  A finish(std::int64_t) const {
+    return static_cast<A>(std::sqrt(static_cast<double>(this->total)));
+  }
 };
 template <typename A>
 struct LogSum : Sum<A> {
-  A finish(std::int64_t) const { return static_cast<A>(std::log(static_cast<double>(this->total))); }
+  A finish(std::int64_t) const {
+    return static_cast<A>(std::log(static_cast<double>(this->total)));
+  }
 };
 // log Σ e^v, with the largest value so far factored out.
 template <typename A>
@@ -190,8 +198,7 @@ std::unique_ptr<OpKernel> make_reduce(Info info) {
   const bool noop = info.node.int_attr("noop_with_empty_axes", 0) != 0;
   return kernel_of([=](OpContext& context) {
     const Tensor& x = context.input(0);
-    const ReducePlan plan =
-        plan_reduce(x.dims, axes_to_reduce(context, x.dims.rank, noop), keep);
+    const ReducePlan plan = plan_reduce(x.dims, axes_to_reduce(context, x.dims.rank, noop), keep);
     Tensor& y = context.output(0, x.dtype, plan.result);
     if (kBool && x.dtype == DType::kBool) {
       reduce<std::uint8_t, Reduction>(context, plan, x.as<std::uint8_t>(), y.as<std::uint8_t>());
@@ -201,9 +208,8 @@ std::unique_ptr<OpKernel> make_reduce(Info info) {
       }
       return;
     }
-    visit_numeric(x.dtype, [&]<typename T>() {
-      reduce<T, Reduction>(context, plan, x.as<T>(), y.as<T>());
-    });
+    visit_numeric(x.dtype,
+                  [&]<typename T>() { reduce<T, Reduction>(context, plan, x.as<T>(), y.as<T>()); });
   });
 }
 

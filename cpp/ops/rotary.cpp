@@ -9,8 +9,8 @@ namespace {
 
 struct Attributes {
   bool interleaved = false;
-  std::int64_t heads = 0;       // of 3-D inputs
-  std::int64_t rotated = 0;     // rotary_embedding_dim; 0: the whole head
+  std::int64_t heads = 0;    // of 3-D inputs
+  std::int64_t rotated = 0;  // rotary_embedding_dim; 0: the whole head
   int positions_input = 3, cos_input = 1, sin_input = 2;
   bool offset_positions = false;  // com.microsoft: one position id is the first row's
 };
@@ -23,9 +23,8 @@ struct Layout {
 
 Layout layout_of(const Tensor& x, const Attributes& a, std::int64_t cos_width) {
   Layout l;
-  check(x.dims.rank == 3 || x.dims.rank == 4, [&] {
-    return "X has shape " + x.dims.str() + "; expected rank 3 or 4";
-  });
+  check(x.dims.rank == 3 || x.dims.rank == 4,
+        [&] { return "X has shape " + x.dims.str() + "; expected rank 3 or 4"; });
   l.batch = x.dims[0];
   if (x.dims.rank == 4) {
     l.heads = x.dims[1];
@@ -48,7 +47,8 @@ Layout layout_of(const Tensor& x, const Attributes& a, std::int64_t cos_width) {
     return "rotary_embedding_dim is " + std::to_string(rotated) + " for heads of " +
            std::to_string(l.width) + "; expected an even number up to the head size";
   });
-  check(l.heads <= INT32_MAX && l.width <= INT32_MAX, [&] { return "X has shape " + x.dims.str(); });
+  check(l.heads <= INT32_MAX && l.width <= INT32_MAX,
+        [&] { return "X has shape " + x.dims.str(); });
   l.half = rotated / 2;
   return l;
 }
@@ -99,7 +99,8 @@ class RowIndex {
 // Rotates `heads` heads at one position. Types other than float32 pass through `row`.
 template <typename T>
 void rotate(const kernels::KernelTable& table, const Layout& l, std::int64_t heads,
-            bool interleaved, const T* x, const T* cos, const T* sin, T* y, std::vector<float>& row) {
+            bool interleaved, const T* x, const T* cos, const T* sin, T* y,
+            std::vector<float>& row) {
   const int h = static_cast<int>(heads), d = static_cast<int>(l.width);
   const int half = static_cast<int>(l.half);
   if constexpr (std::is_same_v<T, float>) {
@@ -140,19 +141,18 @@ void run_rotary(OpContext& context, const Attributes& a) {
     // One step: all heads of a position where they are adjacent, else one head.
     const std::int64_t heads = l.packed_heads ? l.heads : 1;
     const std::int64_t steps = batch_size / (heads * l.width);
-    parallel_for(context, l.batch * steps, heads * l.width,
-                 [&](std::int64_t begin, std::int64_t end) {
-                   std::vector<float> scratch;
-                   for (std::int64_t i = begin; i < end; ++i) {
-                     const std::int64_t b = i / steps, step = i % steps;
-                     const std::int64_t row = row_of(b, step % l.length);
-                     const std::int64_t at = step * heads * l.width;
-                     rotate<T>(context.kernels(), l, heads, a.interleaved,
-                               x.as<T>() + b * batch_stride + at, cos.as<T>() + row * l.half,
-                               sin.as<T>() + row * l.half, y.as<T>() + b * batch_size + at,
-                               scratch);
-                   }
-                 });
+    parallel_for(
+        context, l.batch * steps, heads * l.width, [&](std::int64_t begin, std::int64_t end) {
+          std::vector<float> scratch;
+          for (std::int64_t i = begin; i < end; ++i) {
+            const std::int64_t b = i / steps, step = i % steps;
+            const std::int64_t row = row_of(b, step % l.length);
+            const std::int64_t at = step * heads * l.width;
+            rotate<T>(context.kernels(), l, heads, a.interleaved, x.as<T>() + b * batch_stride + at,
+                      cos.as<T>() + row * l.half, sin.as<T>() + row * l.half,
+                      y.as<T>() + b * batch_size + at, scratch);
+          }
+        });
   });
 }
 

@@ -20,8 +20,8 @@ Reduction parse_reduction(Info info) {
   if (name == "mul") return Reduction::kMul;
   if (name == "max") return Reduction::kMax;
   if (name == "min") return Reduction::kMin;
-  fail(ErrorCode::kInvalidModel, "attribute reduction is '" + name +
-                                     "'; expected none, add, mul, max or min");
+  fail(ErrorCode::kInvalidModel,
+       "attribute reduction is '" + name + "'; expected none, add, mul, max or min");
 }
 
 // Integers wrap, computed in 64 unsigned bits.
@@ -92,9 +92,8 @@ std::unique_ptr<OpKernel> make_scatter_nd(Info info) {
     const Tensor& indices = context.input(1);
     const Tensor& updates = context.input(2);
     check_same_dtype(data, updates, "data", "updates");
-    check(indices.dims.rank >= 1 && indices.dims.back() <= data.dims.rank, [&] {
-      return "indices " + indices.dims.str() + " do not fit data " + data.dims.str();
-    });
+    check(indices.dims.rank >= 1 && indices.dims.back() <= data.dims.rank,
+          [&] { return "indices " + indices.dims.str() + " do not fit data " + data.dims.str(); });
     const int depth = static_cast<int>(indices.dims.back());
     Dims expected;
     for (int i = 0; i < indices.dims.rank - 1; ++i) expected.push_back(indices.dims[i]);
@@ -152,13 +151,16 @@ std::unique_ptr<OpKernel> make_tensor_scatter(Info info) {
     visit_size(data.dtype, [&]<typename T>() {
       for (std::int64_t o = 0; o < outer; ++o) {
         const std::int64_t start = starts == nullptr ? 0 : starts[o / per_batch];
-        check(start >= 0 && start < std::max<std::int64_t>(size, 1) && (circular || start + count <= size), [&] {
-          return "writing " + std::to_string(count) + " positions at " + std::to_string(start) +
-                 " does not fit a cache of " + std::to_string(size);
-        });
+        check(start >= 0 &&
+                  (circular ? start < std::max<std::int64_t>(size, 1) : start <= size - count),
+              [&] {
+                return "writing " + std::to_string(count) + " positions at " +
+                       std::to_string(start) + " does not fit a cache of " + std::to_string(size);
+              });
         for (std::int64_t i = 0; i < count; ++i) {
-          std::copy_n(update.as<T>() + (o * count + i) * inner, inner,
-                      y.as<T>() + (o * size + (start + i) % size) * inner);
+          std::copy_n(
+              update.as<T>() + (o * count + i) * inner, inner,
+              y.as<T>() + (o * size + (i < size - start ? start + i : start + i - size)) * inner);
         }
       }
     });

@@ -11,16 +11,17 @@ using Info = const NodeInfo&;
 std::unique_ptr<OpKernel> make_shape(Info info) {
   const std::int64_t start = info.node.int_attr("start", 0);
   const std::int64_t end = info.node.int_attr("end", kMaxRank);
-  return kernel_of([=](OpContext& context) {
-    const Dims& dims = context.input(0).dims;
-    const auto bound = [&](std::int64_t at) {
-      return std::clamp<std::int64_t>(at < 0 ? at + dims.rank : at, 0, dims.rank);
-    };
-    const std::int64_t first = bound(start), last = std::max(first, bound(end));
-    std::int64_t* out =
-        context.output(0, DType::kI64, Dims{last - first}).as<std::int64_t>();
-    for (std::int64_t i = first; i < last; ++i) out[i - first] = dims[static_cast<int>(i)];
-  }, 1);
+  return kernel_of(
+      [=](OpContext& context) {
+        const Dims& dims = context.input(0).dims;
+        const auto bound = [&](std::int64_t at) {
+          return std::clamp<std::int64_t>(at < 0 ? at + dims.rank : at, 0, dims.rank);
+        };
+        const std::int64_t first = bound(start), last = std::max(first, bound(end));
+        std::int64_t* out = context.output(0, DType::kI64, Dims{last - first}).as<std::int64_t>();
+        for (std::int64_t i = first; i < last; ++i) out[i - first] = dims[static_cast<int>(i)];
+      },
+      1);
 }
 
 // The dims that `shape` asks for: 0 copies the input's (unless allow_zero), one -1 is inferred.
@@ -66,8 +67,8 @@ Dims reshape_dims(const Dims& from, const std::vector<std::int64_t>& shape, bool
 std::unique_ptr<OpKernel> make_reshape(Info info) {
   const bool allow_zero = info.node.int_attr("allowzero", 0) != 0;
   return kernel_of([=](OpContext& context) {
-    context.alias(0, 0, reshape_dims(context.input(0).dims,
-                                     int_list(context.input(1), "shape"), allow_zero));
+    context.alias(
+        0, 0, reshape_dims(context.input(0).dims, int_list(context.input(1), "shape"), allow_zero));
   });
 }
 
@@ -99,7 +100,8 @@ std::unique_ptr<OpKernel> make_unsqueeze(Info) {
   return kernel_of([](OpContext& context) {
     const Dims& dims = context.input(0).dims;
     const std::vector<std::int64_t> list = axes_of(context);
-    check(list.size() <= static_cast<std::size_t>(kMaxRank), [&] { return std::string("too many axes"); });
+    check(list.size() <= static_cast<std::size_t>(kMaxRank),
+          [&] { return std::string("too many axes"); });
     const int rank = dims.rank + static_cast<int>(list.size());
     const std::vector<int> axes = normalize_axes(list, rank);
     Dims out;
@@ -147,9 +149,11 @@ std::unique_ptr<OpKernel> make_dropout(Info) {
 void register_shape(Registry& r) {
   r.add("Shape", make_shape);
   r.add("Size", [](Info) {
-    return kernel_of([](OpContext& context) {
-      *context.output(0, DType::kI64, Dims{}).as<std::int64_t>() = context.input(0).elements();
-    }, 1);
+    return kernel_of(
+        [](OpContext& context) {
+          *context.output(0, DType::kI64, Dims{}).as<std::int64_t>() = context.input(0).elements();
+        },
+        1);
   });
   r.add("Reshape", make_reshape);
   r.add("Squeeze", make_squeeze);

@@ -33,8 +33,8 @@ AxisSlice slice_axis(std::int64_t dim, std::int64_t start, std::int64_t end, std
     // -(step + 1) instead of -step: the smallest int64 has no negative.
     if (dim > 0 && stop < out.start) {
       const std::uint64_t width = 0u - static_cast<std::uint64_t>(step);
-      out.count = static_cast<std::int64_t>(
-          static_cast<std::uint64_t>(out.start - stop - 1) / width + 1);
+      out.count =
+          static_cast<std::int64_t>(static_cast<std::uint64_t>(out.start - stop - 1) / width + 1);
     }
   }
   if (out.count <= 1) out.step = 1;  // never multiplied, so that no product can overflow
@@ -52,13 +52,13 @@ void run_slice(OpContext& context) {
     for (std::size_t i = 0; i < starts.size(); ++i) axes.push_back(static_cast<std::int64_t>(i));
   }
   if (context.has_input(4)) steps = int_list(context.input(4), "steps");
-  check(starts.size() == ends.size() && starts.size() == axes.size() &&
-            starts.size() == steps.size(),
-        [&] {
-          return "starts, ends, axes and steps have " + std::to_string(starts.size()) + ", " +
-                 std::to_string(ends.size()) + ", " + std::to_string(axes.size()) + " and " +
-                 std::to_string(steps.size()) + " entries; expected as many in each";
-        });
+  check(
+      starts.size() == ends.size() && starts.size() == axes.size() && starts.size() == steps.size(),
+      [&] {
+        return "starts, ends, axes and steps have " + std::to_string(starts.size()) + ", " +
+               std::to_string(ends.size()) + ", " + std::to_string(axes.size()) + " and " +
+               std::to_string(steps.size()) + " entries; expected as many in each";
+      });
   normalize_axes(axes, x.dims.rank);  // refuses doubles
 
   Dims dims = x.dims, strides = strides_of(x.dims);
@@ -105,8 +105,8 @@ PadMode parse_mode(const std::string& mode) {
   if (mode == "reflect") return PadMode::kReflect;
   if (mode == "edge") return PadMode::kEdge;
   if (mode == "wrap") return PadMode::kWrap;
-  fail(ErrorCode::kInvalidModel, "attribute mode is '" + mode +
-                                     "'; expected 'constant', 'reflect', 'edge' or 'wrap'");
+  fail(ErrorCode::kInvalidModel,
+       "attribute mode is '" + mode + "'; expected 'constant', 'reflect', 'edge' or 'wrap'");
 }
 
 // The input index that result index `at` (relative to the input's start) reads; -1: the constant.
@@ -151,8 +151,8 @@ std::unique_ptr<OpKernel> make_pad(Info info) {
       begins[axis] = pads[i];
       if (!checked_add(dims[axis], pads[i], &dims[axis]) ||
           !checked_add(dims[axis], pads[i + axes.size()], &dims[axis])) {
-        fail(ErrorCode::kOutOfMemory, "the padded size of axis " + std::to_string(axis) +
-                                          " overflows");
+        fail(ErrorCode::kOutOfMemory,
+             "the padded size of axis " + std::to_string(axis) + " overflows");
       }
       check(dims[axis] >= 0, [&] {
         return "pads take more from axis " + std::to_string(axis) + " than its size " +

@@ -2,7 +2,9 @@
 
 namespace kvik::ops {
 
-void fail(ErrorCode code, const std::string& message) { throw Error(code, message); }
+void fail(ErrorCode code, const std::string& message) {
+  throw Error(code, message);
+}
 
 void fail_dtype(DType dtype) {
   fail(ErrorCode::kUnsupported,
@@ -34,8 +36,8 @@ std::vector<int> normalize_axes(const std::vector<std::int64_t>& axes, int rank)
 std::int64_t result_elements(const Dims& dims) {
   for (std::int64_t dim : dims) {
     if (dim < 0) {
-      fail(ErrorCode::kInvalidArgument, "a result of shape " + dims.str() +
-                                            " has a negative dimension");
+      fail(ErrorCode::kInvalidArgument,
+           "a result of shape " + dims.str() + " has a negative dimension");
     }
   }
   const auto elements = checked_elements(dims.span());
@@ -53,6 +55,15 @@ std::size_t result_bytes(const Dims& dims, DType dtype) {
   return static_cast<std::size_t>(*bytes);
 }
 
+std::int64_t dim_product(std::int64_t a, std::int64_t b) {
+  std::int64_t product = 0;
+  if (!checked_mul(a, b, &product)) {
+    fail(ErrorCode::kOutOfMemory,
+         "a dimension of " + std::to_string(a) + " times " + std::to_string(b) + " is too large");
+  }
+  return product;
+}
+
 std::size_t checked_product(std::size_t a, std::size_t b) {
   std::size_t product = 0;
   if (__builtin_mul_overflow(a, b, &product)) {
@@ -64,8 +75,8 @@ std::size_t checked_product(std::size_t a, std::size_t b) {
 
 std::vector<std::int64_t> int_list(const Tensor& tensor, std::string_view name) {
   if (tensor.dims.rank > 1) {
-    fail(ErrorCode::kInvalidArgument, std::string(name) + " has shape " + tensor.dims.str() +
-                                          "; expected a list");
+    fail(ErrorCode::kInvalidArgument,
+         std::string(name) + " has shape " + tensor.dims.str() + "; expected a list");
   }
   const std::int64_t n = tensor.elements();
   std::vector<std::int64_t> out(static_cast<std::size_t>(n));
@@ -74,30 +85,28 @@ std::vector<std::int64_t> int_list(const Tensor& tensor, std::string_view name) 
   } else if (tensor.dtype == DType::kI32) {
     std::copy_n(tensor.as<std::int32_t>(), n, out.begin());
   } else {
-    fail(ErrorCode::kInvalidArgument, std::string(name) + " has type " +
-                                          dtype_name(tensor.dtype) + "; expected int64 or int32");
+    fail(ErrorCode::kInvalidArgument,
+         std::string(name) + " has type " + dtype_name(tensor.dtype) + "; expected int64 or int32");
   }
   return out;
 }
 
 std::int64_t int_scalar(const Tensor& tensor, std::string_view name) {
   if (tensor.elements() != 1) {
-    fail(ErrorCode::kInvalidArgument, std::string(name) + " has shape " + tensor.dims.str() +
-                                          "; expected one element");
+    fail(ErrorCode::kInvalidArgument,
+         std::string(name) + " has shape " + tensor.dims.str() + "; expected one element");
   }
-  return visit_integer(tensor.dtype, [&]<typename T>() {
-    return static_cast<std::int64_t>(*tensor.as<T>());
-  });
+  return visit_integer(tensor.dtype,
+                       [&]<typename T>() { return static_cast<std::int64_t>(*tensor.as<T>()); });
 }
 
 double float_scalar(const Tensor& tensor, std::string_view name) {
   if (tensor.elements() != 1) {
-    fail(ErrorCode::kInvalidArgument, std::string(name) + " has shape " + tensor.dims.str() +
-                                          "; expected one element");
+    fail(ErrorCode::kInvalidArgument,
+         std::string(name) + " has shape " + tensor.dims.str() + "; expected one element");
   }
-  return visit_numeric(tensor.dtype, [&]<typename T>() {
-    return static_cast<double>(widen(*tensor.as<T>()));
-  });
+  return visit_numeric(tensor.dtype,
+                       [&]<typename T>() { return static_cast<double>(widen(*tensor.as<T>())); });
 }
 
 void check_same_dtype(const Tensor& a, const Tensor& b, std::string_view a_name,

@@ -57,6 +57,9 @@ std::vector<int> normalize_axes(const std::vector<std::int64_t>& axes, int rank)
 std::int64_t result_elements(const Dims& dims);
 std::size_t result_bytes(const Dims& dims, DType dtype);
 
+// Product of two dimensions. Throws kOutOfMemory on overflow.
+std::int64_t dim_product(std::int64_t a, std::int64_t b);
+
 // Product for workspaces. Throws kOutOfMemory on overflow.
 std::size_t checked_product(std::size_t a, std::size_t b);
 

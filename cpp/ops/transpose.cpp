@@ -131,8 +131,8 @@ std::unique_ptr<OpKernel> make_transpose(Info info) {
 std::int64_t block_size_of(Info info) {
   const std::int64_t block = info.node.int_attr("blocksize", 0);
   if (block <= 0) {
-    fail(ErrorCode::kInvalidModel, "attribute blocksize is " + std::to_string(block) +
-                                       "; expected a positive number");
+    fail(ErrorCode::kInvalidModel,
+         "attribute blocksize is " + std::to_string(block) + "; expected a positive number");
   }
   return block;
 }
@@ -155,7 +155,8 @@ std::unique_ptr<OpKernel> make_depth_to_space(Info info) {
     });
     const std::int64_t depth = channels / block / block;
     Tensor& y = context.output(
-        0, x.dtype, Dims{x.dims[0], depth, x.dims[2] * block, x.dims[3] * block});
+        0, x.dtype,
+        Dims{x.dims[0], depth, dim_product(x.dims[2], block), dim_product(x.dims[3], block)});
     const Dims split = crd ? Dims{x.dims[0], depth, block, block, x.dims[2], x.dims[3]}
                            : Dims{x.dims[0], block, block, depth, x.dims[2], x.dims[3]};
     transpose(context, x, split,
@@ -165,6 +166,7 @@ std::unique_ptr<OpKernel> make_depth_to_space(Info info) {
 
 std::unique_ptr<OpKernel> make_space_to_depth(Info info) {
   const std::int64_t block = block_size_of(info);
+  const bool crd = info.node.string_attr("mode", "DCR") == "CRD";
   return kernel_of([=](OpContext& context) {
     const Tensor& x = context.input(0);
     check_image(x);
@@ -173,10 +175,11 @@ std::unique_ptr<OpKernel> make_space_to_depth(Info info) {
              std::to_string(block);
     });
     const std::int64_t height = x.dims[2] / block, width = x.dims[3] / block;
-    Tensor& y =
-        context.output(0, x.dtype, Dims{x.dims[0], x.dims[1] * block * block, height, width});
+    Tensor& y = context.output(
+        0, x.dtype,
+        Dims{x.dims[0], dim_product(dim_product(x.dims[1], block), block), height, width});
     transpose(context, x, Dims{x.dims[0], x.dims[1], height, block, width, block},
-              {0, 3, 5, 1, 2, 4}, y);
+              crd ? std::vector<int>{0, 1, 3, 5, 2, 4} : std::vector<int>{0, 3, 5, 1, 2, 4}, y);
   });
 }
 

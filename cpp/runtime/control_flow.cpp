@@ -74,10 +74,9 @@ class If final : public ops::OpKernel {
     else_ = take_body(bodies, "else_branch");
     for (const Body* body : {&then_, &else_}) {
       if (body->executor->graph().outputs.size() != node.outputs.size()) {
-        throw Error(ErrorCode::kInvalidModel, "a branch has " +
-                                                  std::to_string(body->executor->graph().outputs.size()) +
-                                                  " outputs; expected " +
-                                                  std::to_string(node.outputs.size()));
+        throw Error(ErrorCode::kInvalidModel,
+                    "a branch has " + std::to_string(body->executor->graph().outputs.size()) +
+                        " outputs; expected " + std::to_string(node.outputs.size()));
       }
     }
   }

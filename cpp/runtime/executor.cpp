@@ -17,7 +17,9 @@ namespace {
 using graph::kNoValue;
 using graph::ValueId;
 
-std::size_t at(ValueId id) { return static_cast<std::size_t>(id); }
+std::size_t at(ValueId id) {
+  return static_cast<std::size_t>(id);
+}
 
 // Runs f; an error gets the node's label in front.
 template <typename F>
@@ -31,7 +33,9 @@ decltype(auto) labelled(const graph::Node& node, const F& f) {
   }
 }
 
-bool supported(const graph::Node& node) { return supports(node.domain, node.op); }
+bool supported(const graph::Node& node) {
+  return supports(node.domain, node.op);
+}
 
 std::string op_name(const graph::Node& node) {
   return node.domain.empty() ? node.op : node.domain + "." + node.op;
@@ -40,7 +44,8 @@ std::string op_name(const graph::Node& node) {
 void collect_unsupported(const graph::Graph& graph, std::set<std::string>& missing) {
   for (const graph::Node& node : graph.nodes) {
     if (!supported(node)) missing.insert(op_name(node));
-    graph::for_each_body(node, [&](const graph::Graph& body) { collect_unsupported(body, missing); });
+    graph::for_each_body(node,
+                         [&](const graph::Graph& body) { collect_unsupported(body, missing); });
   }
 }
 
@@ -132,9 +137,8 @@ std::vector<bool> GraphExecutor::Impl::needed_nodes(const graph::BodyIndex& bodi
   std::vector<bool> needed(graph.nodes.size());
   for (std::size_t i = graph.nodes.size(); i-- > 0;) {
     const graph::Node& node = graph.nodes[i];
-    needed[i] = std::any_of(node.outputs.begin(), node.outputs.end(), [&](ValueId id) {
-      return id != kNoValue && live[at(id)];
-    });
+    needed[i] = std::any_of(node.outputs.begin(), node.outputs.end(),
+                            [&](ValueId id) { return id != kNoValue && live[at(id)]; });
     if (!needed[i]) continue;
     for (ValueId id : node.inputs) {
       if (id != kNoValue) live[at(id)] = true;
@@ -237,7 +241,9 @@ GraphExecutor::GraphExecutor(const graph::Graph& graph, const Engine& engine,
 
 GraphExecutor::~GraphExecutor() = default;
 
-const graph::Graph& GraphExecutor::graph() const { return impl_->graph; }
+const graph::Graph& GraphExecutor::graph() const {
+  return impl_->graph;
+}
 
 std::vector<OwnedTensor> GraphExecutor::run(std::span<const Tensor> inputs,
                                             const std::function<bool()>& cancelled) const {
@@ -272,10 +278,9 @@ std::vector<OwnedTensor> GraphExecutor::run_body(std::span<const OwnedTensor> in
                                                  const std::shared_ptr<BufferPool>& buffers) const {
   const graph::Graph& g = impl_->graph;
   if (inputs.size() != g.inputs.size() || captures.size() != g.captures.size()) {
-    throw Error(ErrorCode::kInvalidModel, "the body '" + g.name + "' has " +
-                                              std::to_string(g.inputs.size()) +
-                                              " inputs; the node gives it " +
-                                              std::to_string(inputs.size()));
+    throw Error(ErrorCode::kInvalidModel,
+                "the body '" + g.name + "' has " + std::to_string(g.inputs.size()) +
+                    " inputs; the node gives it " + std::to_string(inputs.size()));
   }
   Slots slots = impl_->start();
   for (std::size_t i = 0; i < inputs.size(); ++i) slots[at(g.inputs[i])] = inputs[i];

@@ -48,8 +48,8 @@ class GraphExecutor {
   // Prepares the nodes that the wanted values need (the graph's outputs when `wanted` is empty).
   // Throws kUnsupported that lists every operator that Kvik does not have, and whatever a
   // kernel's maker throws, with the node's label before it.
-  GraphExecutor(const graph::Graph& graph, const Engine& engine, const ExecutorOptions& options = {},
-                std::span<const graph::ValueId> wanted = {});
+  GraphExecutor(const graph::Graph& graph, const Engine& engine,
+                const ExecutorOptions& options = {}, std::span<const graph::ValueId> wanted = {});
   ~GraphExecutor();
   GraphExecutor(const GraphExecutor&) = delete;
   GraphExecutor& operator=(const GraphExecutor&) = delete;

@@ -11,10 +11,7 @@
 
 #include "base/checked.h"
 #include "graph/infer/infer.h"
-#if __has_include("graph/passes/pipeline.h")
 #include "graph/passes/pipeline.h"
-#define KVIK_HAS_PASSES 1
-#endif
 #include "kvik/error.h"
 #include "onnx/importer.h"
 #include "ops/op.h"
@@ -106,7 +103,6 @@ void prepare_graph(Graph& graph, const Engine& engine, Optimize how) {
   if (how == Optimize::kNothing) {
     graph::infer(graph);
   } else {
-#ifdef KVIK_HAS_PASSES
     graph::PassOptions options;
     for (const graph::Pass& pass : graph::all_passes()) {
       const bool fusion = pass.name.starts_with("fuse_") && pass.name != "fuse_attention";
@@ -116,10 +112,6 @@ void prepare_graph(Graph& graph, const Engine& engine, Optimize how) {
     graph::optimize(graph, options, [&](const Graph& from, const Node& node) {
       return evaluate(from, node, engine, budget);
     });
-#else
-    (void)engine; (void)&evaluate; (void)kFoldBudget;
-    graph::infer(graph);
-#endif
   }
   graph::verify(graph);
 }

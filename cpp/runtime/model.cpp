@@ -7,6 +7,7 @@
 #include <utility>
 
 #include "graph/graph.h"
+#include "graph/infer/infer.h"
 #include "graph/passes/prove_rowwise.h"
 #include "runtime/load.h"
 #include "runtime/recompute_decoder.h"
@@ -79,6 +80,7 @@ Model::Impl::Impl(graph::Model loaded, const LoadOptions& options)
     refuse("max_rows is " + std::to_string(options.max_rows) + "; expected 1 to " +
            std::to_string(kMaxRows));
   }
+  graph::infer(loaded.graph);  // types and shapes of the outputs are not taken from the file
   describe_file(loaded);
   imported = std::move(loaded.graph);
   optimized = imported;

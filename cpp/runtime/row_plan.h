@@ -53,6 +53,8 @@ struct PlannedNode {
   graph::NodeId node = graph::kNoNode;
   std::vector<SlotId> inputs;   // kNoSlot where left out
   std::vector<SlotId> outputs;  // kNoSlot where left out
+  // Makes nothing but views of its inputs: at run time pointers are copied, no kernel runs.
+  bool view = false;
 };
 
 struct Gather {

@@ -255,11 +255,22 @@ void RowProgram::probe() {
        .batch = {.runs = runs, .rows = kProbeRows, .layer_tables = layout_.layer_tables()},
        .wanted = wanted,
        .output = output.data()});
+  mark_views();
   // The output goes straight to the caller's buffer where the tail makes all of it.
   SlotId root = plan_.output;
   while (slot(root).storage == Storage::kAlias) root = slot(root).alias_of;
   if (slot(root).part == Part::kTail && slot(root).bytes(1) == slot(plan_.output).bytes(1)) {
     slot(root).storage = Storage::kLogits;
+  }
+}
+
+void RowProgram::mark_views() {
+  for (auto* nodes : {&plan_.body, &plan_.tail}) {
+    for (PlannedNode& node : *nodes) {
+      node.view = std::all_of(node.outputs.begin(), node.outputs.end(), [&](SlotId id) {
+        return id == kNoSlot || slot(id).storage == Storage::kAlias;
+      });
+    }
   }
 }
 
@@ -296,6 +307,12 @@ void RowProgram::fill_ids(SlotId id, std::span<const std::int64_t> ids) {
 }
 
 void RowProgram::run_node(const PlannedNode& planned) {
+  if (planned.view) {
+    for (const SlotId id : planned.outputs) {
+      if (id != kNoSlot) tensor(id).data = tensor(slot(id).alias_of).data;
+    }
+    return;
+  }
   context_->enter(planned);
   try {
     made_[static_cast<std::size_t>(planned.node)]->run(*context_);

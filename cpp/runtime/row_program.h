@@ -54,6 +54,7 @@ class RowProgram {
   void make_kernels();
   void bind_constants();
   void probe();
+  void mark_views();
   void bind_slots();
   void run_nodes(const std::vector<PlannedNode>& nodes);
   void run_node(const PlannedNode& node);

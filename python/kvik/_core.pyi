@@ -34,7 +34,7 @@ class Session:
     """A loaded graph; see kvik.InferenceSession."""
 
     @staticmethod
-    def load(path: str | os.PathLike, threads: int = 0, optimize: bool = True, extra_outputs: _Sequence[str] = []) -> Session:
+    def load(path: str | os.PathLike[str], threads: int = 0, optimize: bool = True, extra_outputs: _Sequence[str] = []) -> Session:
         """Load a file; threads=0 means one a CPU."""
 
     @staticmethod
@@ -173,7 +173,7 @@ class Model:
     """A loaded language model; see kvik.Model."""
 
     @staticmethod
-    def load(path: str | os.PathLike, threads: int = 0, optimize: bool = True, incremental: bool = True, max_rows: int = 256) -> Model:
+    def load(path: str | os.PathLike[str], threads: int = 0, optimize: bool = True, incremental: bool = True, max_rows: int = 256) -> Model:
         """Load a file; threads=0 means one a CPU."""
 
     @staticmethod

@@ -12,9 +12,11 @@ if TYPE_CHECKING:
 
     from kvik.tokenizer import Tokenizer
 
-__all__ = ["stop_ids"]
+__all__ = ["generation_defaults", "stop_ids"]
 
 _STOP_IDS = "kvik.eos_token_ids"  # a JSON list of integers
+_GENERATION = "kvik.generation"  # a JSON object: sampling settings that suit the model
+_DEFAULTS = ("temperature", "top_k", "top_p", "min_p", "repetition_penalty")
 # How vocabularies spell the end of a text, for files that do not say.
 _END_TOKENS = ("<|endoftext|>", "</s>", "<|end_of_text|>", "<eos>")
 
@@ -50,3 +52,31 @@ def _listed(text: str, vocab_size: int) -> tuple[int, ...]:
                 f"metadata {_STOP_IDS} names id {item}, but the vocabulary has {vocab_size} ids"
             )
     return tuple(ids)
+
+
+def generation_defaults(metadata: Mapping[str, str]) -> dict[str, float]:
+    """Sampling settings that the file recommends, by the names of Model.generate's arguments.
+
+    Settings that this version does not know are left out.
+
+    Raises:
+        InvalidModelError: the file's entry is no JSON object, or a setting is not a number.
+    """
+    if _GENERATION not in metadata:
+        return {}
+    text = metadata[_GENERATION]
+    try:
+        settings = json.loads(text)
+    except (ValueError, RecursionError):
+        settings = None
+    if not isinstance(settings, dict):
+        raise InvalidModelError(
+            f"metadata {_GENERATION} must be a JSON object; found {text[:60]!r}"
+        )
+    found = {name: settings[name] for name in _DEFAULTS if name in settings}
+    for name, value in found.items():
+        if type(value) not in (int, float):
+            raise InvalidModelError(
+                f"metadata {_GENERATION}: {name} must be a number; found {str(value)[:60]!r}"
+            )
+    return found

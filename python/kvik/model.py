@@ -12,6 +12,7 @@ from kvik.arguments import check_count, check_path, check_threads
 from kvik.errors import InvalidArgumentError
 from kvik.generation import DEFAULT_NEW_TOKENS, Prompts, Run, Settings, read_prompts
 from kvik.info import ModelInfo, Score, model_info
+from kvik.metadata import generation_defaults as read_defaults
 from kvik.metadata import stop_ids as stop_ids_of
 from kvik.tokenizer import Tokenizer, find_tokenizer
 
@@ -80,6 +81,7 @@ class Model:
         self._info = model_info(core)
         # Ids below this are accepted: rows of the embedding table where that is known.
         self._id_limit = core.info.token_limit or self._info.vocab_size
+        self._defaults = read_defaults(self._info.metadata)
         self._stop_ids = stop_ids_of(self._info.metadata, self._info.vocab_size, tokenizer)
 
     @property
@@ -96,6 +98,14 @@ class Model:
     def stop_ids(self) -> tuple[int, ...]:
         """The ids that end a text unless a call says otherwise (end-of-text)."""
         return self._stop_ids
+
+    @property
+    def generation_defaults(self) -> dict[str, float]:
+        """Sampling settings that the file recommends, e.g. {"temperature": 0.8, "top_k": 40}.
+
+        `kvik generate` starts from them. Model.generate does not: what it does is in the call.
+        """
+        return dict(self._defaults)
 
     def explain(self) -> str:
         """What the engine proved about the graph, or where the proof stopped, by node name."""
@@ -280,6 +290,11 @@ class Model:
         prompts = self._prompts(prompt)
         if prompts.many:
             raise InvalidArgumentError("expected one text or one list of token ids; found several")
+        limit = self._info.context_length
+        if limit is not None and len(prompts.ids[0]) > limit:
+            raise InvalidArgumentError(
+                f"{len(prompts.ids[0])} tokens are more than the model's context of {limit}"
+            )
         return prompts.ids[0]
 
     def _run(self, prompts: Prompts, settings: Settings) -> Run:

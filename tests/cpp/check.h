@@ -46,7 +46,16 @@ template <typename T>
 std::string show(const T& value) {
   std::ostringstream out;
   out.precision(9);
-  out << value;
+  if constexpr (requires { out << value; }) {
+    out << value;
+  } else {  // a range
+    out << "[";
+    for (const char* separator = ""; const auto& element : value) {
+      out << separator << show(element);
+      separator = ", ";
+    }
+    out << "]";
+  }
   return out.str();
 }
 

@@ -1,6 +1,7 @@
-"""Run ONNX models with the engine, many per process.
+"""Run ONNX models with the engine, many per process, with every element type of ONNX.
 
-Today this drives the C++ program ``kvik_run_probe``; what tests see is :func:`run_batch` alone.
+Drives the C++ program ``kvik_run_probe`` (kvik::Session), since numpy has no bfloat16 and no int4
+of its own to pass through the Python package.
 """
 
 from __future__ import annotations
@@ -13,8 +14,9 @@ from pathlib import Path
 
 import ml_dtypes
 import numpy as np
-import onnx
 from numpy.typing import NDArray
+
+import onnx
 
 ROOT = Path(__file__).resolve().parents[2]
 Array = NDArray[np.generic]
@@ -44,13 +46,14 @@ class Result:
         return self.error is not None and self.error.startswith("unsupported")
 
 
-def find_probe() -> Path | None:
-    """The probe that ``KVIK_RUN_PROBE`` names, else the newest one under ``build/``."""
+def find_probe() -> Path:
+    """The probe of the build that these tests belong to; ``KVIK_RUN_PROBE`` names another."""
     named = os.environ.get("KVIK_RUN_PROBE")
-    if named:
-        return Path(named)
-    found = sorted(ROOT.glob("build/*/tests/cpp/kvik_run_probe"), key=lambda p: p.stat().st_mtime)
-    return found[-1] if found else None
+    preset = "asan" if os.environ.get("KVIK_TEST_SANITIZED") else "dev"
+    probe = Path(named) if named else ROOT / "build" / preset / "tests" / "cpp" / "kvik_run_probe"
+    if not probe.exists():
+        raise FileNotFoundError(f"{probe} is not built: cmake --build --preset {preset}")
+    return probe
 
 
 def pack_nibbles(array: Array) -> bytes:
@@ -71,7 +74,9 @@ def unpack_nibbles(data: bytes, count: int, dtype: str) -> Array:
 
 def encode(name: str, array: Array) -> bytes:
     header = " ".join([name, array.dtype.name, *map(str, array.shape)]) + "\n"
-    data = pack_nibbles(array) if array.dtype.name in _INT4 else np.ascontiguousarray(array).tobytes()
+    data = (
+        pack_nibbles(array) if array.dtype.name in _INT4 else np.ascontiguousarray(array).tobytes()
+    )
     return header.encode() + data
 
 
@@ -95,14 +100,17 @@ def decode(data: bytes) -> dict[str, Array]:
     return tensors
 
 
-def run_batch(cases: Iterable[Case], folder: Path, probe: Path | None = None) -> dict[str, Result]:
+def run_batch(cases: Iterable[Case], folder: Path, *, optimize: bool) -> dict[str, Result]:
     """Run every case, in one process; results by the case's name.
 
-    Raises ``RuntimeError`` with the program's standard error when the process dies.
+    Args:
+        cases: What to run; names are unique.
+        folder: For the files that pass models and tensors. Must exist.
+        optimize: False runs each graph as the file spells it, nothing fused or folded.
+
+    Raises:
+        RuntimeError: The process died; the message names the case and what it printed.
     """
-    program = probe or find_probe()
-    if program is None:
-        raise RuntimeError("kvik_run_probe is not built: cmake --build build/dev")
     prefixes: dict[str, Path] = {}
     for number, case in enumerate(cases):
         prefix = folder / f"{number:05d}"
@@ -112,7 +120,8 @@ def run_batch(cases: Iterable[Case], folder: Path, probe: Path | None = None) ->
         prefix.with_suffix(".in").write_bytes(encoded)
     listing = folder / "list"
     listing.write_text("".join(f"{prefix}\n" for prefix in prefixes.values()))
-    done = subprocess.run([program, listing], capture_output=True, text=True, check=False)
+    command = [find_probe(), "optimized" if optimize else "plain", listing]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode != 0:
         last = [name for name, p in prefixes.items() if not p.with_suffix(".out").exists()]
         where = f" in {last[0]}" if last else ""

@@ -1,14 +1,17 @@
-"""Exports the models of the parity tests: python tests/parity/models.py [--wide] FOLDER [PART...]
+"""Exports the models of the parity tests: python tests/parity/models.py [--wide] [FOLDER] [PART...]
 
-Each is written once; a file that is there already is left alone. PART chooses the names that hold
-it; --wide adds the architectures that a run of the suite leaves out.
+Each is written once; a file that is there already is left alone. Without FOLDER they go where the
+tests look for them. PART chooses the names that hold it; --wide adds the architectures that a run
+of the suite leaves out.
 """
 
 from __future__ import annotations
 
+import hashlib
 import os
 import sys
 import time
+from importlib.metadata import version
 from pathlib import Path
 
 if __package__ in (None, ""):
@@ -16,6 +19,24 @@ if __package__ in (None, ""):
 
 from parity.zoo import all_cases
 from parity.zoo.registry import Case
+
+ROOT = Path(__file__).parents[2]
+# What an exported file depends on: these packages, and the sources that build and export models.
+PACKAGES = ("torch", "onnxscript", "onnx-ir", "onnx", "transformers", "numpy")
+SOURCES = ("tests/parity/zoo", "export/kvik_export", "python/kvik_train/models")
+
+
+def default_folder() -> Path:
+    """A folder below build/ for exactly these versions; $KVIK_TEST_MODELS goes before it."""
+    if chosen := os.environ.get("KVIK_TEST_MODELS"):
+        return Path(chosen)
+    digest = hashlib.sha256()
+    for package in PACKAGES:
+        digest.update(f"{package}={version(package)}\n".encode())
+    for source in SOURCES:
+        for file in sorted((ROOT / source).glob("*.py")):
+            digest.update(file.read_bytes())
+    return ROOT / "build" / "test-models" / digest.hexdigest()[:12]
 
 
 def export_case(case: Case, folder: Path) -> Path:
@@ -32,12 +53,12 @@ def export_case(case: Case, folder: Path) -> Path:
 
 
 def main(arguments: list[str]) -> int:
+    if "--help" in arguments:
+        print(__doc__)
+        return 0
     wide = "--wide" in arguments
     arguments = [argument for argument in arguments if argument != "--wide"]
-    if not arguments:
-        print(__doc__, file=sys.stderr)
-        return 2
-    folder = Path(arguments[0])
+    folder = Path(arguments[0]) if arguments else default_folder()
     folder.mkdir(parents=True, exist_ok=True)
     failures = 0
     for case in all_cases(wide=wide):

@@ -3,8 +3,9 @@
 import json
 
 import numpy as np
-import onnx
 import pytest
+
+import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 VOCAB, CONTEXT, WIDTH, HEADS = 258, 64, 16, 2

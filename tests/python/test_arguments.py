@@ -96,7 +96,7 @@ def test_unknown_option_is_a_type_error(text):
 
 def test_prompt_longer_than_the_context(plain):
     for call in (plain.generate, plain.logits, plain.score):
-        with pytest.raises(kvik.InvalidArgumentError, match="6[56].*64|64.*6[56]"):
+        with pytest.raises(kvik.InvalidArgumentError, match=r"66 tokens.* 64"):
             call([1] * 66)
     with pytest.raises(kvik.InvalidArgumentError, match="request 1"):
         plain.generate([[1], [1] * 65])

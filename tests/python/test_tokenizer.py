@@ -1,10 +1,10 @@
 """Where the tokenizer comes from."""
 
-import onnx
 import pytest
-from onnx import helper
 
 import kvik
+import onnx
+from onnx import helper
 
 
 @pytest.fixture
@@ -44,7 +44,7 @@ def test_end_of_text_is_found_in_the_vocabulary(bare, tokenizer):
 def test_text_without_a_tokenizer_says_what_to_do(bare):
     model = kvik.load(bare)
     for call in (model.generate, model.stream, model.logits, model.score):
-        with pytest.raises(kvik.InvalidArgumentError, match="pass tokenizer=.*or use token ids"):
+        with pytest.raises(kvik.InvalidArgumentError, match=r"pass tokenizer=.*or use token ids"):
             call("hello")
     with pytest.raises(kvik.InvalidArgumentError, match="stop strings need a tokenizer"):
         model.generate([1], stop="x")
@@ -92,6 +92,10 @@ def test_something_else(bare):
         ("kvik.eos_token_ids", "[" * 5000, "JSON list of token ids"),
         ("kvik.eos_token_ids", "[258]", "names id 258, but the vocabulary has 258"),
         ("kvik.eos_token_ids", "[-1]", "names id -1"),
+        ("kvik.generation", "[]", "must be a JSON object"),
+        ("kvik.generation", "{", "must be a JSON object"),
+        ("kvik.generation", '{"top_k": "many"}', "top_k must be a number"),
+        ("kvik.generation", '{"temperature": true}', "temperature must be a number"),
     ],
 )
 def test_broken_metadata(plain_path, tmp_path, key, value, words):
@@ -109,5 +113,5 @@ def test_a_tokenizer_with_more_ids_than_the_model(bare, tokenizer):
     larger = Tokenizer.from_str(tokenizer.to_str())
     larger.add_tokens(["one", "two", "three"])
     model = kvik.load(bare, tokenizer=larger)
-    with pytest.raises(kvik.InvalidArgumentError, match="is 25[89], which is not in the vocab"):
+    with pytest.raises(kvik.InvalidArgumentError, match=r"is 25[89], which is not in the vocab"):
         model.generate("three")

@@ -81,7 +81,8 @@ struct OneNode {
       const Tensor& t = given[i].tensor;
       if (std::find(constants.begin(), constants.end(), i) != constants.end()) {
         graph::ConstantTensor constant = graph::ConstantTensor::allocate(t.dtype, t.dims);
-        std::copy_n(static_cast<const std::byte*>(t.data), constant.data.size(), constant.mutable_data());
+        std::copy_n(static_cast<const std::byte*>(t.data), constant.data.size(),
+                    constant.mutable_data());
         ids.push_back(graph.add_constant(name, constant));
       } else if (t.dtype == DType::kUndefined) {
         ids.push_back(graph::kNoValue);

@@ -63,7 +63,8 @@ Given first_rows(const Given& given, std::int64_t rows) {
 
 KVIK_TEST(threads_do_not_change_a_bit) {
   check_threads({.op = "MatMul"}, list(random({5, 70, 65}, 1), random({5, 65, 130}, 2)));
-  check_threads({.op = "MatMul", .constants = {1}}, list(random({3, 50, 65}, 3), random({65, 130}, 4)));
+  check_threads({.op = "MatMul", .constants = {1}},
+                list(random({3, 50, 65}, 3), random({65, 130}, 4)));
   check_threads({.op = "MatMul"}, list(random({2, 3, 40, 33}, 5), random({3, 33, 50}, 6)));
   check_threads({.op = "Gemm", .attributes = {{"transB", std::int64_t{1}}}},
                 list(random({150, 65}, 7), random({130, 65}, 8), random({130}, 9)));
@@ -74,9 +75,9 @@ KVIK_TEST(threads_do_not_change_a_bit) {
   check_threads({.op = "Mul"}, list(random({33, 1, 101}, 14), random({50, 1}, 15)));
   check_threads({.op = "LayerNormalization"}, list(random({300, 130}, 16), random({130}, 17)));
   check_threads({.op = "ReduceMean"}, list(random({300, 130}, 18), ints({1}, {1})));
-  check_threads({.op = "Attention", .attributes = {{"is_causal", std::int64_t{1}}}},
-                list(random({2, 4, 70, 24}, 19), random({2, 2, 70, 24}, 20),
-                     random({2, 2, 70, 24}, 21)));
+  check_threads(
+      {.op = "Attention", .attributes = {{"is_causal", std::int64_t{1}}}},
+      list(random({2, 4, 70, 24}, 19), random({2, 2, 70, 24}, 20), random({2, 2, 70, 24}, 21)));
 }
 
 KVIK_TEST(rows_do_not_know_of_each_other) {
@@ -84,7 +85,8 @@ KVIK_TEST(rows_do_not_know_of_each_other) {
   for (bool constant : {false, true}) {
     OneNode node{.op = "MatMul"};
     if (constant) node.constants = {1};
-    const auto all = values_of<float>(node.run(list(random({67, 65}, 30), random({65, 130}, 31)))[0]);
+    const auto all =
+        values_of<float>(node.run(list(random({67, 65}, 30), random({65, 130}, 31)))[0]);
     for (std::int64_t rows : {1, 2, 7}) {
       const auto some =
           values_of<float>(node.run(list(first_rows(x, rows), random({65, 130}, 31)))[0]);
@@ -104,23 +106,24 @@ KVIK_TEST(rows_do_not_know_of_each_other) {
 // query of one with a past of i.
 KVIK_TEST(causal_attention_is_incremental) {
   const std::int64_t length = 150, d = 24;
-  const OneNode node{.op = "Attention", .attributes = {{"is_causal", std::int64_t{1}}}, .outputs = 3};
+  const OneNode node{
+      .op = "Attention", .attributes = {{"is_causal", std::int64_t{1}}}, .outputs = 3};
   const Given q = random({1, 1, length, d}, 40), k = random({1, 1, length, d}, 41);
   const Given v = random({1, 1, length, d}, 42);
   const auto prefix = [&](const Given& g, std::int64_t from, std::int64_t to) {
     const float* p = g.tensor.as<float>();
     return floats({1, 1, to - from, d}, {p + from * d, p + to * d});
   };
-  const auto all = values_of<float>(node.run(list(prefix(q, 0, length), prefix(k, 0, length),
-                                                  prefix(v, 0, length)))[0]);
+  const auto all = values_of<float>(
+      node.run(list(prefix(q, 0, length), prefix(k, 0, length), prefix(v, 0, length)))[0]);
   for (std::int64_t at : {0, 1, 63, 64, 65, 127, 128, 149}) {
     const std::vector<float> expected(all.begin() + at * d, all.begin() + (at + 1) * d);
     const auto cut = values_of<float>(
         node.run(list(prefix(q, 0, at + 1), prefix(k, 0, at + 1), prefix(v, 0, at + 1)))[0]);
     CHECK(same_bits({cut.end() - d, cut.end()}, expected)) << "cut at " << at;
-    const auto step = node.run(list(prefix(q, at, at + 1), prefix(k, at, at + 1),
-                                    prefix(v, at, at + 1), Given{}, prefix(k, 0, at),
-                                    prefix(v, 0, at)));
+    const auto step =
+        node.run(list(prefix(q, at, at + 1), prefix(k, at, at + 1), prefix(v, at, at + 1), Given{},
+                      prefix(k, 0, at), prefix(v, 0, at)));
     CHECK(same_bits(values_of<float>(step[0]), expected)) << "with a past of " << at;
     CHECK_EQ(step[1].tensor.dims.str(), (Dims{1, 1, at + 1, d}).str());
   }
@@ -149,10 +152,12 @@ KVIK_TEST(linear_is_matmul_bias_activation_residual) {
       OneNode{.op = "MatMul"}.run(list(random({2, 9, k}, 60), random({k, n}, 61)))[0]);
   const auto bias = random({n}, 62);
   const auto residual = random({2, 9, n}, 63);
-  OneNode linear{.op = "Linear", .attributes = {{"activation", std::string("relu")}}, .domain = "kvik",
+  OneNode linear{.op = "Linear",
+                 .attributes = {{"activation", std::string("relu")}},
+                 .domain = "kvik",
                  .constants = {1}};
-  const auto plain = values_of<float>(linear.run(list(
-      random({2, 9, k}, 60), random({k, n}, 61), random({n}, 62), random({2, 9, n}, 63)))[0]);
+  const auto plain = values_of<float>(linear.run(
+      list(random({2, 9, k}, 60), random({k, n}, 61), random({n}, 62), random({2, 9, n}, 63)))[0]);
   for (std::size_t i = 0; i < plain.size(); ++i) {
     const float sum = product[i] + bias.tensor.as<float>()[i % static_cast<std::size_t>(n)];
     const float expected = std::max(sum, 0.0f) + residual.tensor.as<float>()[i];
@@ -160,8 +165,9 @@ KVIK_TEST(linear_is_matmul_bias_activation_residual) {
     if (plain[i] != expected) return;
   }
   linear.attributes["trans_w"] = std::int64_t{1};
-  const auto other = values_of<float>(linear.run(list(
-      random({2, 9, k}, 60), floats({n, k}, transposed), random({n}, 62), random({2, 9, n}, 63)))[0]);
+  const auto other =
+      values_of<float>(linear.run(list(random({2, 9, k}, 60), floats({n, k}, transposed),
+                                       random({n}, 62), random({2, 9, n}, 63)))[0]);
   CHECK(same_bits(plain, other));
 }
 
@@ -177,4 +183,6 @@ KVIK_TEST(weights_are_packed_once) {
   CHECK(a != c);
 }
 
-int main(int argc, char** argv) { return run_all(argc, argv); }
+int main(int argc, char** argv) {
+  return run_all(argc, argv);
+}

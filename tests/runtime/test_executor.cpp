@@ -48,7 +48,11 @@ struct Engine {
 
 KVIK_TEST(results_beyond_the_budget_are_refused) {
   const auto code = ErrorCode::kOutOfMemory;
-  refused(code, {.op = "ConstantOfShape"}, [] { std::vector<Given> v; v.push_back(ints({1}, {kHuge})); return v; }());
+  refused(code, {.op = "ConstantOfShape"}, [] {
+    std::vector<Given> v;
+    v.push_back(ints({1}, {kHuge}));
+    return v;
+  }());
   std::vector<Given> expand;
   expand.push_back(floats({1}, {1.0f}));
   expand.push_back(ints({2}, {kHuge, kHuge}));
@@ -79,7 +83,8 @@ KVIK_TEST(the_budget_counts_what_is_alive) {
   // 40 doublings by Concat(x, x): refused long before memory runs out.
   Graph graph;
   ValueId x = add_input(graph, "x");
-  for (int i = 0; i < 40; ++i) x = add_node(graph, "Concat", {x, x}, {{"axis", std::int64_t{0}}})[0];
+  for (int i = 0; i < 40; ++i)
+    x = add_node(graph, "Concat", {x, x}, {{"axis", std::int64_t{0}}})[0];
   graph.outputs = {x};
   Engine engine;
   kvik::runtime::ExecutorOptions options;
@@ -119,7 +124,8 @@ KVIK_TEST(impossible_arguments_are_refused) {
   const auto with_ints = [](std::vector<std::vector<std::int64_t>> lists) {
     std::vector<Given> v;
     v.push_back(floats({2, 3}, {1, 2, 3, 4, 5, 6}));
-    for (const auto& list : lists) v.push_back(ints({static_cast<std::int64_t>(list.size())}, list));
+    for (const auto& list : lists)
+      v.push_back(ints({static_cast<std::int64_t>(list.size())}, list));
     return v;
   };
   CHECK(mentions(refused(code, {.op = "Slice"}, with_ints({{0}, {1}, {0}, {0}})), "step 0"));
@@ -129,16 +135,18 @@ KVIK_TEST(impossible_arguments_are_refused) {
                  "cannot reshape [2, 3] to [-1, -1]: more than one -1"));
   CHECK(mentions(refused(code, {.op = "Reshape"}, with_ints({{4, -1}})), "cannot be divided"));
   CHECK(mentions(refused(code, {.op = "Reshape"}, with_ints({{7}})), "the input has 6 elements"));
-  CHECK(mentions(refused(code, {.op = "Split", .attributes = {{"axis", std::int64_t{1}}}, .outputs = 2},
-                         with_ints({{1, 1}})),
-                 "split [1, 1] does not divide an axis of 3 into 2 outputs"));
-  CHECK(mentions(refused(code, {.op = "Gather", .attributes = {{"axis", std::int64_t{1}}}},
-                         with_ints({{3}})),
-                 "index 3 is out of range for an axis of 3"));
+  CHECK(mentions(
+      refused(code, {.op = "Split", .attributes = {{"axis", std::int64_t{1}}}, .outputs = 2},
+              with_ints({{1, 1}})),
+      "split [1, 1] does not divide an axis of 3 into 2 outputs"));
+  CHECK(mentions(
+      refused(code, {.op = "Gather", .attributes = {{"axis", std::int64_t{1}}}}, with_ints({{3}})),
+      "index 3 is out of range for an axis of 3"));
   CHECK(mentions(refused(code, {.op = "Gather"}, with_ints({{-3}})), "index -3 is out of range"));
-  CHECK(mentions(refused(code, {.op = "Transpose", .attributes = {{"perm", std::vector<std::int64_t>{0, 0}}}},
-                         with_ints({})),
-                 "named twice"));
+  CHECK(mentions(
+      refused(code, {.op = "Transpose", .attributes = {{"perm", std::vector<std::int64_t>{0, 0}}}},
+              with_ints({})),
+      "named twice"));
   CHECK(mentions(refused(code, {.op = "Add"}, with_ints({{1}})), "has type"));
   std::vector<Given> division;
   division.push_back(ints({1}, {1}));
@@ -168,10 +176,12 @@ KVIK_TEST(integers_at_their_limits_do_not_trap) {
   // Slice with the extreme bounds that exporters write.
   std::vector<Given> slice;
   slice.push_back(ints({3}, {1, 2, 3}));
-  for (std::int64_t v : {std::numeric_limits<std::int64_t>::max(), lowest, std::int64_t{0}, lowest}) {
+  for (std::int64_t v :
+       {std::numeric_limits<std::int64_t>::max(), lowest, std::int64_t{0}, lowest}) {
     slice.push_back(ints({1}, {v}));
   }
-  CHECK(values_of<std::int64_t>(OneNode{.op = "Slice"}.run(slice)[0]) == std::vector<std::int64_t>{3});
+  CHECK(values_of<std::int64_t>(OneNode{.op = "Slice"}.run(slice)[0]) ==
+        std::vector<std::int64_t>{3});
 }
 
 KVIK_TEST(unknown_operators_are_listed_together) {
@@ -319,4 +329,6 @@ KVIK_TEST(loop_carries_and_stacks) {
   CHECK(values_of<std::int64_t>(results[1]) == (std::vector<std::int64_t>{0, 1, 2, 3}));
 }
 
-int main(int argc, char** argv) { return run_all(argc, argv); }
+int main(int argc, char** argv) {
+  return run_all(argc, argv);
+}

@@ -49,9 +49,17 @@ def measure_footprint(
 
 
 def _peak_bytes() -> int:
-    """Largest resident set of this process so far (Linux counts it in KiB, macOS in bytes)."""
+    """Largest resident set of this process so far.
+
+    Linux's ru_maxrss also counts what the parent had when it started this process; VmHWM does not.
+    """
+    status = Path("/proc/self/status")
+    if status.is_file():
+        for line in status.read_text().splitlines():
+            if line.startswith("VmHWM:"):
+                return int(line.split()[1]) * 1024
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else peak * 1024
+    return peak if sys.platform == "darwin" else peak * 1024  # macOS counts in bytes
 
 
 def _main(engine: str, model: str, threads: str, prompt_tokens: str, new_tokens: str) -> None:

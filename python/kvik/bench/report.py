@@ -80,13 +80,14 @@ def _print_heading(bench: Benchmark, console: Console) -> None:
 
 
 def _print_table(bench: Benchmark, console: Console) -> None:
+    from rich import box
     from rich.table import Table
 
-    table = Table("", title_justify="left")
+    table = Table("", box=box.SIMPLE_HEAD)
     for engine in bench.engines:
-        table.add_column(f"{engine.name}\nmin / median / max", justify="right")
+        table.add_column(f"{engine.name}\nmin / median / max", justify="right", no_wrap=True)
     if len(bench.engines) > 1:
-        table.add_column("kvik is", justify="right")
+        table.add_column("kvik is", justify="right", no_wrap=True)
     for title, field, factor, digits, larger in _ROWS:
         samples = [getattr(engine, field) for engine in bench.engines]
         cells = [_spread([value * factor for value in one], digits) for one in samples]
@@ -141,7 +142,8 @@ def _prefill_share(bench: Benchmark) -> float:
 
 def _spread(values: Sequence[float], digits: int) -> str:
     parts = (min(values), statistics.median(values), max(values))
-    return " / ".join(f"{value:,.{digits}f}" for value in parts)
+    # Three figures are enough of anything that a shared machine's clock says.
+    return " / ".join(f"{value:,.{digits if value < 100 else 0}f}" for value in parts)
 
 
 def _ratio(ours: Sequence[float], theirs: Sequence[float], larger_is_better: bool) -> str:

@@ -11,6 +11,8 @@ from kvik.cli.common import ModelPath, Threads, check_model_path
 
 __all__ = ["bench"]
 
+REPORT_WIDTH = 100
+
 
 def bench(
     model: ModelPath,
@@ -52,6 +54,8 @@ def bench(
     if json:
         print(to_json(result))
     else:
-        print_report(result, Console(highlight=False, soft_wrap=True))
+        console = Console(highlight=False, soft_wrap=True)
+        console.width = max(console.width, REPORT_WIDTH)  # a file or a pipe has no width of its own
+        print_report(result, console)
     if not result.correct:
         raise typer.Exit(1)

@@ -6,7 +6,7 @@ import secrets
 import sys
 import time
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -32,8 +32,12 @@ def generate(
         int, typer.Option("--max-new-tokens", "-n", help="The most tokens to add.")
     ] = 128,
     temperature: Annotated[
-        float, typer.Option(help="0: always the most likely token; 1: as the model says.")
-    ] = 0.0,
+        float | None,
+        typer.Option(
+            help="0: always the most likely token; 1: as the model says "
+            "[default: what the file recommends, else 0]."
+        ),
+    ] = None,
     top_k: Annotated[
         int | None, typer.Option(help="Draw from the k most likely tokens only.")
     ] = None,
@@ -46,8 +50,8 @@ def generate(
         typer.Option(help="Drop tokens less likely than this share of the most likely, 0 to 1."),
     ] = None,
     repetition_penalty: Annotated[
-        float, typer.Option(help="More than 1 makes tokens that were seen less likely.")
-    ] = 1.0,
+        float | None, typer.Option(help="More than 1 makes tokens that were seen less likely.")
+    ] = None,
     logit_bias: Annotated[
         list[str] | None,
         typer.Option(metavar="ID=NUMBER", help="Add to the logit of an id; -inf forbids it."),
@@ -74,26 +78,34 @@ def generate(
     threads: Threads = None,
     tokenizer: TokenizerPath = None,
 ) -> None:
-    """Continue a prompt: text to stdout as it comes, speed to stderr."""
+    """Continue a prompt: text to stdout as it comes, speed to stderr.
+
+    Sampling starts from what the file recommends; each option replaces one setting of it.
+    """
     from kvik.generation import Settings
     from kvik.model import load
 
     if no_end and stop_id:
         raise InvalidArgumentError("--no-end and --stop-id contradict each other; give one of them")
+    text = _read_stdin() if prompt == "-" else prompt
+    loaded = load(check_model_path(model), threads=threads, tokenizer=tokenizer)
+    sampling = {
+        "temperature": temperature,
+        "top_k": top_k,
+        "top_p": top_p,
+        "min_p": min_p,
+        "repetition_penalty": repetition_penalty,
+    }
+    given = {name: value for name, value in sampling.items() if value is not None}
+    chosen: dict[str, Any] = loaded.generation_defaults | given
     settings = Settings(
         max_new_tokens=max_new_tokens,
-        temperature=temperature,
-        top_k=top_k,
-        top_p=top_p,
-        min_p=min_p,
-        repetition_penalty=repetition_penalty,
         logit_bias=_parse_bias(logit_bias),
         stop=stop or None,
         stop_ids=() if no_end else stop_id or None,
         seed=secrets.randbits(32) if seed is None else seed,
+        **chosen,
     )
-    text = _read_stdin() if prompt == "-" else prompt
-    loaded = load(check_model_path(model), threads=threads, tokenizer=tokenizer)
     figures = _write(loaded, _parse_ids(text) if ids else text, settings, echo)
     if not quiet:
         print(figures.summary(loaded, settings), file=sys.stderr)

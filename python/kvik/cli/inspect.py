@@ -183,7 +183,7 @@ def _write_picture(model: Model, stage: _core.GraphStage, path: Path, name: str)
     from kvik.draw.structure import make_picture
 
     nodes = model._core.nodes(stage)
-    inputs, outputs = _graph_ends(model, nodes)
+    inputs, outputs = _graph_ends(model, stage, nodes)
     layout = lay_out(make_picture(nodes, inputs, outputs, f"{name}, {stage.name.lower()}"))
     if not path.parent.is_dir():
         raise FileError(f"can't write {path}: there is no folder {path.parent}")
@@ -200,11 +200,17 @@ def _write_picture(model: Model, stage: _core.GraphStage, path: Path, name: str)
         raise FileError(f"can't write {path}: {error.strerror}") from error
 
 
-def _graph_ends(model: Model, nodes: list[_core.GraphNode]) -> tuple[list[str], list[str]]:
+def _graph_ends(
+    model: Model, stage: _core.GraphStage, nodes: list[_core.GraphNode]
+) -> tuple[list[str], list[str]]:
     """Names of the graph's inputs and outputs as its nodes spell them."""
+    from kvik import _core
+
     read = {name for node in nodes for name in node.inputs}
     made = [name for node in nodes for name in node.outputs if name]
-    inputs = [item.name for item in model.info.inputs] + ["tokens", "positions"]
+    inputs = [item.name for item in model.info.inputs]
+    if stage == _core.GraphStage.ROWS:
+        inputs.append("positions")  # each row's position, which the proof made an input
     unread = [name for name in made if name not in read]
     named = [item.name for item in model.info.outputs if item.name in made]
     return [name for name in dict.fromkeys(inputs) if name in read], named or unread[-1:]

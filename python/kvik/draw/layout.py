@@ -33,8 +33,10 @@ _BOX_GAP = 22.0
 _BEND_WIDTH = 14.0
 _MARGIN = 28.0
 _FRAME = 14.0  # between a frame and what it holds
+_LABEL = 34.0  # beside a frame, for its label
 _HEADER = 30.0  # above the drawing, for the title
 _SWEEPS = 12
+_MANY_POINTS = 8000  # above this the order is not refined: it would take minutes
 _SUBTITLE = 26  # characters
 
 Point = tuple[float, float]
@@ -146,6 +148,8 @@ def _neighbours(
 def _order(layers: list[list[int]], chains: Sequence[Sequence[int]]) -> None:
     """Sorts each layer by the mean place of its neighbours, down and up in turn; keeps the best."""
     above, below = _neighbours(chains)
+    if sum(map(len, layers)) > _MANY_POINTS:
+        return
     best = [list(layer) for layer in layers]
     fewest = _crossings(layers, below)
     for sweep in range(_SWEEPS):
@@ -197,7 +201,8 @@ def _place(
         shift = (left - _BOX_GAP) / 2
         for point in layer:
             x[point] -= shift
-    for sweep in range(4 * _SWEEPS):
+    sweeps = 4 * _SWEEPS if len(x) <= _MANY_POINTS else 2
+    for sweep in range(sweeps):
         near = above if sweep % 2 == 0 else below
         order = layers if sweep % 2 == 0 else list(reversed(layers))
         for layer in order:
@@ -239,6 +244,8 @@ def _finish(
     """Moves everything into the positive quadrant and collects it."""
     left = min((x[p] - widths[p] / 2 for p in x), default=0.0) - _MARGIN - _FRAME
     right = max((x[p] + widths[p] / 2 for p in x), default=0.0) + _MARGIN + _FRAME
+    if picture.repeat is not None:
+        right += _LABEL
     top = -_HEIGHT / 2 - _MARGIN - _HEADER
     bottom = max(y.values(), default=0.0) + _HEIGHT / 2 + _MARGIN
     at = {p: (x[p] - left, y[p] - top) for p in x}
@@ -247,7 +254,8 @@ def _finish(
         for i, box in enumerate(picture.boxes)
     ]
     edges = [_route(chain, at) for chain in chains]
-    return Layout(right - left, bottom - top, picture.title, boxes, edges, _frame(picture, boxes))
+    frame = _frame(picture, boxes, chains, at)
+    return Layout(right - left, bottom - top, picture.title, boxes, edges, frame)
 
 
 def _route(chain: Sequence[int], at: dict[int, Point]) -> list[Point]:
@@ -261,14 +269,24 @@ def _route(chain: Sequence[int], at: dict[int, Point]) -> list[Point]:
     return [*route, (x1, y1 - half)]
 
 
-def _frame(picture: Picture, boxes: Sequence[Placed]) -> Frame | None:
+def _frame(
+    picture: Picture,
+    boxes: Sequence[Placed],
+    chains: Sequence[Sequence[int]],
+    at: dict[int, Point],
+) -> Frame | None:
+    """Around the repeated boxes, and around the edges that lead to them on the way."""
     if picture.repeat is None:
         return None
     held = [boxes[i] for i in picture.repeat.boxes]
-    left = min(box.x - box.width / 2 for box in held) - _FRAME
-    right = max(box.x + box.width / 2 for box in held) + _FRAME
-    top = min(box.y - box.height / 2 for box in held) - _FRAME * 0.75
-    bottom = max(box.y + box.height / 2 for box in held) + _FRAME * 0.75
+    top = min(box.y - box.height / 2 for box in held)
+    bottom = max(box.y + box.height / 2 for box in held)
+    sides = [box.x - box.width / 2 for box in held] + [box.x + box.width / 2 for box in held]
+    for chain in chains:
+        if chain[-1] in picture.repeat.boxes:
+            sides += [at[point][0] for point in chain[1:-1] if at[point][1] > top]
+    left, right = min(sides) - _FRAME, max(sides) + _FRAME
+    top, bottom = top - _FRAME * 0.75, bottom + _FRAME * 0.75
     return Frame(left, top, right - left, bottom - top, f"× {picture.repeat.count}")
 
 

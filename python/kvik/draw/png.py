@@ -49,7 +49,7 @@ def _draw(layout: Layout, axes: Any) -> None:
     from matplotlib.patches import FancyBboxPatch
 
     left = axes.get_xlim()[0]
-    _text(axes, left + 20, 24, layout.title, 14, TEXT, ha="left", weight="semibold")
+    _text(axes, left + 20, 24, layout.title, 14, TEXT, ha="left", weight="bold")
     if layout.frame is not None:
         frame = layout.frame
         axes.add_patch(
@@ -59,8 +59,8 @@ def _draw(layout: Layout, axes: Any) -> None:
                 linestyle=(0, (5, 4)), linewidth=0.8,
             )
         )  # fmt: skip
-        _text(axes, frame.x + frame.width - 10, frame.y + 15, frame.label, 15, TEXT_SOFT,
-              ha="right", weight="semibold")  # fmt: skip
+        _text(axes, frame.x + frame.width + 8, frame.y + 10, frame.label, 15, TEXT_SOFT,
+              ha="left", weight="bold")  # fmt: skip
     for edge in layout.edges:
         _draw_edge(axes, edge)
     for box in layout.boxes:
@@ -88,7 +88,7 @@ def _draw_edge(axes: Any, points: list[Point]) -> None:
     arrow = "-|>,head_width=2,head_length=4"
     axes.add_patch(
         FancyArrowPatch(
-            path=Curve(vertices, codes), arrowstyle=arrow, color=EDGE, linewidth=0.9,
+            path=Curve(vertices, codes), arrowstyle=arrow, edgecolor=EDGE, linewidth=0.9,
             shrinkA=0, shrinkB=0, fill=True, facecolor=EDGE,
         )
     )  # fmt: skip

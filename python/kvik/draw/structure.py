@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
+import numpy.typing as npt
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -93,15 +94,12 @@ def make_picture(
     boxes = [Box(name, "", "input") for name in inputs]
     producer = {name: index for index, name in enumerate(inputs)}
     first_node = len(boxes)
+    edges = []
     for node in nodes:
+        # In order, since a rewritten graph may use a name again: what counts is the last before.
+        edges += [(producer[name], len(boxes)) for name in node.inputs if name in producer]
         producer.update({name: len(boxes) for name in node.outputs if name})
         boxes.append(Box(_short_op(node.op), node.name, family_of(node.op)))
-    edges = [
-        (producer[name], first_node + index)
-        for index, node in enumerate(nodes)
-        for name in node.inputs
-        if name in producer
-    ]
     for name in outputs:
         if name in producer:
             edges.append((producer[name], len(boxes)))
@@ -126,36 +124,65 @@ def find_repeat(
 ) -> tuple[int, int, int] | None:
     """(start, period, count) of the longest stretch that repeats, or None.
 
-    Of the places where a copy may begin, the one that the fewest edges cross: that is where one
+    Of the places where a copy may begin, the one that the fewest values cross: that is where one
     layer of a network hands over to the next.
     """
     codes = np.unique(np.asarray(ops), return_inverse=True)[1] if ops else np.zeros(0, int)
-    best: tuple[int, int, int, int] | None = None  # (nodes covered, -period, start, run)
+    candidates = []  # (nodes covered, -period, start, run)
     for period in range(_LEAST_PERIOD, len(codes) // 2 + 1):
         start, run = _longest_run(codes[:-period] == codes[period:])
         if run >= period:
             covered = (run + period) // period * period
-            best = max(best or (0, 0, 0, 0), (covered, -period, start, run))
-    if best is None:
-        return None
-    _, negative, start, run = best
-    period = -negative
-    crossing = np.zeros(len(ops) + 1, int)  # edges that pass the gap before node i
-    for a, b in edges:
-        crossing[a + 1 : b + 1] += 1
+            candidates.append((covered, -period, start, run))
+    crossing = _values_crossing(len(ops), edges)
+    for _, negative, start, run in sorted(candidates, reverse=True):
+        found = _best_cut(crossing, start, -negative, run)
+        if _is_serial(*found, edges):
+            return found
+    return None
+
+
+def _best_cut(
+    crossing: npt.NDArray[np.int64], start: int, period: int, run: int
+) -> tuple[int, int, int]:
+    """(start, period, count) with the copies cut where the fewest values cross."""
     count = (run + period) // period
-    offsets = range(run + period - count * period + 1)
-    if count > 2 and len(offsets) < period:  # one copy fewer allows every rotation
-        whole = min(offsets, key=lambda offset: int(crossing[start + offset + period]))
-        rotated = min(range(period), key=lambda offset: int(crossing[start + offset + period]))
-        if crossing[start + rotated + period] < crossing[start + whole + period]:
-            return start + rotated, period, (run + period - rotated) // period
-        return start + whole, period, count
-    offset = min(offsets, key=lambda offset: int(crossing[start + offset + period]))
-    return start + offset, period, count
+    slack = run + period - count * period
+
+    def cost(offset: int) -> int:
+        return int(crossing[start + offset + period])
+
+    offset = min(range(slack + 1), key=cost)
+    if count > 2:  # one copy fewer allows every place
+        rotated = min(range(period), key=cost)
+        if cost(rotated) < cost(offset):
+            offset = rotated
+    return start + offset, period, (run + period - offset) // period
 
 
-def _longest_run(flags: np.ndarray) -> tuple[int, int]:
+def _is_serial(start: int, period: int, count: int, edges: Sequence[tuple[int, int]]) -> bool:
+    """Whether each copy reads from the one before it: twins side by side are no layers."""
+    end = start + period * count
+    handed_over = {
+        (b - start) // period
+        for a, b in edges
+        if start <= a < b < end and (b - start) // period == (a - start) // period + 1
+    }
+    return len(handed_over) == count - 1
+
+
+def _values_crossing(count: int, edges: Sequence[tuple[int, int]]) -> npt.NDArray[np.int64]:
+    """[count + 1]: of how many nodes before node i something is read at i or after."""
+    last_reader: dict[int, int] = {}
+    for a, b in edges:
+        last_reader[a] = max(last_reader.get(a, a), b)
+    crossing = np.zeros(count + 1, np.int64)
+    for a, b in last_reader.items():
+        crossing[a + 1 : b + 1] += 1
+    return crossing
+
+
+def _longest_run(flags: npt.NDArray[np.bool_]) -> tuple[int, int]:
     """(start, length) of the longest stretch of True."""
     edges = np.flatnonzero(np.diff(np.concatenate([[0], flags.astype(np.int8), [0]])))
     starts, ends = edges[::2], edges[1::2]

@@ -68,12 +68,12 @@ def _legend_item(family: str, x: float, y: float) -> str:
 
 
 def _frame(frame: Frame) -> str:
-    label_x, label_y = frame.x + frame.width - 10, frame.y + 20
+    label_x, label_y = frame.x + frame.width + 8, frame.y + 16
     return (
         f'<rect x="{frame.x:.1f}" y="{frame.y:.1f}" width="{frame.width:.1f}" '
         f'height="{frame.height:.1f}" rx="12" fill="#f7f9fb" stroke="{FRAME}" '
         f'stroke-dasharray="5 4"/><text x="{label_x:.1f}" y="{label_y:.1f}" font-size="15" '
-        f'font-weight="600" text-anchor="end" fill="{TEXT_SOFT}">{escape(frame.label)}</text>'
+        f'font-weight="600" fill="{TEXT_SOFT}">{escape(frame.label)}</text>'
     )
 
 

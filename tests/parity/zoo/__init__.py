@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
-from parity.zoo import transformers_models
+from parity.zoo import negative, ours, spellings, transformers_models
 from parity.zoo.registry import Case
 
 
 def all_cases(*, wide: bool = False) -> list[Case]:
     """The cases of a run of the suite; with `wide` also those that only widen the coverage."""
-    cases = [*transformers_models.cases()]
+    cases = [
+        *ours.cases(),
+        *spellings.cases(),
+        *negative.cases(),
+        *transformers_models.cases(),
+    ]
     if wide:
         cases += transformers_models.wide_cases()
     names = [case.name for case in cases]

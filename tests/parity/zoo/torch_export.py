@@ -13,6 +13,17 @@ import torch
 from torch import nn
 
 
+class PlainForward(nn.Module):
+    """A transformers model as ids [B, S] -> logits [B, S, V]: no mask, no positions, no cache."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, ids: torch.Tensor) -> torch.Tensor:
+        return self.model(input_ids=ids, use_cache=False).logits
+
+
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
     """Hide the exporter's progress and warnings; errors pass."""

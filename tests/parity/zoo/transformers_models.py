@@ -4,30 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
-
-import torch
-import transformers
-from torch import Tensor, nn
+from typing import TYPE_CHECKING, Any
 
 from parity.zoo.registry import Case, seed_of
-from parity.zoo.torch_export import export_dynamo
+
+if TYPE_CHECKING:
+    from torch import nn
 
 VOCAB = 97
 WIDTH = 32
 LAYERS = 2
 CONTEXT = 64
-
-
-class PlainForward(nn.Module):
-    """ids [B, S] -> logits [B, S, V]: no mask, no positions, no cache."""
-
-    def __init__(self, model: nn.Module) -> None:
-        super().__init__()
-        self.model = model
-
-    def forward(self, ids: Tensor) -> Tensor:
-        return self.model(input_ids=ids, use_cache=False).logits
 
 
 def common(**overrides: Any) -> dict[str, Any]:
@@ -155,6 +142,11 @@ REQUIRED = ("gpt2", "gpt2-untied", "llama", "llama-tied", "llama-one-kv-head", "
 
 def build_module(name: str, attention: str) -> nn.Module:
     """The model with seeded weights, scaled so that the largest logit is no accident."""
+    import torch
+    import transformers
+
+    from parity.zoo.torch_export import PlainForward
+
     config_class, model_class, settings = MODELS[name]
     config = getattr(transformers, config_class)(**settings)
     config._attn_implementation = attention
@@ -173,6 +165,8 @@ def build_module(name: str, attention: str) -> nn.Module:
 
 def case(name: str, attention: str, opset: int) -> Case:
     def build(path: Path) -> None:
+        from parity.zoo.torch_export import export_dynamo
+
         export_dynamo(build_module(name, attention), path, vocab=VOCAB, opset=opset)
 
     return Case(f"hf-{name}-{attention}-op{opset}", build, vocab=VOCAB, context=CONTEXT)

@@ -1,0 +1,48 @@
+"""A row's logits are the same bits whatever the threads, the batch, the chunks and the cache.
+
+For each instruction set of this CPU, in a process of its own: it is chosen once per process.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from kvik import _core
+from parity.selection import POSITIVE
+
+WORKER = Path(__file__).with_name("bitwise_worker.py")
+# One of each kind of attention, norm and position; every model would say the same again.
+NAMES = (
+    "gpt-op18", "gpt-op23", "gpt-post-op23", "hf-gpt2-sdpa-op18", "hf-llama-sdpa-op18",
+    "hf-llama-sdpa-op23", "hf-llama-one-kv-head-sdpa-op23", "hf-mistral-window-sdpa-op23",
+    "hf-bloom-eager-op18", "spelling-gpt2-original", "spelling-trilu-1e9",
+)  # fmt: skip
+
+
+def run_worker(isa: str, paths: list[Path]) -> list[dict]:
+    done = subprocess.run(
+        [sys.executable, WORKER, *paths],
+        env={**os.environ, "KVIK_ISA": isa},
+        capture_output=True,
+        text=True,
+        timeout=600,
+    )
+    assert done.returncode == 0, done.stderr
+    return [json.loads(line) for line in done.stdout.splitlines()]
+
+
+@pytest.mark.parametrize("isa", _core.available_isas())
+def test_same_bits(isa, model_file):
+    cases = {case.name: case for case in POSITIVE}
+    results = run_worker(isa, [model_file(cases[name]) for name in NAMES])
+    assert len(results) == len(NAMES)
+    for result in results:
+        assert result["isa"] == isa, "KVIK_ISA did not choose the kernels"
+        assert result["ways"] == 37
+        assert not result["different"], f"{result['model']}: {result['different']}"

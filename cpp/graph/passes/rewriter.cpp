@@ -197,12 +197,11 @@ void Rewriter::replace_uses(ValueId from, ValueId to) {
 
 bool Rewriter::bypass(ValueId from, ValueId to) {
   if (!uses_.is_output[at(from)]) {
-    if (uses_.consumers[at(from)].empty()) return false;
-    const std::size_t uses_before = uses_.consumers[at(to)].size();
+    const std::size_t uses_before = uses_.consumers[at(from)].size();
     replace_uses(from, to);
-    if (uses_.consumers[at(to)].size() == uses_before) return false;
-    ++changes_;
-    return true;
+    const bool replaced = uses_.consumers[at(from)].size() < uses_before;  // bodies keep theirs
+    changes_ += replaced ? 1 : 0;
+    return replaced;
   }
   // `to` ceases to exist: its producer makes `from` instead.
   const NodeId maker = producer_id(to);

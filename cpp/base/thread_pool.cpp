@@ -232,7 +232,9 @@ ThreadPool::~ThreadPool() {
   impl_->stop();
 }
 
-int ThreadPool::threads() const { return impl_->threads; }
+int ThreadPool::threads() const {
+  return impl_->threads;
+}
 
 void ThreadPool::run(ParallelBody body, int limit) {
   // Before the lock: the parent may have forked while another of its threads held it.

@@ -25,15 +25,21 @@ namespace {
 constexpr float kInfinity = __builtin_huge_valf();
 constexpr std::int32_t kSignBit = INT32_MIN;
 
-inline Vec abs(Vec a) { return from_bits(bits(a) & set_int(INT32_MAX)); }
-inline Vec negate(Vec a) { return from_bits(bits(a) ^ set_int(kSignBit)); }
+inline Vec abs(Vec a) {
+  return from_bits(bits(a) & set_int(INT32_MAX));
+}
+inline Vec negate(Vec a) {
+  return from_bits(bits(a) ^ set_int(kSignBit));
+}
 // The magnitude of a with the sign of b.
 inline Vec copy_sign(Vec a, Vec b) {
   return from_bits((bits(a) & set_int(INT32_MAX)) | (bits(b) & set_int(kSignBit)));
 }
 
 // c0 + x·(c1 + x·(c2 + ...)), highest power first: Horner with one fused step per coefficient.
-inline Vec horner(Vec /*x*/, Vec value) { return value; }
+inline Vec horner(Vec /*x*/, Vec value) {
+  return value;
+}
 template <typename... Rest>
 inline Vec horner(Vec x, Vec value, float coefficient, Rest... rest) {
   return horner(x, fma(value, x, set(coefficient)), rest...);
@@ -77,7 +83,9 @@ inline Vec sigmoid(Vec x) {
   return select(x < zero(), e, set(1.0f)) / (set(1.0f) + e);
 }
 
-inline Vec silu(Vec x) { return x * sigmoid(x); }
+inline Vec silu(Vec x) {
+  return x * sigmoid(x);
+}
 
 // x + x³·P(x²) near 0, else 1 - 2 / (e^2|x| + 1).
 inline Vec tanh(Vec x) {
@@ -115,7 +123,9 @@ inline Vec gelu_tanh(Vec x) {
   return x * sigmoid(set(1.59576912f) * inner);
 }
 
-inline Vec relu(Vec x) { return max(zero(), x); }  // NaN and -0 pass
+inline Vec relu(Vec x) {
+  return max(zero(), x);
+}  // NaN and -0 pass
 
 // Beyond this the three-part reduction of sine and cosine loses bits.
 constexpr float kTrigonometricLimit = 131072.0f;

@@ -65,7 +65,7 @@ void read_fully(int fd, std::byte* to, std::size_t size, const std::string& path
 std::shared_ptr<const File> File::from_descriptor(int descriptor, std::string path,
                                                   bool forbid_hard_links) {
   const Descriptor fd(descriptor);
-  struct stat info {};
+  struct stat info{};
   if (::fstat(fd.get(), &info) != 0) {
     throw_io(path, std::string("cannot inspect: ") + std::strerror(errno));
   }
@@ -116,7 +116,7 @@ File::~File() {
 
 void File::check_not_cut() const {
   if (copy_) return;
-  struct stat info {};
+  struct stat info{};
   if (::stat(real_path_.c_str(), &info) != 0) return;  // gone: the mapping keeps its own reference
   if (static_cast<std::uint64_t>(info.st_dev) != device_ ||
       static_cast<std::uint64_t>(info.st_ino) != inode_) {

@@ -86,8 +86,8 @@ void copy_tiles(const MergedTranspose& t, const T* in, T* out, std::int64_t begi
   }
 }
 
-void transpose(OpContext& context, const Tensor& x, const Dims& in_dims,
-               std::span<const int> perm, Tensor& y) {
+void transpose(OpContext& context, const Tensor& x, const Dims& in_dims, std::span<const int> perm,
+               Tensor& y) {
   if (x.elements() == 0) return;
   const MergedTranspose t = merge(in_dims, perm);
   const std::int64_t n = t.dims.back(), total = t.dims.elements();

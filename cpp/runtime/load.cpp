@@ -31,7 +31,8 @@ constexpr std::int64_t kFoldBudget = std::int64_t{32} << 20;
 onnx::ImportOptions import_options() {
   onnx::ImportOptions options;
   options.supported = [](std::string_view domain, std::string_view op) {
-    return ops::registry().find(domain, op) != nullptr || (domain.empty() && (op == "If" || op == "Loop"));
+    return ops::registry().find(domain, op) != nullptr ||
+           (domain.empty() && (op == "If" || op == "Loop"));
   };
   return options;
 }
@@ -110,10 +111,9 @@ void prepare_graph(Graph& graph, const Engine& engine, Optimize how, graph::DimL
       if (how == Optimize::kProof && fusion) options.disabled.emplace(pass.name);
     }
     std::int64_t budget = kFoldBudget;
-    const graph::PipelineReport report =
-        graph::optimize(graph, options, [&](const Graph& from, const Node& node) {
-          return evaluate(from, node, engine, budget);
-        });
+    const graph::PipelineReport report = graph::optimize(
+        graph, options,
+        [&](const Graph& from, const Node& node) { return evaluate(from, node, engine, budget); });
     if (limits != nullptr) *limits = report.limits;
   }
   graph::verify(graph);

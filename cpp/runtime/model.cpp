@@ -63,8 +63,8 @@ struct Model::Impl {
   std::shared_ptr<const graph::RowGraph> rows;  // null: not incremental
   std::unique_ptr<runtime::Decoder> decoder;
 
-  std::mutex mutex;                         // held during forward(): one arena, one pool
-  std::vector<runtime::DecodeStep> taken;   // steps of the present call; keeps its capacity
+  std::mutex mutex;                        // held during forward(): one arena, one pool
+  std::vector<runtime::DecodeStep> taken;  // steps of the present call; keeps its capacity
 };
 
 struct Sequence::Impl {
@@ -158,9 +158,15 @@ Sequence::Sequence(Sequence&&) noexcept = default;
 Sequence& Sequence::operator=(Sequence&&) noexcept = default;
 Sequence::~Sequence() = default;
 
-bool Sequence::valid() const noexcept { return impl_ != nullptr; }
-std::int64_t Sequence::length() const noexcept { return impl_ ? impl_->state->length() : 0; }
-std::int64_t Sequence::state_bytes() const noexcept { return impl_ ? impl_->state->bytes() : 0; }
+bool Sequence::valid() const noexcept {
+  return impl_ != nullptr;
+}
+std::int64_t Sequence::length() const noexcept {
+  return impl_ ? impl_->state->length() : 0;
+}
+std::int64_t Sequence::state_bytes() const noexcept {
+  return impl_ ? impl_->state->bytes() : 0;
+}
 
 Sequence Sequence::fork() const {
   if (!impl_) refuse("fork() of an empty sequence handle");
@@ -191,11 +197,15 @@ Model Model::from_bytes(std::span<const std::byte> bytes, const LoadOptions& opt
   return Model(std::make_shared<Impl>(runtime::import_model(bytes), options));
 }
 
-const ModelInfo& Model::info() const noexcept { return impl_->info; }
+const ModelInfo& Model::info() const noexcept {
+  return impl_->info;
+}
 const std::map<std::string, std::string>& Model::metadata() const noexcept {
   return impl_->metadata;
 }
-const std::vector<std::string>& Model::explain() const noexcept { return impl_->explanation; }
+const std::vector<std::string>& Model::explain() const noexcept {
+  return impl_->explanation;
+}
 
 std::string Model::dump(GraphStage stage) const {
   switch (stage) {

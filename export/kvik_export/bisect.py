@@ -13,8 +13,8 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import onnx
 
+import onnx
 from kvik_export.compare import TOLERANCE, scaled_error
 from kvik_export.engines import onnxruntime_session
 

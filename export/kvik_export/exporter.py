@@ -16,11 +16,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnx
 import onnx_ir
 import torch
 from torch import nn
 
+import onnx
 from kvik_export.errors import ExportError, first_line
 from kvik_export.metadata import generation_metadata
 from kvik_export.quiet import quiet

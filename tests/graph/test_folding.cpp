@@ -19,9 +19,10 @@ KVIK_TEST(without_an_evaluator_only_contents_fold) {
   const ValueId x = b.input("x", {sym("b"), 4});
   const ValueId sum = b.node("Add", {b.weight("a", Dims{4}), b.weight("c", Dims{4})});
   const ValueId size = b.node("Shape", {x}, {{"start", std::int64_t{1}}});
-  b.output(b.node("Reshape", {b.node("Mul", {x, b.node("Erf", {sum})}),
-                              b.node("Concat", {b.ints({-1, 2}), b.node("Div", {size, b.ints({2})})},
-                                     {{"axis", std::int64_t{0}}})}));
+  b.output(
+      b.node("Reshape", {b.node("Mul", {x, b.node("Erf", {sum})}),
+                         b.node("Concat", {b.ints({-1, 2}), b.node("Div", {size, b.ints({2})})},
+                                {{"axis", std::int64_t{0}}})}));
   graph::Graph graph = b.graph;
   graph::optimize(graph);
   CHECK(operators(graph).find("Erf Mul Reshape") != std::string::npos) << graph::dump(graph);
@@ -33,10 +34,11 @@ KVIK_TEST(an_evaluator_that_fails_leaves_the_node) {
   const ValueId x = b.input("x", {3});
   b.output(b.node("Mul", {x, b.node("Erf", {b.weight("a", Dims{3})})}));
   graph::Graph graph = b.graph;
-  graph::optimize(graph, {}, [](const graph::Graph&, const graph::Node&)
-                                 -> std::optional<std::vector<graph::ConstantTensor>> {
-    throw Error(ErrorCode::kUnsupported, "no");
-  });
+  graph::optimize(graph, {},
+                  [](const graph::Graph&,
+                     const graph::Node&) -> std::optional<std::vector<graph::ConstantTensor>> {
+                    throw Error(ErrorCode::kUnsupported, "no");
+                  });
   CHECK_EQ(operators(graph), "Erf Mul");
 }
 
@@ -85,4 +87,6 @@ KVIK_TEST(known_inputs_fold_what_depends_on_them) {
 }  // namespace
 }  // namespace kvik::test
 
-int main(int argc, char** argv) { return kvik::test::run_all(argc, argv); }
+int main(int argc, char** argv) {
+  return kvik::test::run_all(argc, argv);
+}

@@ -23,17 +23,21 @@ KVIK_TEST(bias_activation_and_residual_in_one_node) {
            "  v2 = Relu(v1)\n"
            "  y  = Add(r, v2)\n"
            "  return y\n");
-  CHECK_EQ(graph::dump(optimized(b)),
-           "graph 'test': x float32 [b, s, 32], r float32 [b, s, 12]\n"
-           "  y = kvik.Linear(x, w float32 [32, 12], h float32 [12], r) {activation='relu', trans_w=0}"
-           "  float32 [b, s, 12]\n"
-           "  return y\n");
+  CHECK_EQ(
+      graph::dump(optimized(b)),
+      "graph 'test': x float32 [b, s, 32], r float32 [b, s, 12]\n"
+      "  y = kvik.Linear(x, w float32 [32, 12], h float32 [12], r) {activation='relu', trans_w=0}"
+      "  float32 [b, s, 12]\n"
+      "  return y\n");
   CHECK_EQ(operators(optimized_without(b, "fuse_linear")), "MatMul Add Relu Add");
 }
 
 KVIK_TEST(every_activation) {
-  const std::pair<const char*, const char*> activations[] = {
-      {"Relu", "relu"}, {"Tanh", "tanh"}, {"Sigmoid", "sigmoid"}, {"Swish", "silu"}, {"Gelu", "gelu"}};
+  const std::pair<const char*, const char*> activations[] = {{"Relu", "relu"},
+                                                             {"Tanh", "tanh"},
+                                                             {"Sigmoid", "sigmoid"},
+                                                             {"Swish", "silu"},
+                                                             {"Gelu", "gelu"}};
   for (const auto& [op, name] : activations) {
     Builder b;
     const ValueId x = b.input("x", shape());
@@ -64,7 +68,8 @@ KVIK_TEST(gemm_between_reshapes) {
     const ValueId w = b.weight("w", transposed != 0 ? Dims{12, 32} : Dims{32, 12});
     const ValueId product =
         b.node("Gemm", {rows, w, b.weight("h", Dims{12})}, {{"transB", transposed}});
-    const ValueId lead = b.node("Shape", {x}, {{"start", std::int64_t{0}}, {"end", std::int64_t{2}}});
+    const ValueId lead =
+        b.node("Shape", {x}, {{"start", std::int64_t{0}}, {"end", std::int64_t{2}}});
     const ValueId target = b.node("Concat", {lead, b.ints({12})}, {{"axis", std::int64_t{0}}});
     const ValueId back = b.node("Reshape", {b.node("Tanh", {product}), target});
     b.output(b.node("Add", {back, b.input("r", {sym("b"), sym("s"), 12})}));
@@ -132,4 +137,6 @@ KVIK_TEST(near_misses_of_linear) {
 }  // namespace
 }  // namespace kvik::test
 
-int main(int argc, char** argv) { return kvik::test::run_all(argc, argv); }
+int main(int argc, char** argv) {
+  return kvik::test::run_all(argc, argv);
+}

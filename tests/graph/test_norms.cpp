@@ -73,7 +73,8 @@ KVIK_TEST(layer_norm_in_every_spelling) {
   for (const Spelling& s : spellings(true)) {
     ValueId x;
     Builder b = with_input(&x);
-    const ValueId scaled = commutative(b, "Mul", normalised(b, x, s), b.weight("g", Dims{16}), s.flipped);
+    const ValueId scaled =
+        commutative(b, "Mul", normalised(b, x, s), b.weight("g", Dims{16}), s.flipped);
     b.output(commutative(b, "Add", scaled, b.weight("h", Dims{16}), s.flipped));
     check_fuses(b, "fuse_layer_norm", "LayerNormalization", "scale and bias");
   }
@@ -179,4 +180,6 @@ KVIK_TEST(a_scale_per_position_is_not_absorbed) {
 }  // namespace
 }  // namespace kvik::test
 
-int main(int argc, char** argv) { return kvik::test::run_all(argc, argv); }
+int main(int argc, char** argv) {
+  return kvik::test::run_all(argc, argv);
+}

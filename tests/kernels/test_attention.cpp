@@ -351,4 +351,6 @@ KVIK_TEST(store_kv_writes_one_position) {
   });
 }
 
-int main(int argc, char** argv) { return kvik::test::run_all(argc, argv); }
+int main(int argc, char** argv) {
+  return kvik::test::run_all(argc, argv);
+}

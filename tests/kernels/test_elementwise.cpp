@@ -36,7 +36,9 @@ float alone(const KernelTable& table, Unary f, float x) {
   return y;
 }
 
-bool same_value(float a, float b) { return same_bits(a, b) || (std::isnan(a) && std::isnan(b)); }
+bool same_value(float a, float b) {
+  return same_bits(a, b) || (std::isnan(a) && std::isnan(b));
+}
 
 }  // namespace
 
@@ -127,4 +129,6 @@ KVIK_TEST(silu_mul_every_place) {
   });
 }
 
-int main(int argc, char** argv) { return kvik::test::run_all(argc, argv); }
+int main(int argc, char** argv) {
+  return kvik::test::run_all(argc, argv);
+}

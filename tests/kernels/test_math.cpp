@@ -189,4 +189,6 @@ KVIK_TEST(special_values) {
   });
 }
 
-int main(int argc, char** argv) { return kvik::test::run_all(argc, argv); }
+int main(int argc, char** argv) {
+  return kvik::test::run_all(argc, argv);
+}

@@ -224,4 +224,6 @@ KVIK_TEST(other_panels_are_not_touched) {
   });
 }
 
-int main(int argc, char** argv) { return kvik::test::run_all(argc, argv); }
+int main(int argc, char** argv) {
+  return kvik::test::run_all(argc, argv);
+}

@@ -61,7 +61,9 @@ void check_rows(const std::string& what, const RowSlot& slot, const RowTolerance
 
 // Rounding steps on the longest chain of a sum of n terms: vectors of the narrowest ISA, then the
 // tree across lanes and partial sums.
-double steps(std::int64_t n) { return static_cast<double>(n) / 8.0 + 8.0; }
+double steps(std::int64_t n) {
+  return static_cast<double>(n) / 8.0 + 8.0;
+}
 
 struct Affine {
   explicit Affine(std::int64_t n) : scale(n), bias(n) {
@@ -210,4 +212,6 @@ KVIK_TEST(rotary) {
   });
 }
 
-int main(int argc, char** argv) { return kvik::test::run_all(argc, argv); }
+int main(int argc, char** argv) {
+  return kvik::test::run_all(argc, argv);
+}

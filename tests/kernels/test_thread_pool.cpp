@@ -203,4 +203,6 @@ KVIK_TEST(unstarted_pool_works_in_a_child) {
 }
 #endif
 
-int main(int argc, char** argv) { return kvik::test::run_all(argc, argv); }
+int main(int argc, char** argv) {
+  return kvik::test::run_all(argc, argv);
+}

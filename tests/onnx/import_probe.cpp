@@ -6,7 +6,8 @@
 // The time is that of the processor, user and system: other programs do not count.
 //
 // --dump adds the listing of the graph; --constants adds a line for each constant of the main graph
-// (name, type, dims, elements in hexadecimal); --supported=Add,com.acme.Foo refuses other operators;
+// (name, type, dims, elements in hexadecimal); --supported=Add,com.acme.Foo refuses other
+// operators;
 // --cut-to=N cuts the file (or that of --cut-file=PATH) to N bytes after it was imported and then
 // asks whether it is intact; --from-bytes imports the file's content from memory.
 //
@@ -54,7 +55,7 @@ struct Settings {
   bool constants = false;
   bool from_bytes = false;
   long cut_to = -1;
-  std::string cut_file;  // empty: the model's
+  std::string cut_file;             // empty: the model's
   std::set<std::string> supported;  // empty: all
 };
 
@@ -86,8 +87,8 @@ kvik::onnx::ImportOptions options_of(const Settings& settings) {
 kvik::graph::Model import_content(const std::string& path,
                                   const kvik::onnx::ImportOptions& options) {
   std::ifstream file(path, std::ios::binary);
-  const auto content =
-      std::make_shared<std::string>(std::istreambuf_iterator<char>(file), std::istreambuf_iterator<char>());
+  const auto content = std::make_shared<std::string>(std::istreambuf_iterator<char>(file),
+                                                     std::istreambuf_iterator<char>());
   try {
     return kvik::onnx::import_bytes(std::as_bytes(std::span(*content)), options, content);
   } catch (const kvik::Error& error) {

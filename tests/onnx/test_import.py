@@ -6,10 +6,11 @@ import re
 
 import ml_dtypes
 import numpy as np
-import onnx
 import pytest
 from conftest import Import
 from models import body, field, model, value
+
+import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 node = helper.make_node

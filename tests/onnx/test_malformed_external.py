@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from conftest import Import, run_probe
 from models import field, model, tensor, wire_graph, wire_model
+
 from onnx import StringStringEntryProto, TensorProto, helper
 
 INVALID = "invalid model"

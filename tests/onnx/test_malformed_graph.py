@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import onnx
 import pytest
 from conftest import SANITIZED, Import
 from models import body, field, model, value, wire_graph, wire_model
+
+import onnx
 from onnx import AttributeProto, TensorProto, helper
 
 INVALID = "invalid model"

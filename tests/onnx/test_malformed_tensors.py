@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 from conftest import Import
 from models import field, model, tensor, tensor_model, varint, wire_graph, wire_model
+
 from onnx import SparseTensorProto, TensorProto, helper
 
 INVALID = "invalid model"

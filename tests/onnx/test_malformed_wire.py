@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from conftest import Import
 from models import field, model, tensor, tensor_model, varint, wire_graph, wire_model
+
 from onnx import TensorProto, helper
 
 RELU = helper.make_node("Relu", ["x"], ["y"], name="relu")

@@ -300,4 +300,6 @@ KVIK_TEST(sessions_run_the_graph_as_it_stands) {
 
 }  // namespace
 
-int main(int argc, char** argv) { return kvik::test::run_all(argc, argv); }
+int main(int argc, char** argv) {
+  return kvik::test::run_all(argc, argv);
+}

@@ -96,7 +96,8 @@ class TinyRows {
       v = output(2, {1, kv});
       const std::int64_t half = width / 2;
       const ValueId low = add("Slice", {q, ints({0}), ints({half}), ints({2})}, {1, half});
-      const ValueId high = add("Slice", {q, ints({half}), ints({width}), ints({2})}, {1, width - half});
+      const ValueId high =
+          add("Slice", {q, ints({half}), ints({width}), ints({2})}, {1, width - half});
       q = add("Concat", {add("Neg", {high}, {1, width - half}), low}, {1, width},
               {{"axis", std::int64_t{-1}}});
     } else {
@@ -117,9 +118,9 @@ class TinyRows {
     if (shape_.alibi) {
       using graph::Expr;
       const Expr distance = Expr::index(2) - Expr::index(1);
-      entry.bias = graph::float_binary(graph::ExprKind::kFloatMul,
-                                       graph::cast(distance, graph::ExprType::kFloat),
-                                       graph::cast(Expr::index(0) + Expr(1), graph::ExprType::kFloat));
+      entry.bias = graph::float_binary(
+          graph::ExprKind::kFloatMul, graph::cast(distance, graph::ExprType::kFloat),
+          graph::cast(Expr::index(0) + Expr(1), graph::ExprType::kFloat));
     }
     rows_.attention.push_back(entry);
     return add("MatMul", {out, weight({width, width})}, {1, width});
@@ -144,7 +145,8 @@ class TinyRows {
                     {1, width});
     for (int layer = 0; layer < shape_.layers; ++layer) {
       x = add("Add", {x, attention(norm(x, width), width)}, {1, width});
-      const ValueId up = add("MatMul", {norm(x, width), weight({width, 4 * width})}, {1, 4 * width});
+      const ValueId up =
+          add("MatMul", {norm(x, width), weight({width, 4 * width})}, {1, 4 * width});
       const ValueId act = add("Relu", {up}, {1, 4 * width});
       x = add("Add", {x, add("MatMul", {act, weight({4 * width, width})}, {1, width})}, {1, width});
     }

@@ -7,7 +7,9 @@ namespace kvik::graph {
 
 namespace {
 
-std::size_t at(std::int32_t id) { return static_cast<std::size_t>(id); }
+std::size_t at(std::int32_t id) {
+  return static_cast<std::size_t>(id);
+}
 
 }  // namespace
 
@@ -43,9 +45,13 @@ const std::vector<NodeId>& Rewriter::consumers(ValueId v) const {
   return v == kNoValue ? kNone : uses_.consumers[at(v)];
 }
 
-bool Rewriter::is_output(ValueId v) const { return v != kNoValue && uses_.is_output[at(v)]; }
+bool Rewriter::is_output(ValueId v) const {
+  return v != kNoValue && uses_.is_output[at(v)];
+}
 
-bool Rewriter::used_once(ValueId v) const { return consumers(v).size() == 1 && !is_output(v); }
+bool Rewriter::used_once(ValueId v) const {
+  return consumers(v).size() == 1 && !is_output(v);
+}
 
 std::optional<Shape> Rewriter::shape(ValueId v) const {
   return v == kNoValue ? std::nullopt : graph_.value(v).shape;

@@ -16,7 +16,7 @@ namespace kvik::graph {
 
 namespace {
 
-constexpr std::int64_t kShownElements = 8;  // of a constant or a list attribute
+constexpr std::int64_t kShownElements = 4;  // of a constant or a list attribute
 constexpr std::size_t kAlignedWidth = 40;   // names longer than this are not aligned
 
 std::string number(double value) {

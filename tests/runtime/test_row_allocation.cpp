@@ -180,6 +180,7 @@ KVIK_TEST(a_generated_token_allocates_nothing) {
   while (!generator.done()) {
     const long before = allocations.load();
     generator.step();
+    if (generator.done()) break;  // the step that ends a request also frees its sequence
     CHECK_EQ(allocations.load() - before, 0) << generator.results()[0].tokens.size() << " tokens";
   }
 }

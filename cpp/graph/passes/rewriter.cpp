@@ -1,6 +1,7 @@
 #include "graph/passes/rewriter.h"
 
 #include <algorithm>
+#include <functional>
 #include <utility>
 
 namespace kvik::graph {
@@ -237,17 +238,22 @@ void Rewriter::finish() {
   std::vector<Node> ordered;
   ordered.reserve(graph_.nodes.size() + inserted_.size());
   const NodeId original = count();
-  for (NodeId n = 0; n < original; ++n) {
+  // A node may have been inserted before one that was itself inserted.
+  const std::function<void(NodeId)> place = [&](NodeId n) {
     if (const auto it = before_.find(n); it != before_.end()) {
-      for (const NodeId id : it->second) ordered.push_back(std::move(inserted_[at(id - original)]));
+      for (const NodeId id : it->second) place(id);
     }
-    ordered.push_back(std::move(graph_.nodes[at(n)]));
-  }
+    ordered.push_back(n < original ? std::move(graph_.nodes[at(n)])
+                                   : std::move(inserted_[at(n - original)]));
+  };
+  for (NodeId n = 0; n < original; ++n) place(n);
   std::erase_if(ordered, [](const Node& node) {
     return std::all_of(node.outputs.begin(), node.outputs.end(),
                        [](ValueId out) { return out == kNoValue; });
   });
   graph_.nodes = std::move(ordered);
+  // A use that moved to another value may stand before the node that now produces it.
+  sort_nodes(graph_);
 }
 
 }  // namespace kvik::graph

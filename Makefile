@@ -100,4 +100,4 @@ test-asan: $(VENV)/installed-dev  ## C++, malformed-input and parity tests under
 	$(BIN)/python tests/parity/models.py $(ASAN_MODELS)
 	rm -rf $(ASAN_SITE) && mkdir -p $(ASAN_SITE) && cp -r python/kvik $(ASAN_SITE)
 	cmake --install build/asan --component python --prefix $(ASAN_SITE)
-	tests/asan_python.sh $(ASAN_SITE) $(BIN)/python -m pytest tests/onnx tests/parity $(PYTEST_ARGS)
+	tests/asan_python.sh $(ASAN_SITE) $(BIN)/python -m pytest tests/importer tests/parity $(PYTEST_ARGS)

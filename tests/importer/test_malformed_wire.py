@@ -6,10 +6,10 @@ import os
 from pathlib import Path
 
 import pytest
-from conftest import Import
-from models import field, model, tensor, tensor_model, varint, wire_graph, wire_model
-
 from onnx import TensorProto, helper
+
+from .conftest import Import
+from .models import field, model, tensor, tensor_model, varint, wire_graph, wire_model
 
 RELU = helper.make_node("Relu", ["x"], ["y"], name="relu")
 INVALID = "invalid model"

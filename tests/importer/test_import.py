@@ -6,12 +6,12 @@ import re
 
 import ml_dtypes
 import numpy as np
-import pytest
-from conftest import Import
-from models import body, field, model, value
-
 import onnx
+import pytest
 from onnx import TensorProto, helper, numpy_helper
+
+from .conftest import Import
+from .models import body, field, model, value
 
 node = helper.make_node
 

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import pytest
-from conftest import SANITIZED, Import
-from models import body, field, model, value, wire_graph, wire_model
-
 import onnx
+import pytest
 from onnx import AttributeProto, TensorProto, helper
+
+from .conftest import SANITIZED, Import
+from .models import body, field, model, value, wire_graph, wire_model
 
 INVALID = "invalid model"
 UNSUPPORTED = "unsupported"

@@ -21,7 +21,7 @@ WORKER = Path(__file__).with_name("bitwise_worker.py")
 NAMES = (
     "gpt-op18", "gpt-op23", "gpt-post-op23", "hf-gpt2-sdpa-op18", "hf-llama-sdpa-op18",
     "hf-llama-sdpa-op23", "hf-llama-one-kv-head-sdpa-op23", "hf-mistral-window-sdpa-op23",
-    "hf-bloom-eager-op18", "spelling-gpt2-original", "spelling-trilu-1e9",
+    "spelling-gpt2-original", "spelling-trilu-1e9",
 )  # fmt: skip
 
 

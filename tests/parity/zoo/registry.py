@@ -15,7 +15,8 @@ class Case:
     build: Callable[[Path], None]
     vocab: int = 97
     context: int = 64  # longest sequence that the model accepts, or that is tried
-    incremental: bool = True  # whether the row-wise proof has to succeed
+    incremental: bool = True  # whether each row depends on its prefix alone
+    proved: bool = True  # whether the engine proves it; False also for a limit of the proof
     stop: str = ""  # for a refusal: the op type at which the proof has to stop
     tokens: str = "ids"  # the name of the token input
 

@@ -221,6 +221,7 @@ def case(name: str, spelling: Spelling, *, stop: str = "") -> Case:
         vocab=VOCAB,
         context=CONTEXT,
         incremental=not stop,
+        proved=not stop,
         stop=stop,
     )
 

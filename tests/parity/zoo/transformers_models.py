@@ -162,13 +162,28 @@ def case(name: str, attention: str, opset: int) -> Case:
 
         export_dynamo(build_module(name, attention), path, vocab=VOCAB, opset=opset)
 
-    return Case(f"hf-{name}-{attention}-op{opset}", build, vocab=VOCAB, context=CONTEXT)
+    return Case(
+        f"hf-{name}-{attention}-op{opset}",
+        build,
+        vocab=VOCAB,
+        context=CONTEXT,
+        proved=name not in UNPROVED,
+    )
 
 
 # Implementations of transformers that have no scaled_dot_product_attention.
 EAGER_ONLY = ("gemma2", "gpt-neo", "gptj", "bloom", "mpt")
 # torch fails to convert these at opset 23: the one key and value head of multi-query attention.
 NOT_AT_23 = ("falcon",)
+# Incremental, but beyond the proof so far: the engine recomputes them, with the same result.
+# One that is proved some day leaves this list; the tests insist on it.
+UNPROVED = (
+    "bloom",  # heads folded into the batch axis: [B * H, S, D]
+    "falcon",  # multi-query heads picked by GatherND
+    "gpt-neo",  # a view that the proof reads as mixing tokens with features
+    "gptj",  # rotary tables picked by GatherElements
+    "mpt",
+)
 
 
 def cases() -> Iterator[Case]:

@@ -1,7 +1,6 @@
 #include "graph/passes/rewriter.h"
 
 #include <algorithm>
-#include <functional>
 #include <utility>
 
 namespace kvik::graph {
@@ -74,7 +73,12 @@ std::optional<std::int64_t> Rewriter::upper_bound(const Expr& dim) const {
 }
 
 void Rewriter::add_use(ValueId v, NodeId n) {
-  if (v != kNoValue) uses_.consumers[at(v)].push_back(n);
+  if (v == kNoValue) return;
+  uses_.consumers[at(v)].push_back(n);
+  // A node that was dead and is needed again uses its inputs again.
+  const NodeId by = uses_.producer[at(v)];
+  if (by == kNoNode || dropped_.erase(by) == 0) return;
+  for (const ValueId input : node(by).inputs) add_use(input, by);
 }
 
 bool Rewriter::alive(NodeId n) const {
@@ -97,7 +101,7 @@ void Rewriter::drop_use(ValueId v, NodeId n) {
     if (it == list.end()) continue;
     list.erase(it);
     const NodeId by = uses_.producer[at(value)];
-    if (by == kNoNode || alive(by)) continue;
+    if (by == kNoNode || alive(by) || !dropped_.insert(by).second) continue;
     for (const ValueId input : node(by).inputs) pending.emplace_back(input, by);
   }
 }
@@ -238,15 +242,12 @@ void Rewriter::finish() {
   std::vector<Node> ordered;
   ordered.reserve(graph_.nodes.size() + inserted_.size());
   const NodeId original = count();
-  // A node may have been inserted before one that was itself inserted.
-  const std::function<void(NodeId)> place = [&](NodeId n) {
+  for (NodeId n = 0; n < original; ++n) {
     if (const auto it = before_.find(n); it != before_.end()) {
-      for (const NodeId id : it->second) place(id);
+      for (const NodeId id : it->second) ordered.push_back(std::move(inserted_[at(id - original)]));
     }
-    ordered.push_back(n < original ? std::move(graph_.nodes[at(n)])
-                                   : std::move(inserted_[at(n - original)]));
-  };
-  for (NodeId n = 0; n < original; ++n) place(n);
+    ordered.push_back(std::move(graph_.nodes[at(n)]));
+  }
   std::erase_if(ordered, [](const Node& node) {
     return std::all_of(node.outputs.begin(), node.outputs.end(),
                        [](ValueId out) { return out == kNoValue; });

@@ -9,6 +9,7 @@
 #include <deque>
 #include <map>
 #include <optional>
+#include <set>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -88,6 +89,7 @@ class Rewriter {
   std::deque<Node> inserted_;                     // node ids from count() on
   std::map<NodeId, std::vector<NodeId>> before_;  // by the node that they precede, in order
   std::vector<NodeId> anchor_;                    // of each inserted node: the original it precedes
+  std::set<NodeId> dropped_;                      // dead nodes whose uses are not counted
   int changes_ = 0;
   std::int64_t serial_ = 0;
 };

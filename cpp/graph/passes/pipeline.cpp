@@ -89,8 +89,8 @@ int run_pass(Graph& graph, const Pass& pass, PassState& state, Contents& content
     return 0;
   }
   rewriter.finish();
+  remove_dead(graph);  // first: a dead node may use a value whose producer now makes another
   verify_after(graph, pass.name);
-  remove_dead(graph);
   contents = inference.run(graph);
   return changes;
 }

@@ -127,10 +127,10 @@ void bench_matmul(const KernelTable& table, double peak, const std::string& only
     if ((std::to_string(s.k) + "x" + std::to_string(s.n)).find(only) == std::string::npos) continue;
     const std::int64_t panels = (s.n + table.panel - 1) / table.panel;
     const AlignedBuffer w = floats(static_cast<std::size_t>(s.k * s.n));
-    const AlignedBuffer packed(static_cast<std::size_t>(panels * table.panel * s.k) * sizeof(float));
-    const double pack = best_seconds([&] {
-      table.pack_f32(w.as<float>(), s.n, 1, s.k, s.n, 0, panels, packed.as<float>());
-    });
+    const AlignedBuffer packed(static_cast<std::size_t>(panels * table.panel * s.k) *
+                               sizeof(float));
+    const double pack = best_seconds(
+        [&] { table.pack_f32(w.as<float>(), s.n, 1, s.k, s.n, 0, panels, packed.as<float>()); });
     const double read = read_gbytes(packed);
     std::printf("%-9s %4lldx%-5lld pack %6.2f ms, plain read %5.1f GB/s\n", table.name,
                 static_cast<long long>(s.k), static_cast<long long>(s.n), pack * 1e3, read);
@@ -144,10 +144,11 @@ void bench_matmul(const KernelTable& table, double peak, const std::string& only
       });
       const double gflops = 2e-9 * static_cast<double>(rows * s.k * s.n) / seconds;
       const double gbytes = 1e-9 * static_cast<double>(packed.size()) / seconds;
-      std::printf("  rows %4lld %9.1f us  %6.1f GFLOP/s (%3.0f %% of peak)  %5.1f GB/s of weights "
-                  "(%3.0f %% of read)\n",
-                  static_cast<long long>(rows), seconds * 1e6, gflops,
-                  peak > 0 ? 100 * gflops / peak : 0.0, gbytes, read > 0 ? 100 * gbytes / read : 0.0);
+      std::printf(
+          "  rows %4lld %9.1f us  %6.1f GFLOP/s (%3.0f %% of peak)  %5.1f GB/s of weights "
+          "(%3.0f %% of read)\n",
+          static_cast<long long>(rows), seconds * 1e6, gflops, peak > 0 ? 100 * gflops / peak : 0.0,
+          gbytes, read > 0 ? 100 * gbytes / read : 0.0);
     }
   }
 }
@@ -168,24 +169,36 @@ void bench_attention(const KernelTable& table, double peak) {
     std::vector<std::int64_t> last;
     std::int64_t pairs = 0;
     for (int r = 0; r < rows; ++r) last.push_back(kKeys - rows + r), pairs += last.back() + 1;
-    const AttentionArgs args{.q = q.as<float>(), .q_stride = kDim, .rows = rows, .head_dim = kDim,
-                             .value_dim = kDim, .k_blocks = kb.data(), .v_blocks = vb.data(),
-                             .first_key = nullptr, .last_key = last.data(), .scale = 0.125f,
-                             .softcap = 0.0f, .bias = nullptr, .bias_stride = 0,
-                             .out = out.as<float>(), .out_stride = kDim,
+    const AttentionArgs args{.q = q.as<float>(),
+                             .q_stride = kDim,
+                             .rows = rows,
+                             .head_dim = kDim,
+                             .value_dim = kDim,
+                             .k_blocks = kb.data(),
+                             .v_blocks = vb.data(),
+                             .first_key = nullptr,
+                             .last_key = last.data(),
+                             .scale = 0.125f,
+                             .softcap = 0.0f,
+                             .bias = nullptr,
+                             .bias_stride = 0,
+                             .out = out.as<float>(),
+                             .out_stride = kDim,
                              .scratch = scratch.as<float>()};
     const double seconds = best_seconds([&] { table.attention_f32(args); });
     const double gflops = 4e-9 * static_cast<double>(pairs) * kDim / seconds;
-    std::printf("%-9s attention rows %4d of %d keys, dim %d: %8.1f us  %6.1f GFLOP/s (%3.0f %% of "
-                "peak)\n", table.name, rows, kKeys, kDim, seconds * 1e6, gflops,
-                peak > 0 ? 100 * gflops / peak : 0.0);
+    std::printf(
+        "%-9s attention rows %4d of %d keys, dim %d: %8.1f us  %6.1f GFLOP/s (%3.0f %% of "
+        "peak)\n",
+        table.name, rows, kKeys, kDim, seconds * 1e6, gflops, peak > 0 ? 100 * gflops / peak : 0.0);
   }
 }
 
 void bench_elementwise(const KernelTable& table) {
   const std::pair<Unary, const char*> functions[] = {
-      {Unary::kExp, "exp"},   {Unary::kTanh, "tanh"}, {Unary::kErf, "erf"},
-      {Unary::kGeluErf, "gelu_erf"}, {Unary::kSilu, "silu"}, {Unary::kSin, "sin"}, {Unary::kLog, "log"}};
+      {Unary::kExp, "exp"},          {Unary::kTanh, "tanh"}, {Unary::kErf, "erf"},
+      {Unary::kGeluErf, "gelu_erf"}, {Unary::kSilu, "silu"}, {Unary::kSin, "sin"},
+      {Unary::kLog, "log"}};
   const AlignedBuffer x = floats(4096), y = floats(4096);
   std::printf("%-9s ns per element:", table.name);
   for (const auto& [f, name] : functions) {

@@ -15,6 +15,8 @@ AlignedBuffer::AlignedBuffer(std::size_t bytes) : size_(bytes) {
   }
 }
 
-AlignedBuffer::~AlignedBuffer() { ::operator delete(data_, std::align_val_t{kAlignment}); }
+AlignedBuffer::~AlignedBuffer() {
+  ::operator delete(data_, std::align_val_t{kAlignment});
+}
 
 }  // namespace kvik

@@ -28,7 +28,9 @@ void Dims::push_back(std::int64_t value) {
   d[static_cast<std::size_t>(rank++)] = value;
 }
 
-std::int64_t Dims::elements() const { return elements(0, rank); }
+std::int64_t Dims::elements() const {
+  return elements(0, rank);
+}
 
 std::int64_t Dims::elements(int first, int last) const {
   std::int64_t product = 1;

@@ -4,7 +4,9 @@
 
 namespace kvik {
 
-const char* version() noexcept { return KVIK_VERSION; }
+const char* version() noexcept {
+  return KVIK_VERSION;
+}
 
 const char* error_code_name(ErrorCode code) noexcept {
   switch (code) {

@@ -70,8 +70,7 @@ std::string quote(std::string_view text, std::size_t limit) {
 }
 
 std::string bare(std::string_view text, std::size_t limit) {
-  const bool ambiguous =
-      text.empty() || text.find_first_of(" ,()={}'\\") != std::string_view::npos;
+  const bool ambiguous = text.empty() || text.find_first_of(" ,()={}'\\") != std::string_view::npos;
   std::string quoted = quote(text, limit);
   if (ambiguous || quoted.size() != text.size() + 2) return quoted;
   return std::string(text);

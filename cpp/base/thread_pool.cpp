@@ -20,12 +20,10 @@
 namespace kvik {
 namespace {
 
-// How long a thread waits before it sleeps. Steps of a decode follow each other within tens of
-// microseconds; waking a sleeper costs about as much as this. At first it only pauses; then it
-// offers its core at every turn, because on a busy machine the thread that it waits for may be
-// queued behind it.
-constexpr std::chrono::microseconds kPause{2};
-constexpr std::chrono::microseconds kSpin{50};
+// How long a thread spins before it sleeps. Steps of a decode follow each other within tens of
+// microseconds; waking a sleeper costs a few.
+constexpr std::chrono::nanoseconds kSpin{50'000};
+constexpr std::chrono::nanoseconds kLeastSpin{500};
 
 void pause() {
 #if defined(__x86_64__)
@@ -55,25 +53,50 @@ int available_cores() {
   return std::max(static_cast<int>(std::thread::hardware_concurrency()), 1);
 }
 
-// Waits until `word` is no longer `old`: spins if there is a core to spin on, then sleeps.
-std::uint32_t wait_while(const std::atomic<std::uint32_t>& word, std::uint32_t old, bool spin) {
-  std::uint32_t now = word.load(std::memory_order_acquire);
-  if (now != old) return now;
-  if (spin) {
-    const auto start = std::chrono::steady_clock::now();
-    for (auto waited = start - start; waited < kSpin;
-         waited = std::chrono::steady_clock::now() - start) {
-      if (waited > kPause) sched_yield();
-      for (int i = 0; i < 16; ++i) {
+// Waits for a word to change: spins, then sleeps. Spinning pays where the thread that will change
+// the word runs on another core; on a busy machine it may be queued behind this very one, and then
+// spinning only delays it. So a spin that was in vain halves the next one, a spin that was rewarded
+// restores it, and every kProbe-th wait spins in full to see whether times have changed.
+class Waiter {
+ public:
+  explicit Waiter(bool spin) : may_spin_(spin) {}
+
+  std::uint32_t wait_while(const std::atomic<std::uint32_t>& word, std::uint32_t old) {
+    std::uint32_t now = word.load(std::memory_order_acquire);
+    if (now != old) return now;
+    if (may_spin_) {
+      const bool probe = ++waits_ % kProbe == 0;
+      now = spin_while(word, old, probe ? kSpin : spin_);
+      if (now != old) {
+        spin_ = kSpin;
+        return now;
+      }
+      spin_ = std::max(spin_ / 2, kLeastSpin);
+    }
+    word.wait(old, std::memory_order_acquire);
+    return word.load(std::memory_order_acquire);
+  }
+
+ private:
+  static constexpr std::uint32_t kProbe = 64;
+
+  static std::uint32_t spin_while(const std::atomic<std::uint32_t>& word, std::uint32_t old,
+                                  std::chrono::nanoseconds limit) {
+    const auto deadline = std::chrono::steady_clock::now() + limit;
+    std::uint32_t now = old;
+    do {
+      for (int i = 0; i < 16 && now == old; ++i) {
         pause();
         now = word.load(std::memory_order_acquire);
-        if (now != old) return now;
       }
-    }
+    } while (now == old && std::chrono::steady_clock::now() < deadline);
+    return now;
   }
-  word.wait(old, std::memory_order_acquire);
-  return word.load(std::memory_order_acquire);
-}
+
+  bool may_spin_;
+  std::uint32_t waits_ = 0;
+  std::chrono::nanoseconds spin_ = kSpin;
+};
 
 // One worker thread and its mailbox. The caller writes the job, then advances `ticket`; the worker
 // writes `error`, then counts down. Each on its own cache line.
@@ -100,11 +123,13 @@ struct ThreadPool::Impl {
   explicit Impl(int thread_count)
       : threads(thread_count),
         spin(thread_count <= available_cores()),
+        waiter(spin),
         workers(static_cast<std::size_t>(thread_count - 1)) {}
 
   const int threads;
-  const bool spin;  // false when there are more threads than cores: spinning would keep work away
+  const bool spin;   // false when there are more threads than cores: spinning would keep work away
   std::mutex mutex;  // held for the length of a run: callers queue here
+  Waiter waiter;     // of the caller; guarded by mutex
   std::vector<Worker> workers;  // worker i + 1 of the body
   std::size_t started = 0;      // how many of them have a thread
   std::atomic<bool> any_started{false};
@@ -165,8 +190,9 @@ void ThreadPool::Impl::start() {
 
 void ThreadPool::Impl::loop(Worker& self, int index) {
   std::uint32_t seen = 0;
+  Waiter self_waiter(spin);
   for (;;) {
-    seen = wait_while(self.ticket, seen, spin);
+    seen = self_waiter.wait_while(self.ticket, seen);
     if (self.body == nullptr) return;
     try {
       const InsideScope scope(this);
@@ -195,7 +221,7 @@ void ThreadPool::Impl::run(const ParallelBody& body, int count) {
     error = std::current_exception();
   }
   for (std::uint32_t left = pending.load(std::memory_order_acquire); left != 0;) {
-    left = wait_while(pending, left, spin);
+    left = waiter.wait_while(pending, left);
   }
   // Of several failures the lowest worker's is reported, whichever came first.
   for (std::size_t i = 0; i < helpers; ++i) {
@@ -216,8 +242,8 @@ void ThreadPool::Impl::stop() {
 
 ThreadPool::ThreadPool(int threads) {
   if (threads < 1) {
-    throw Error(ErrorCode::kInvalidArgument, "a thread pool of " + std::to_string(threads) +
-                                                 " threads; expected at least 1");
+    throw Error(ErrorCode::kInvalidArgument,
+                "a thread pool of " + std::to_string(threads) + " threads; expected at least 1");
   }
   impl_ = std::make_unique<Impl>(threads);
 }
@@ -232,7 +258,9 @@ ThreadPool::~ThreadPool() {
   impl_->stop();
 }
 
-int ThreadPool::threads() const { return impl_->threads; }
+int ThreadPool::threads() const {
+  return impl_->threads;
+}
 
 void ThreadPool::run(ParallelBody body, int limit) {
   // Before the lock: the parent may have forked while another of its threads held it.

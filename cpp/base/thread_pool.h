@@ -12,7 +12,8 @@ class ParallelBody {
  public:
   template <typename F>
   ParallelBody(const F& f)  // NOLINT: implicit on purpose
-      : object_(&f), call_([](const void* o, int w, int n) { (*static_cast<const F*>(o))(w, n); }) {}
+      : object_(&f),
+        call_([](const void* o, int w, int n) { (*static_cast<const F*>(o))(w, n); }) {}
   void operator()(int worker, int workers) const { call_(object_, worker, workers); }
 
  private:

@@ -39,8 +39,8 @@ void init_generate(nb::module_& module) {
           "__init__",
           [](GenerateRequest* self, std::vector<std::int64_t> prompt, std::int64_t max_new_tokens,
              const SamplerOptions& sampler, std::vector<std::int64_t> stop_ids) {
-            new (self) GenerateRequest{std::move(prompt), max_new_tokens, sampler,
-                                       std::move(stop_ids)};
+            new (self)
+                GenerateRequest{std::move(prompt), max_new_tokens, sampler, std::move(stop_ids)};
           },
           nb::arg("prompt"), nb::arg("max_new_tokens"), nb::arg("sampler"), nb::arg("stop_ids"))
       .def_ro("prompt", &GenerateRequest::prompt)
@@ -56,8 +56,9 @@ void init_generate(nb::module_& module) {
                    "Why the request has ended: \"length\", \"stop_id\", \"context\" or "
                    "\"stopped\"; None while it goes on.");
 
-  nb::class_<Generator>(module, "Generator",
-                        "Generation one step at a time. One thread at a time; keeps its model alive.")
+  nb::class_<Generator>(
+      module, "Generator",
+      "Generation one step at a time. One thread at a time; keeps its model alive.")
       .def(nb::init<const Model&, std::vector<GenerateRequest>>(), nb::arg("model"),
            nb::arg("requests"))
       .def_prop_ro("done", &Generator::done, "Whether every request has ended.")

@@ -18,7 +18,8 @@ std::vector<std::string> available_isas() {
   using kernels::Isa;
   std::vector<std::string> names;
   for (const Isa isa : {Isa::kReference, Isa::kAvx2, Isa::kAvx512, Isa::kNeon}) {
-    if (const kernels::KernelTable* table = kernels::table_for(isa)) names.emplace_back(table->name);
+    if (const kernels::KernelTable* table = kernels::table_for(isa))
+      names.emplace_back(table->name);
   }
   return names;
 }
@@ -29,7 +30,8 @@ void init_machine(nb::module_& module) {
   module.def(
       "active_isa", [] { return kernels::active_table().name; },
       "The kernels in use: the best for this CPU, or what KVIK_ISA names.");
-  module.def("available_isas", available_isas, "What KVIK_ISA may name on this CPU, slowest first.");
+  module.def("available_isas", available_isas,
+             "What KVIK_ISA may name on this CPU, slowest first.");
   module.def("read_bandwidth", read_bandwidth, nb::arg("bytes"), nb::arg("threads"),
              nb::arg("seconds") = 0.3, nb::call_guard<nb::gil_scoped_release>(),
              "Bytes per second at which the threads together read a working set of this size.");

@@ -124,7 +124,8 @@ void init_sequence(nb::module_& module) {
       .value("ALL", Logits::kAll, "Those of every token.");
   nb::class_<Sequence>(module, "Sequence", "The state of one token sequence. One thread at a time.")
       .def_prop_ro("length", &Sequence::length, "Tokens so far.")
-      .def_prop_ro("state_bytes", &Sequence::state_bytes, "Bytes of keys and values, shared ones too.")
+      .def_prop_ro("state_bytes", &Sequence::state_bytes,
+                   "Bytes of keys and values, shared ones too.")
       .def("fork", &Sequence::fork, nb::call_guard<nb::gil_scoped_release>(),
            "A second sequence with the same tokens so far; full blocks are shared.")
       .def("truncate", &Sequence::truncate, nb::arg("length"),

@@ -215,8 +215,8 @@ double read_bandwidth(std::size_t bytes, int threads, double seconds) {
       const Range part = split_range(static_cast<std::int64_t>(count), worker, workers, 4);
       std::uint64_t folded = 0;
       for (std::size_t pass = 0; pass < passes; ++pass) {
-        folded += read(lines, static_cast<std::size_t>(part.begin),
-                       static_cast<std::size_t>(part.end));
+        folded +=
+            read(lines, static_cast<std::size_t>(part.begin), static_cast<std::size_t>(part.end));
       }
       sink.fetch_add(folded, std::memory_order_relaxed);
     });

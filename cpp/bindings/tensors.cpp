@@ -59,8 +59,9 @@ DType dtype_of(const nb::dlpack::dtype& dtype, const std::string& what) {
     if (pair.dlpack == dtype) return pair.kvik;
   }
   throw Error(ErrorCode::kInvalidArgument,
-              what + " has an element type that Kvik does not take from numpy; pass float32, "
-                     "float16, float64, bool or an integer type of 8 to 64 bits");
+              what +
+                  " has an element type that Kvik does not take from numpy; pass float32, "
+                  "float16, float64, bool or an integer type of 8 to 64 bits");
 }
 
 nb::object to_numpy(const OwnedTensor& tensor, const std::string& name) {
@@ -76,12 +77,12 @@ nb::object to_numpy(const OwnedTensor& tensor, const std::string& name) {
   auto owner = std::make_unique<std::shared_ptr<void>>(tensor.data);
   if (*owner == nullptr) *owner = std::make_shared<std::int64_t>(0);  // no elements: any address
   void* data = owner->get();
-  nb::capsule capsule(owner.get(), [](void* p) noexcept {
-    delete static_cast<std::shared_ptr<void>*>(p);
-  });
+  nb::capsule capsule(owner.get(),
+                      [](void* p) noexcept { delete static_cast<std::shared_ptr<void>*>(p); });
   owner.release();  // the capsule's now
   const std::vector<std::size_t> shape(tensor.dims.begin(), tensor.dims.end());
-  return nb::cast(nb::ndarray<nb::numpy>(data, shape.size(), shape.data(), capsule, nullptr, *dtype));
+  return nb::cast(
+      nb::ndarray<nb::numpy>(data, shape.size(), shape.data(), capsule, nullptr, *dtype));
 }
 
 FloatMatrix empty_matrix(std::size_t rows, std::size_t columns) {

@@ -16,8 +16,8 @@ namespace kvik::bindings {
 using ConstArray = nanobind::ndarray<nanobind::ro, nanobind::c_contig, nanobind::device::cpu>;
 using Ids = nanobind::ndarray<const std::int64_t, nanobind::ndim<1>, nanobind::c_contig,
                               nanobind::device::cpu>;
-using Floats = nanobind::ndarray<const float, nanobind::ndim<1>, nanobind::c_contig,
-                                 nanobind::device::cpu>;
+using Floats =
+    nanobind::ndarray<const float, nanobind::ndim<1>, nanobind::c_contig, nanobind::device::cpu>;
 using FloatMatrix = nanobind::ndarray<nanobind::numpy, float, nanobind::ndim<2>>;
 
 // The engine's name for an array's element type. Throws kInvalidArgument naming `what` where it has
@@ -34,6 +34,8 @@ FloatMatrix empty_matrix(std::size_t rows, std::size_t columns);
 // Text from a file, which may be anything but UTF-8: undecodable bytes become U+FFFD.
 nanobind::str to_str(const std::string& text);
 
-inline std::span<const std::int64_t> span_of(const Ids& ids) { return {ids.data(), ids.size()}; }
+inline std::span<const std::int64_t> span_of(const Ids& ids) {
+  return {ids.data(), ids.size()};
+}
 
 }  // namespace kvik::bindings

@@ -13,8 +13,8 @@
 namespace kvik::graph {
 
 struct Atom {
-  int role = 0;            // chosen by the user of this header: which original axis, or what it means
-  Expr size;               // never the constant 1: axes of size 1 have no atoms
+  int role = 0;  // chosen by the user of this header: which original axis, or what it means
+  Expr size;     // never the constant 1: axes of size 1 have no atoms
   bool broadcast = false;  // all indices along it give the same element
   bool operator==(const Atom& other) const {
     return role == other.role && broadcast == other.broadcast && size == other.size;

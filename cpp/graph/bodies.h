@@ -1,8 +1,8 @@
 // The bodies of control-flow nodes (If, Loop, Scan) as seen from the graph that holds the node.
 #pragma once
 
-#include <string_view>
 #include <map>
+#include <string_view>
 #include <vector>
 
 #include "graph/graph.h"

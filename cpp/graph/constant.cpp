@@ -55,8 +55,8 @@ const std::byte* element(const ConstantTensor& tensor, std::int64_t i) {
 }
 
 [[noreturn]] void throw_dtype(const char* wanted, DType found) {
-  throw Error(ErrorCode::kInvalidModel,
-              std::string("a constant of ") + dtype_name(found) + " where " + wanted + " is needed");
+  throw Error(ErrorCode::kInvalidModel, std::string("a constant of ") + dtype_name(found) +
+                                            " where " + wanted + " is needed");
 }
 
 std::span<const std::byte> as_bytes(const std::byte* data, std::size_t size) {
@@ -82,8 +82,8 @@ std::int64_t ConstantTensor::int_at(std::int64_t i) const {
     case DType::kU64: {
       const auto value = load<std::uint64_t>(p);
       if (value > static_cast<std::uint64_t>(std::numeric_limits<std::int64_t>::max())) {
-        throw Error(ErrorCode::kUnsupported, "the uint64 constant " + std::to_string(value) +
-                                                 " exceeds the range of int64");
+        throw Error(ErrorCode::kUnsupported,
+                    "the uint64 constant " + std::to_string(value) + " exceeds the range of int64");
       }
       return static_cast<std::int64_t>(value);
     }
@@ -137,8 +137,8 @@ ConstantTensor ConstantTensor::allocate(DType dtype, Dims dims) {
 ConstantTensor ConstantTensor::from_ints(std::span<const std::int64_t> values, Dims dims) {
   ConstantTensor tensor = allocate(DType::kI64, dims);
   if (tensor.data.size() != values.size_bytes()) {
-    throw Error(ErrorCode::kInternal, std::to_string(values.size()) + " values for dims " +
-                                          dims.str());
+    throw Error(ErrorCode::kInternal,
+                std::to_string(values.size()) + " values for dims " + dims.str());
   }
   if (!values.empty()) std::memcpy(tensor.mutable_data(), values.data(), values.size_bytes());
   return tensor;
@@ -147,8 +147,8 @@ ConstantTensor ConstantTensor::from_ints(std::span<const std::int64_t> values, D
 ConstantTensor ConstantTensor::from_floats(std::span<const float> values, Dims dims) {
   ConstantTensor tensor = allocate(DType::kF32, dims);
   if (tensor.data.size() != values.size_bytes()) {
-    throw Error(ErrorCode::kInternal, std::to_string(values.size()) + " values for dims " +
-                                          dims.str());
+    throw Error(ErrorCode::kInternal,
+                std::to_string(values.size()) + " values for dims " + dims.str());
   }
   if (!values.empty()) std::memcpy(tensor.mutable_data(), values.data(), values.size_bytes());
   return tensor;

@@ -16,8 +16,8 @@ namespace kvik::graph {
 
 namespace {
 
-constexpr std::int64_t kShownElements = 8;   // of a constant or a list attribute
-constexpr std::size_t kAlignedWidth = 40;    // names longer than this are not aligned
+constexpr std::int64_t kShownElements = 4;  // of a constant or a list attribute
+constexpr std::size_t kAlignedWidth = 40;   // names longer than this are not aligned
 
 std::string number(double value) {
   char buffer[32];
@@ -77,9 +77,13 @@ struct ShowAttribute {
   std::string operator()(std::int64_t value) const { return std::to_string(value); }
   std::string operator()(float value) const { return number(value); }
   std::string operator()(const std::string& value) const { return quote(value, 40); }
-  std::string operator()(const std::vector<std::int64_t>& values) const { return list(values, *this); }
+  std::string operator()(const std::vector<std::int64_t>& values) const {
+    return list(values, *this);
+  }
   std::string operator()(const std::vector<float>& values) const { return list(values, *this); }
-  std::string operator()(const std::vector<std::string>& values) const { return list(values, *this); }
+  std::string operator()(const std::vector<std::string>& values) const {
+    return list(values, *this);
+  }
   std::string operator()(const ConstantTensor& tensor) const { return constant_of(tensor); }
   std::string operator()(const std::shared_ptr<Graph>& body) const { return bare(body->name); }
   std::string operator()(const Expr& expr) const { return expr.str(); }

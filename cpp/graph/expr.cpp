@@ -77,11 +77,10 @@ std::string term_text(const Term& term, bool first) {
 // Terms must be free of duplicates; sorts them, drops zeros. A single bare atom stays itself.
 Expr polynomial(std::vector<Term> terms) {
   std::erase_if(terms, [](const Term& term) { return term.coefficient == 0; });
-  std::sort(terms.begin(), terms.end(),
-            [](const Term& a, const Term& b) {
-              if (a.factors.empty() != b.factors.empty()) return b.factors.empty();
-              return factors_less(a.factors, b.factors);
-            });
+  std::sort(terms.begin(), terms.end(), [](const Term& a, const Term& b) {
+    if (a.factors.empty() != b.factors.empty()) return b.factors.empty();
+    return factors_less(a.factors, b.factors);
+  });
   if (terms.size() == 1 && terms[0].coefficient == 1 && terms[0].factors.size() == 1) {
     return terms[0].factors[0];
   }
@@ -312,9 +311,9 @@ Expr Expr::unknown(ExprType type) {
 }
 
 Expr Expr::lookup(std::shared_ptr<const ConstantTensor> table, const Expr& offset) {
-  const ExprType type = table->dtype == DType::kBool    ? ExprType::kBool
+  const ExprType type = table->dtype == DType::kBool   ? ExprType::kBool
                         : dtype_is_float(table->dtype) ? ExprType::kFloat
-                                                        : ExprType::kInt;
+                                                       : ExprType::kInt;
   if (table->dims.elements() == 1 || offset.constant()) {
     const std::int64_t at = table->dims.elements() == 1 ? 0 : *offset.constant();
     if (at < 0 || at >= table->dims.elements()) return unknown(type);
@@ -335,14 +334,30 @@ Expr Expr::lookup(std::shared_ptr<const ConstantTensor> table, const Expr& offse
 
 // ---- access -----------------------------------------------------------------------------------
 
-ExprKind Expr::kind() const { return node_->kind; }
-ExprType Expr::type() const { return node_->type; }
-std::span<const Expr> Expr::args() const { return node_->args; }
-const std::string& Expr::str() const { return node_->text; }
-bool Expr::has_index() const { return node_->index_mask != 0; }
-bool Expr::has_index(int axis) const { return (node_->index_mask >> axis & 1U) != 0; }
-bool Expr::has_unknown() const { return node_->unknown; }
-bool Expr::has_symbol() const { return node_->symbol; }
+ExprKind Expr::kind() const {
+  return node_->kind;
+}
+ExprType Expr::type() const {
+  return node_->type;
+}
+std::span<const Expr> Expr::args() const {
+  return node_->args;
+}
+const std::string& Expr::str() const {
+  return node_->text;
+}
+bool Expr::has_index() const {
+  return node_->index_mask != 0;
+}
+bool Expr::has_index(int axis) const {
+  return (node_->index_mask >> axis & 1U) != 0;
+}
+bool Expr::has_unknown() const {
+  return node_->unknown;
+}
+bool Expr::has_symbol() const {
+  return node_->symbol;
+}
 
 std::optional<std::int64_t> Expr::constant() const {
   if (kind() != ExprKind::kPoly) return std::nullopt;
@@ -404,8 +419,12 @@ Expr::Bounds Expr::bounds() const {
 
 // ---- integers ---------------------------------------------------------------------------------
 
-Expr operator+(const Expr& a, const Expr& b) { return add_scaled(a, b, 1); }
-Expr operator-(const Expr& a, const Expr& b) { return add_scaled(a, b, -1); }
+Expr operator+(const Expr& a, const Expr& b) {
+  return add_scaled(a, b, 1);
+}
+Expr operator-(const Expr& a, const Expr& b) {
+  return add_scaled(a, b, -1);
+}
 
 Expr operator*(const Expr& a, const Expr& b) {
   std::vector<Term> product;

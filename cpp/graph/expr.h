@@ -28,16 +28,43 @@ enum class ExprType : std::uint8_t { kInt, kBool, kFloat };  // int64, bool, flo
 
 enum class ExprKind : std::uint8_t {
   // int
-  kPoly, kSymbol, kIndex, kFloorDiv, kMod, kMin, kMax, kTruncate,
-  kIntAdd, kIntMul,  // only in compiled programs: expressions keep polynomials
+  kPoly,
+  kSymbol,
+  kIndex,
+  kFloorDiv,
+  kMod,
+  kMin,
+  kMax,
+  kTruncate,
+  kIntAdd,
+  kIntMul,  // only in compiled programs: expressions keep polynomials
   // bool
-  kTrue, kFalse,
+  kTrue,
+  kFalse,
   kPositive,  // a > 0
   kZero,      // a == 0
-  kAnd, kOr, kNot, kFloatLess, kFloatEqual,
+  kAnd,
+  kOr,
+  kNot,
+  kFloatLess,
+  kFloatEqual,
   // float
-  kFloat, kToFloat, kFloatAdd, kFloatSub, kFloatMul, kFloatDiv, kFloatMin, kFloatMax, kFloatPow,
-  kFloatExp, kFloatLog, kFloatSqrt, kFloatAbs, kFloatNeg, kFloatFloor, kFloatCeil,
+  kFloat,
+  kToFloat,
+  kFloatAdd,
+  kFloatSub,
+  kFloatMul,
+  kFloatDiv,
+  kFloatMin,
+  kFloatMax,
+  kFloatPow,
+  kFloatExp,
+  kFloatLog,
+  kFloatSqrt,
+  kFloatAbs,
+  kFloatNeg,
+  kFloatFloor,
+  kFloatCeil,
   // any type
   kWhere,   // a ? b : c
   kLookup,  // an element of a constant tensor, by its row-major offset
@@ -70,8 +97,8 @@ class Expr {
   std::optional<float> real_constant() const;    // the value of a constant float
   bool is(std::int64_t value) const { return constant() == value; }
 
-  bool has_index() const;         // mentions an index along any axis
-  bool has_index(int axis) const; // mentions the index along this axis
+  bool has_index() const;          // mentions an index along any axis
+  bool has_index(int axis) const;  // mentions the index along this axis
   bool has_unknown() const;
   bool has_symbol() const;  // mentions a dimension of the model
   // Replaces indices by expressions; indices that the map lacks stay.

@@ -95,15 +95,23 @@ std::int32_t ExprProgram::compile(const Expr& expr) {
   return result;
 }
 
-std::size_t ExprProgram::scratch_bytes() const { return code_.size() * kLanes * sizeof(Lane); }
+std::size_t ExprProgram::scratch_bytes() const {
+  return code_.size() * kLanes * sizeof(Lane);
+}
 
 bool ExprProgram::step(const Instruction& in, std::span<const std::int64_t> indices, int varying,
                        std::int64_t first, int n, Lane* registers, Lane* out) {
-  const auto reg = [&](int k) { return registers + static_cast<std::ptrdiff_t>(in.args[k]) * kLanes; };
+  const auto reg = [&](int k) {
+    return registers + static_cast<std::ptrdiff_t>(in.args[k]) * kLanes;
+  };
   const Lane* a = in.args[0] >= 0 ? reg(0) : nullptr;
   const Lane* b = in.args[1] >= 0 ? reg(1) : nullptr;
-  const auto ints = [&](auto f) { for (int l = 0; l < n; ++l) out[l].i = f(l); };
-  const auto floats = [&](auto f) { for (int l = 0; l < n; ++l) out[l].f = f(l); };
+  const auto ints = [&](auto f) {
+    for (int l = 0; l < n; ++l) out[l].i = f(l);
+  };
+  const auto floats = [&](auto f) {
+    for (int l = 0; l < n; ++l) out[l].f = f(l);
+  };
   switch (in.op) {
     case ExprKind::kPoly: ints([&](int) { return in.integer; }); return true;
     case ExprKind::kFloat: floats([&](int) { return in.real; }); return true;
@@ -171,13 +179,14 @@ bool ExprProgram::step(const Instruction& in, std::span<const std::int64_t> indi
 bool ExprProgram::run(std::span<const std::int64_t> indices, int varying, std::int64_t first, int n,
                       Lane* registers) const {
   for (std::size_t k = 0; k < code_.size(); ++k) {
-    if (!step(code_[k], indices, varying, first, n, registers, registers + k * kLanes)) return false;
+    if (!step(code_[k], indices, varying, first, n, registers, registers + k * kLanes))
+      return false;
   }
   return true;
 }
 
-bool ExprProgram::eval(std::span<const std::int64_t> indices, int varying, std::int64_t first, int n,
-                       void* scratch, std::int64_t* out) const {
+bool ExprProgram::eval(std::span<const std::int64_t> indices, int varying, std::int64_t first,
+                       int n, void* scratch, std::int64_t* out) const {
   Lane* registers = static_cast<Lane*>(scratch);
   const Lane* result = registers + static_cast<std::ptrdiff_t>(result_) * kLanes;
   for (int done = 0; done < n; done += kLanes) {
@@ -188,8 +197,8 @@ bool ExprProgram::eval(std::span<const std::int64_t> indices, int varying, std::
   return true;
 }
 
-bool ExprProgram::eval(std::span<const std::int64_t> indices, int varying, std::int64_t first, int n,
-                       void* scratch, float* out) const {
+bool ExprProgram::eval(std::span<const std::int64_t> indices, int varying, std::int64_t first,
+                       int n, void* scratch, float* out) const {
   Lane* registers = static_cast<Lane*>(scratch);
   const Lane* result = registers + static_cast<std::ptrdiff_t>(result_) * kLanes;
   for (int done = 0; done < n; done += kLanes) {

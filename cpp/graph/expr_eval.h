@@ -11,7 +11,8 @@
 namespace kvik::graph {
 
 // Evaluates an expression over Expr::index(0 .. kMaxIndices-1), for a run of consecutive values of
-// one of them. Immutable once made: several threads may evaluate at once, each with its own scratch.
+// one of them. Immutable once made: several threads may evaluate at once, each with its own
+// scratch.
 class ExprProgram {
  public:
   static constexpr int kMaxIndices = 8;
@@ -35,7 +36,7 @@ class ExprProgram {
  private:
   struct Instruction {
     ExprKind op;
-    ExprType type;           // of the result
+    ExprType type;                        // of the result
     std::int32_t args[3] = {-1, -1, -1};  // registers
     std::int64_t integer = 0;             // constant, index axis, scale
     float real = 0.0F;

@@ -10,9 +10,8 @@ namespace kvik::graph {
 namespace {
 
 const char* attribute_kind(const Attribute& attribute) {
-  constexpr const char* kKinds[] = {"an integer",   "a float",  "a string",
-                                    "integers",     "floats",   "strings",
-                                    "a tensor",     "a graph",  "an expression"};
+  constexpr const char* kKinds[] = {"an integer", "a float",  "a string", "integers",     "floats",
+                                    "strings",    "a tensor", "a graph",  "an expression"};
   static_assert(std::size(kKinds) == std::variant_size_v<Attribute>);
   return kKinds[attribute.index()];
 }

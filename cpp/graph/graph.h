@@ -58,7 +58,7 @@ using Attribute =
 struct Node {
   std::string domain;  // "" for ONNX, "com.microsoft", "kvik"
   std::string op;
-  std::string name;    // as in the file, or made up from the first output
+  std::string name;              // as in the file, or made up from the first output
   std::vector<ValueId> inputs;   // kNoValue where left out
   std::vector<ValueId> outputs;  // kNoValue where left out
   std::map<std::string, Attribute, std::less<>> attributes;
@@ -112,11 +112,12 @@ struct Graph {
 struct Model {
   Graph graph;
   std::int64_t ir_version = 0;
-  std::map<std::string, std::int64_t> opsets;  // domain -> version
-  std::string producer;                        // "pytorch 2.13.0"
-  std::map<std::string, std::string> metadata; // metadata_props
+  std::map<std::string, std::int64_t> opsets;   // domain -> version
+  std::string producer;                         // "pytorch 2.13.0"
+  std::map<std::string, std::string> metadata;  // metadata_props
   // Throws kIo when a mapped file that constants point into has been cut since: touching the lost
-  // part would end the process. To be called before weights are read. Empty for a model from memory.
+  // part would end the process. To be called before weights are read. Empty for a model from
+  // memory.
   std::function<void()> check_files;
 };
 

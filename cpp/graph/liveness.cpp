@@ -51,9 +51,9 @@ std::vector<bool> live_values(const Graph& graph) {
   for (ValueId output : graph.outputs) mark(output);
   const BodyIndex bodies(graph);
   for (auto node = graph.nodes.rbegin(); node != graph.nodes.rend(); ++node) {
-    const bool needed = std::any_of(
-        node->outputs.begin(), node->outputs.end(),
-        [&](ValueId id) { return id != kNoValue && live[static_cast<std::size_t>(id)]; });
+    const bool needed = std::any_of(node->outputs.begin(), node->outputs.end(), [&](ValueId id) {
+      return id != kNoValue && live[static_cast<std::size_t>(id)];
+    });
     if (!needed) continue;
     for (ValueId input : node->inputs) mark(input);
     for (ValueId output : node->outputs) mark(output);
@@ -89,7 +89,8 @@ void sort_nodes(Graph& graph) {
   }
   if (order.size() != graph.nodes.size()) {
     const Node& node = graph.nodes[static_cast<std::size_t>(find_on_cycle(graph, uses, done))];
-    throw Error(ErrorCode::kInvalidModel, node.label() + " lies on a cycle: it needs its own output");
+    throw Error(ErrorCode::kInvalidModel,
+                node.label() + " lies on a cycle: it needs its own output");
   }
   std::vector<Node> sorted;
   sorted.reserve(order.size());

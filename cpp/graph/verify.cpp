@@ -110,6 +110,8 @@ std::vector<ValueId> BodyIndex::captured(const Node& node) const {
   return ids;
 }
 
-void verify(const Graph& graph) { Verifier(graph).run(); }
+void verify(const Graph& graph) {
+  Verifier(graph).run();
+}
 
 }  // namespace kvik::graph

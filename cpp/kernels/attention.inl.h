@@ -2,12 +2,12 @@
 // elementwise.inl.h and product.inl.h first.
 //
 // Blocks are visited in ascending order; per block and row: scores, new maximum, rescaled output,
-// weighted values added key by key. Up to kTileRows rows share the loads of a block. A row's numbers
-// do not depend on who shares its tile:
+// weighted values added key by key. Up to kTileRows rows share the loads of a block. A row's
+// numbers do not depend on who shares its tile:
 //   - every score is a chain of its own; those of invisible keys are replaced by -inf, whose weight
 //     is exactly 0, before anything is made of them;
-//   - values of invisible keys are not multiplied at all: the tile covers the keys that all its rows
-//     see, and each row adds what it sees before and after by itself, in the same ascending order.
+//   - values of invisible keys are not multiplied at all: the tile covers the keys that all of its
+//     rows see, and each row adds those before and after by itself, in the same ascending order.
 #pragma once
 
 #include "kernels/kernels.h"
@@ -30,6 +30,10 @@ struct Visible {
   bool empty() const { return begin >= end; }
 };
 
+inline int within_block(std::int64_t key) {
+  return key < 0 ? 0 : key < kKvBlock ? static_cast<int>(key) : kKvBlock;
+}
+
 // The running state of a group of rows; the sums themselves are in args.out.
 struct AttentionState {
   const AttentionArgs& args;
@@ -42,8 +46,7 @@ struct AttentionState {
     const std::int64_t origin = block * kKvBlock;
     const std::int64_t first = (args.first_key ? args.first_key[row] : 0) - origin;
     const std::int64_t end = args.last_key[row] - origin + 1;
-    return {first < 0 ? 0 : first > kKvBlock ? kKvBlock : static_cast<int>(first),
-            end < 0 ? 0 : end > kKvBlock ? kKvBlock : static_cast<int>(end)};
+    return {within_block(first), within_block(end)};
   }
 };
 
@@ -51,8 +54,7 @@ struct AttentionState {
 void weigh_row(const AttentionState& state, int row, std::int64_t block, Visible keys,
                float* scores) {
   const AttentionArgs& args = state.args;
-  const float* bias =
-      args.bias ? args.bias + row * args.bias_stride + block * kKvBlock : nullptr;
+  const float* bias = args.bias ? args.bias + row * args.bias_stride + block * kKvBlock : nullptr;
   const Vec hidden = set(-kInfinity);
   const Vec scale = set(args.scale);
   Vec top_lanes = hidden;

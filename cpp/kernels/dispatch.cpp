@@ -18,7 +18,9 @@ struct CpuFeatures {
   bool avx512 = false;  // AVX-512 F, BW, DQ and VL
 };
 
-constexpr unsigned bit(int n) { return 1u << n; }
+constexpr unsigned bit(int n) {
+  return 1u << n;
+}
 
 // The register state that the operating system saves (XCR0). Written as assembly so that this file
 // needs no instruction set flag.

@@ -52,9 +52,8 @@ inline void zip(const float* a, int a_step, const float* b, int b_step, std::int
     });
   } else if (a_step != 0) {
     const Vec scalar = set(*b);
-    for_vectors(n, [&](std::int64_t i, auto part) {
-      store(y + i, f(load(a + i, part), scalar), part);
-    });
+    for_vectors(
+        n, [&](std::int64_t i, auto part) { store(y + i, f(load(a + i, part), scalar), part); });
   } else {
     const Vec scalar = set(*a);
     for_vectors(n, [&](std::int64_t i, auto part) {

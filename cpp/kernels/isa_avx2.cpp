@@ -1,12 +1,14 @@
 // The AVX2 table. This file alone is compiled with the flags of this instruction set.
 #include "kernels/vec_avx2.h"
 // The algorithms are written over the Vec above.
+// clang-format off: each builds on those above it
 #include "kernels/math.inl.h"
 #include "kernels/elementwise.inl.h"
 #include "kernels/rows.inl.h"
 #include "kernels/product.inl.h"
 #include "kernels/matmul.inl.h"
 #include "kernels/attention.inl.h"
+// clang-format on
 
 namespace kvik::kernels {
 

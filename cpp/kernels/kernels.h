@@ -21,8 +21,22 @@ enum class Isa : std::uint8_t { kReference, kAvx2, kAvx512, kNeon };
 
 // Element-wise functions, in the order of their ONNX names.
 enum class Unary : std::uint8_t {
-  kExp, kTanh, kSigmoid, kErf, kGeluErf, kGeluTanh, kSilu, kRelu, kSqrt, kReciprocal,
-  kNeg, kAbs, kSin, kCos, kLog, kSquare,
+  kExp,
+  kTanh,
+  kSigmoid,
+  kErf,
+  kGeluErf,
+  kGeluTanh,
+  kSilu,
+  kRelu,
+  kSqrt,
+  kReciprocal,
+  kNeg,
+  kAbs,
+  kSin,
+  kCos,
+  kLog,
+  kSquare,
 };
 
 // Binary element-wise functions.
@@ -33,7 +47,7 @@ enum class Binary : std::uint8_t { kAdd, kSub, kMul, kDiv, kMin, kMax };
 enum class Activation : std::uint8_t { kNone, kGeluErf, kGeluTanh, kSilu, kRelu, kTanh, kSigmoid };
 
 struct MatmulEpilogue {
-  const float* bias = nullptr;      // [n] or null
+  const float* bias = nullptr;  // [n] or null
   Activation activation = Activation::kNone;
   const float* residual = nullptr;  // [rows, n] with row stride residual_stride, or null; may be y
   std::ptrdiff_t residual_stride = 0;
@@ -47,8 +61,8 @@ struct MatmulEpilogue {
 inline constexpr int kKvBlock = 64;
 
 struct AttentionArgs {
-  const float* q;              // [rows, head_dim]: `rows` queries of one head of one sequence
-  std::ptrdiff_t q_stride;     // elements between consecutive query rows
+  const float* q;           // [rows, head_dim]: `rows` queries of one head of one sequence
+  std::ptrdiff_t q_stride;  // elements between consecutive query rows
   int rows;
   int head_dim;
   int value_dim;
@@ -58,15 +72,15 @@ struct AttentionArgs {
   // last_key[r] >= first_key[r] is not required: an empty range gives a row of zeros.
   const std::int64_t* first_key;
   const std::int64_t* last_key;
-  float scale;                 // applied to q·k
-  float softcap;               // 0: none; else s = softcap · tanh(s / softcap)
+  float scale;    // applied to q·k
+  float softcap;  // 0: none; else s = softcap · tanh(s / softcap)
   // Added to the scaled (and capped) score of query r and key j: bias[r·bias_stride + j], for
   // j in the visible range. Null: none. -inf hides a key.
   const float* bias;
   std::ptrdiff_t bias_stride;
-  float* out;                  // [rows, value_dim]
+  float* out;  // [rows, value_dim]
   std::ptrdiff_t out_stride;
-  float* scratch;              // attention_scratch(rows, value_dim) floats, kAlignment-aligned
+  float* scratch;  // attention_scratch(rows, value_dim) floats, kAlignment-aligned
 };
 
 struct KernelTable {
@@ -83,9 +97,8 @@ struct KernelTable {
   int panel;
   // Packs panels [panel_begin, panel_end) from w, where element (k, c) is
   // w[k · k_stride + c · c_stride].
-  void (*pack_f32)(const float* w, std::ptrdiff_t k_stride, std::ptrdiff_t c_stride,
-                   std::int64_t k, std::int64_t n, std::int64_t panel_begin,
-                   std::int64_t panel_end, float* packed);
+  void (*pack_f32)(const float* w, std::ptrdiff_t k_stride, std::ptrdiff_t c_stride, std::int64_t k,
+                   std::int64_t n, std::int64_t panel_begin, std::int64_t panel_end, float* packed);
   // Computes columns of panels [panel_begin, panel_end) for `rows` rows.
   // x: [rows, k] with row stride x_stride; y: [rows, n] with row stride y_stride.
   void (*matmul_f32)(const float* x, std::ptrdiff_t x_stride, std::int64_t rows, std::int64_t k,
@@ -95,7 +108,9 @@ struct KernelTable {
 
   // ---- Attention ----------------------------------------------------------------------------
   // out[r] = Σ_j softmax_j(score(r, j)) · v[j], online over the blocks in ascending order, each
-  // block at its absolute position; fp32 throughout. The sum is over the visible keys alone.
+  // block at its absolute position; fp32 or wider. The sum is over the visible keys alone. A row
+  // whose keys are all hidden by a bias of -inf is zeros, as one that sees none; a NaN is not
+  // hidden.
   void (*attention_f32)(const AttentionArgs& args);
   std::size_t (*attention_scratch)(int rows, int value_dim);  // in floats
   // Stores one position's key [head_dim] and value [value_dim] at `slot` (0 .. kKvBlock-1).
@@ -105,9 +120,9 @@ struct KernelTable {
   // ---- Rows ---------------------------------------------------------------------------------
   // y = (x - mean) / sqrt(var + epsilon) · scale + bias, per row of n; variance in two passes.
   // bias and scale may be null. In place allowed.
-  void (*layer_norm_f32)(const float* x, std::ptrdiff_t x_stride, std::int64_t rows,
-                         std::int64_t n, const float* scale, const float* bias, float epsilon,
-                         float* y, std::ptrdiff_t y_stride);
+  void (*layer_norm_f32)(const float* x, std::ptrdiff_t x_stride, std::int64_t rows, std::int64_t n,
+                         const float* scale, const float* bias, float epsilon, float* y,
+                         std::ptrdiff_t y_stride);
   // y = x / sqrt(mean(x²) + epsilon) · scale, per row of n. scale may be null. In place allowed.
   void (*rms_norm_f32)(const float* x, std::ptrdiff_t x_stride, std::int64_t rows, std::int64_t n,
                        const float* scale, float epsilon, float* y, std::ptrdiff_t y_stride);

@@ -1,16 +1,16 @@
 // Elementary functions over Vec. Include a vec_*.h first.
 //
 // Largest errors against the exact value, promised and checked over the floats by
-// tests/kernels/test_math.cpp (ulp: units in the last place of the result; of the smallest subnormal
-// where the result is subnormal):
+// tests/kernels/test_math.cpp (ulp: units in the last place of the result; of the smallest
+// subnormal where the result is subnormal):
 //
-//   exp      1.0 ulp    overflow gives inf, subnormal results are rounded, not flushed
-//   log      1.0 ulp    log(0) = -inf, log(x < 0) = NaN, subnormal arguments are exact
-//   tanh     2.0 ulp
+//   exp      1.1 ulp    overflow gives inf, subnormal results are rounded, not flushed
+//   log      0.9 ulp    log(0) = -inf, log(x < 0) = NaN, subnormal arguments are exact
+//   tanh     1.5 ulp
 //   sigmoid  2.5 ulp    also where the result is tiny
-//   erf      1.0 ulp
+//   erf      1.3 ulp
 //   silu     3.5 ulp    plus 1e-43·|x|: left of -87 it is a product with a subnormal
-//   sin, cos 2.0 ulp    up to |x| = 131072; beyond it each lane goes through the C library
+//   sin, cos 1.7 ulp    up to |x| = 131072; beyond it each lane goes through the C library
 //
 // gelu_erf is right to 2e-7·max(1, |x|), gelu_tanh to 32 ulp plus 1e-7·max(1, |x|). Both of -inf
 // are NaN, as is silu of -inf: -inf times 0. NaN in gives NaN out everywhere. The polynomials are
@@ -25,15 +25,21 @@ namespace {
 constexpr float kInfinity = __builtin_huge_valf();
 constexpr std::int32_t kSignBit = INT32_MIN;
 
-inline Vec abs(Vec a) { return from_bits(bits(a) & set_int(INT32_MAX)); }
-inline Vec negate(Vec a) { return from_bits(bits(a) ^ set_int(kSignBit)); }
+inline Vec abs(Vec a) {
+  return from_bits(bits(a) & set_int(INT32_MAX));
+}
+inline Vec negate(Vec a) {
+  return from_bits(bits(a) ^ set_int(kSignBit));
+}
 // The magnitude of a with the sign of b.
 inline Vec copy_sign(Vec a, Vec b) {
   return from_bits((bits(a) & set_int(INT32_MAX)) | (bits(b) & set_int(kSignBit)));
 }
 
 // c0 + x·(c1 + x·(c2 + ...)), highest power first: Horner with one fused step per coefficient.
-inline Vec horner(Vec /*x*/, Vec value) { return value; }
+inline Vec horner(Vec /*x*/, Vec value) {
+  return value;
+}
 template <typename... Rest>
 inline Vec horner(Vec x, Vec value, float coefficient, Rest... rest) {
   return horner(x, fma(value, x, set(coefficient)), rest...);
@@ -44,7 +50,7 @@ inline Vec exp(Vec x) {
   // e^-104 rounds to 0 and e^89 to inf: beyond them nothing changes. The operand order lets NaN by.
   x = max(set(-104.0f), min(set(89.0f), x));
   const Vec n = round(x * set(1.44269504f));
-  Vec r = fnma(n, set(6.931471825e-01f), x);   // ln 2 in two floats
+  Vec r = fnma(n, set(6.931471825e-01f), x);  // ln 2 in two floats
   r = fnma(n, set(-1.904654212e-09f), r);
   const Vec p = horner(r, set(1.395049156e-03f), 8.368889801e-03f, 4.166620597e-02f,
                        1.666651815e-01f, 5.0e-01f);
@@ -55,9 +61,8 @@ inline Vec exp(Vec x) {
 inline Vec log(Vec x) {
   const Mask subnormal = x < set(1.17549435e-38f);
   const Vec scaled = select(subnormal, x * set(8388608.0f), x);  // 2^23
-  const Int magnitude = bits(scaled) - set_int(0x3f3504f3);       // √½
-  const Vec exponent =
-      to_float(shift_right<23>(magnitude)) - select(subnormal, set(23.0f), zero());
+  const Int magnitude = bits(scaled) - set_int(0x3f3504f3);      // √½
+  const Vec exponent = to_float(shift_right<23>(magnitude)) - select(subnormal, set(23.0f), zero());
   const Vec f = from_bits((magnitude & set_int(0x007fffff)) + set_int(0x3f3504f3)) - set(1.0f);
   const Vec p = horner(f, set(6.915546209e-02f), -1.178986579e-01f, 1.187292412e-01f,
                        -1.238433495e-01f, 1.421866417e-01f, -1.666925251e-01f, 2.000222653e-01f,
@@ -78,7 +83,9 @@ inline Vec sigmoid(Vec x) {
   return select(x < zero(), e, set(1.0f)) / (set(1.0f) + e);
 }
 
-inline Vec silu(Vec x) { return x * sigmoid(x); }
+inline Vec silu(Vec x) {
+  return x * sigmoid(x);
+}
 
 // x + x³·P(x²) near 0, else 1 - 2 / (e^2|x| + 1).
 inline Vec tanh(Vec x) {
@@ -116,7 +123,9 @@ inline Vec gelu_tanh(Vec x) {
   return x * sigmoid(set(1.59576912f) * inner);
 }
 
-inline Vec relu(Vec x) { return max(zero(), x); }  // NaN and -0 pass
+inline Vec relu(Vec x) {
+  return max(zero(), x);
+}  // NaN and -0 pass
 
 // Beyond this the three-part reduction of sine and cosine loses bits.
 constexpr float kTrigonometricLimit = 131072.0f;

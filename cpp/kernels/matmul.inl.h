@@ -50,14 +50,14 @@ inline void finish_row(const float* sums, int columns, const float* bias, const 
 // The epilogue of `rows` rows of one panel, whose first column is `column`.
 template <typename F>
 void finish_rows(const float* sums, int rows, int columns, std::int64_t column,
-                 std::int64_t first_row, const MatmulEpilogue& e, float* y,
-                 std::ptrdiff_t y_stride, F activation) {
+                 std::int64_t first_row, const MatmulEpilogue& e, float* y, std::ptrdiff_t y_stride,
+                 F activation) {
   const float* bias = e.bias ? e.bias + column : nullptr;
   for (int r = 0; r < rows; ++r) {
     const float* residual =
         e.residual ? e.residual + (first_row + r) * e.residual_stride + column : nullptr;
-    finish_row(sums + r * kPanel, columns, bias, residual,
-               y + (first_row + r) * y_stride + column, activation);
+    finish_row(sums + r * kPanel, columns, bias, residual, y + (first_row + r) * y_stride + column,
+               activation);
   }
 }
 
@@ -92,15 +92,16 @@ void multiply_chunk(const float* x, std::ptrdiff_t x_stride, int rows, std::int6
               .c = sums,
               .c_stride = kPanel,
               .accumulate = begin != 0};
-    // The first tile reads this block; the others meanwhile fetch the next one, which lies behind it
-    // (after the last block of all they fetch into the void, which is harmless).
+    // The first tile reads this block; the others meanwhile fetch the next one, which lies behind
+    // it (after the last block of all they fetch into the void, which is harmless).
     const float* next = p.b + p.k * kPanel;
     for (int tile = 0; tile < tiles; ++tile) {
       const int tile_rows = rows / tiles + (tile < rows % tiles ? 1 : 0);
       if (tile == 0) {
         product<true>(tile_rows, p);
       } else {
-        p.next = tile <= kFetchTiles ? next + (tile - 1) * (kBlockK * kPanel / kFetchTiles) : nullptr;
+        p.next =
+            tile <= kFetchTiles ? next + (tile - 1) * (kBlockK * kPanel / kFetchTiles) : nullptr;
         product<false>(tile_rows, p);
       }
       p.a += tile_rows * x_stride;

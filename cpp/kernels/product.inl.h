@@ -1,10 +1,10 @@
 // The inner product of everything: C (+)= A·B for a few rows of A, in registers. Include a vec_*.h
 // first.
 //
-// Each element of C is one accumulator that starts from 0 (or from what C holds) and takes one fused
-// multiply-add per k, ascending. Neither the number of rows nor the column's place in a tile changes
-// that chain, and storing it and loading it back between two calls does not either: that is where
-// "numbers that do not move" comes from.
+// Each element of C is one accumulator that starts from 0 (or from what C holds) and takes one
+// fused multiply-add per k, ascending. Neither the number of rows nor the column's place in a tile
+// changes that chain, and storing it and loading it back between two calls does not either: that is
+// where "numbers that do not move" comes from.
 #pragma once
 
 #include <cstddef>
@@ -14,15 +14,15 @@ namespace kvik::kernels {
 namespace {
 
 struct Product {
-  const float* a;           // [rows, k]
+  const float* a;  // [rows, k]
   std::ptrdiff_t a_stride;
   std::int64_t k;
-  const float* b;           // [k, columns]
+  const float* b;  // [k, columns]
   std::ptrdiff_t b_stride;
   int columns;
-  float* c;                 // [rows, columns]
+  float* c;  // [rows, columns]
   std::ptrdiff_t c_stride;
-  bool accumulate;          // C += A·B, else C = A·B
+  bool accumulate;  // C += A·B, else C = A·B
   // What will be read next, brought into L2 meanwhile: a line per k and tile. Null: nothing.
   const float* next = nullptr;
 };

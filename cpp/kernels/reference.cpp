@@ -12,17 +12,23 @@ namespace {
 
 // ---- Functions of one number --------------------------------------------------------------------
 
-double sigmoid(double x) { return 1.0 / (1.0 + std::exp(-x)); }
+double sigmoid(double x) {
+  return 1.0 / (1.0 + std::exp(-x));
+}
 
 // x·Φ(x), with the complement so that nothing cancels for negative x.
-double gelu_erf(double x) { return 0.5 * x * std::erfc(-x * 0.70710678118654752440); }
+double gelu_erf(double x) {
+  return 0.5 * x * std::erfc(-x * 0.70710678118654752440);
+}
 
 // 0.5·x·(1 + tanh(√(2/π)·(x + 0.044715·x³))), written as x·sigmoid(2u): (1 + tanh u)/2.
 double gelu_tanh(double x) {
   return x * sigmoid(2.0 * 0.79788456080286535588 * (x + 0.044715 * x * x * x));
 }
 
-double silu(double x) { return x * sigmoid(x); }
+double silu(double x) {
+  return x * sigmoid(x);
+}
 
 float unary(Unary f, float x) {
   const double d = x;

@@ -7,8 +7,12 @@
 namespace kvik::kernels {
 namespace {
 
-inline Vec keep(Vec v, Full, float /*fill*/) { return v; }
-inline Vec keep(Vec v, Head head, float fill) { return select(lanes(head), v, set(fill)); }
+inline Vec keep(Vec v, Full, float /*fill*/) {
+  return v;
+}
+inline Vec keep(Vec v, Head head, float fill) {
+  return select(lanes(head), v, set(fill));
+}
 
 // Σ term(i, part) over the vectors of [0, n), in an order that depends on n alone. Four partial
 // sums keep the adders busy and the rounding error down.

@@ -18,7 +18,9 @@ constexpr int kWidth = 8;
 constexpr int kTileRows = 6;
 constexpr int kTallTileRows = 6;
 constexpr int kMaxTileVecs = 4;
-constexpr int tile_vecs(int rows) { return rows <= 3 ? 4 : 2; }
+constexpr int tile_vecs(int rows) {
+  return rows <= 3 ? 4 : 2;
+}
 constexpr int kPanel = 32;
 
 struct Vec {
@@ -43,57 +45,121 @@ inline Mask lanes_between(int begin, int end) {
   const __m256i to = _mm256_cmpgt_epi32(_mm256_set1_epi32(end), lane);      // lane < end
   return {_mm256_castsi256_ps(_mm256_andnot_si256(from, to))};
 }
-inline Mask lanes(Head head) { return lanes_between(0, head.n); }
+inline Mask lanes(Head head) {
+  return lanes_between(0, head.n);
+}
 
-inline Vec load(const float* p, Full = {}) { return {_mm256_loadu_ps(p)}; }
+inline Vec load(const float* p, Full = {}) {
+  return {_mm256_loadu_ps(p)};
+}
 inline Vec load(const float* p, Mask mask) {
   return {_mm256_maskload_ps(p, _mm256_castps_si256(mask.m))};
 }
-inline Vec load(const float* p, Head head) { return load(p, lanes(head)); }
-inline void store(float* p, Vec a, Full = {}) { _mm256_storeu_ps(p, a.v); }
+inline Vec load(const float* p, Head head) {
+  return load(p, lanes(head));
+}
+inline void store(float* p, Vec a, Full = {}) {
+  _mm256_storeu_ps(p, a.v);
+}
 inline void store(float* p, Vec a, Head head) {
   _mm256_maskstore_ps(p, _mm256_castps_si256(lanes(head).m), a.v);
 }
-inline void prefetch(const float* p) { _mm_prefetch(reinterpret_cast<const char*>(p), _MM_HINT_T0); }
+inline void prefetch(const float* p) {
+  _mm_prefetch(reinterpret_cast<const char*>(p), _MM_HINT_T0);
+}
 inline void prefetch_l2(const float* p) {
   _mm_prefetch(reinterpret_cast<const char*>(p), _MM_HINT_T1);
 }
-inline Vec set(float a) { return {_mm256_set1_ps(a)}; }
-inline Vec zero() { return {_mm256_setzero_ps()}; }
+inline Vec set(float a) {
+  return {_mm256_set1_ps(a)};
+}
+inline Vec zero() {
+  return {_mm256_setzero_ps()};
+}
 
 // ---- Arithmetic ----
-inline Vec operator+(Vec a, Vec b) { return {_mm256_add_ps(a.v, b.v)}; }
-inline Vec operator-(Vec a, Vec b) { return {_mm256_sub_ps(a.v, b.v)}; }
-inline Vec operator*(Vec a, Vec b) { return {_mm256_mul_ps(a.v, b.v)}; }
-inline Vec operator/(Vec a, Vec b) { return {_mm256_div_ps(a.v, b.v)}; }
-inline Vec fma(Vec a, Vec b, Vec c) { return {_mm256_fmadd_ps(a.v, b.v, c.v)}; }
-inline Vec fnma(Vec a, Vec b, Vec c) { return {_mm256_fnmadd_ps(a.v, b.v, c.v)}; }
-inline Vec min(Vec a, Vec b) { return {_mm256_min_ps(a.v, b.v)}; }
-inline Vec max(Vec a, Vec b) { return {_mm256_max_ps(a.v, b.v)}; }
-inline Vec sqrt(Vec a) { return {_mm256_sqrt_ps(a.v)}; }
+inline Vec operator+(Vec a, Vec b) {
+  return {_mm256_add_ps(a.v, b.v)};
+}
+inline Vec operator-(Vec a, Vec b) {
+  return {_mm256_sub_ps(a.v, b.v)};
+}
+inline Vec operator*(Vec a, Vec b) {
+  return {_mm256_mul_ps(a.v, b.v)};
+}
+inline Vec operator/(Vec a, Vec b) {
+  return {_mm256_div_ps(a.v, b.v)};
+}
+inline Vec fma(Vec a, Vec b, Vec c) {
+  return {_mm256_fmadd_ps(a.v, b.v, c.v)};
+}
+inline Vec fnma(Vec a, Vec b, Vec c) {
+  return {_mm256_fnmadd_ps(a.v, b.v, c.v)};
+}
+inline Vec min(Vec a, Vec b) {
+  return {_mm256_min_ps(a.v, b.v)};
+}
+inline Vec max(Vec a, Vec b) {
+  return {_mm256_max_ps(a.v, b.v)};
+}
+inline Vec sqrt(Vec a) {
+  return {_mm256_sqrt_ps(a.v)};
+}
 inline Vec round(Vec a) {
   return {_mm256_round_ps(a.v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC)};
 }
 
 // ---- Comparison ----
-inline Mask operator<(Vec a, Vec b) { return {_mm256_cmp_ps(a.v, b.v, _CMP_LT_OQ)}; }
-inline Mask operator<=(Vec a, Vec b) { return {_mm256_cmp_ps(a.v, b.v, _CMP_LE_OQ)}; }
-inline Mask operator==(Vec a, Vec b) { return {_mm256_cmp_ps(a.v, b.v, _CMP_EQ_OQ)}; }
-inline Mask is_nan(Vec a) { return {_mm256_cmp_ps(a.v, a.v, _CMP_UNORD_Q)}; }
-inline Vec select(Mask mask, Vec a, Vec b) { return {_mm256_blendv_ps(b.v, a.v, mask.m)}; }
-inline bool all(Mask mask) { return _mm256_movemask_ps(mask.m) == 0xff; }
+inline Mask operator<(Vec a, Vec b) {
+  return {_mm256_cmp_ps(a.v, b.v, _CMP_LT_OQ)};
+}
+inline Mask operator<=(Vec a, Vec b) {
+  return {_mm256_cmp_ps(a.v, b.v, _CMP_LE_OQ)};
+}
+inline Mask operator==(Vec a, Vec b) {
+  return {_mm256_cmp_ps(a.v, b.v, _CMP_EQ_OQ)};
+}
+inline Mask is_nan(Vec a) {
+  return {_mm256_cmp_ps(a.v, a.v, _CMP_UNORD_Q)};
+}
+inline Vec select(Mask mask, Vec a, Vec b) {
+  return {_mm256_blendv_ps(b.v, a.v, mask.m)};
+}
+inline bool all(Mask mask) {
+  return _mm256_movemask_ps(mask.m) == 0xff;
+}
 
 // ---- Bits ----
-inline Int set_int(std::int32_t a) { return {_mm256_set1_epi32(a)}; }
-inline Int bits(Vec a) { return {_mm256_castps_si256(a.v)}; }
-inline Vec from_bits(Int a) { return {_mm256_castsi256_ps(a.v)}; }
-inline Int to_int(Vec a) { return {_mm256_cvtps_epi32(a.v)}; }
-inline Vec to_float(Int a) { return {_mm256_cvtepi32_ps(a.v)}; }
-inline Int operator+(Int a, Int b) { return {_mm256_add_epi32(a.v, b.v)}; }
-inline Int operator-(Int a, Int b) { return {_mm256_sub_epi32(a.v, b.v)}; }
-inline Int operator&(Int a, Int b) { return {_mm256_and_si256(a.v, b.v)}; }
-inline Int operator|(Int a, Int b) { return {_mm256_or_si256(a.v, b.v)}; }
-inline Int operator^(Int a, Int b) { return {_mm256_xor_si256(a.v, b.v)}; }
+inline Int set_int(std::int32_t a) {
+  return {_mm256_set1_epi32(a)};
+}
+inline Int bits(Vec a) {
+  return {_mm256_castps_si256(a.v)};
+}
+inline Vec from_bits(Int a) {
+  return {_mm256_castsi256_ps(a.v)};
+}
+inline Int to_int(Vec a) {
+  return {_mm256_cvtps_epi32(a.v)};
+}
+inline Vec to_float(Int a) {
+  return {_mm256_cvtepi32_ps(a.v)};
+}
+inline Int operator+(Int a, Int b) {
+  return {_mm256_add_epi32(a.v, b.v)};
+}
+inline Int operator-(Int a, Int b) {
+  return {_mm256_sub_epi32(a.v, b.v)};
+}
+inline Int operator&(Int a, Int b) {
+  return {_mm256_and_si256(a.v, b.v)};
+}
+inline Int operator|(Int a, Int b) {
+  return {_mm256_or_si256(a.v, b.v)};
+}
+inline Int operator^(Int a, Int b) {
+  return {_mm256_xor_si256(a.v, b.v)};
+}
 template <int kBits>
 inline Int shift_left(Int a) {
   return {_mm256_slli_epi32(a.v, kBits)};
@@ -118,7 +184,9 @@ inline Vec scale_by_power(Vec a, Vec n) {
 }
 
 // ---- Across lanes ----
-inline float first(Vec a) { return _mm256_cvtss_f32(a.v); }
+inline float first(Vec a) {
+  return _mm256_cvtss_f32(a.v);
+}
 inline float sum(Vec a) {
   __m128 half = _mm_add_ps(_mm256_castps256_ps128(a.v), _mm256_extractf128_ps(a.v, 1));
   half = _mm_add_ps(half, _mm_movehl_ps(half, half));
@@ -129,12 +197,16 @@ inline float largest(Vec a) {
   half = _mm_max_ps(half, _mm_movehl_ps(half, half));
   return _mm_cvtss_f32(_mm_max_ss(half, _mm_movehdup_ps(half)));
 }
-inline Vec swap_pairs(Vec a) { return {_mm256_permute_ps(a.v, 0xb1)}; }
+inline Vec swap_pairs(Vec a) {
+  return {_mm256_permute_ps(a.v, 0xb1)};
+}
 inline Vec load_twice(const float* p, Head head) {
   const Vec low = load(p, Head{head.n / 2});
   return {_mm256_permutevar8x32_ps(low.v, _mm256_setr_epi32(0, 0, 1, 1, 2, 2, 3, 3))};
 }
-inline Vec load_twice(const float* p, Full) { return load_twice(p, Head{kWidth}); }
+inline Vec load_twice(const float* p, Full) {
+  return load_twice(p, Head{kWidth});
+}
 inline Vec negate_even(Vec a) {
   const __m256 sign = _mm256_castsi256_ps(_mm256_set1_epi64x(0x0000000080000000));
   return {_mm256_xor_ps(a.v, sign)};

@@ -25,15 +25,18 @@ namespace {
 constexpr int kWidth = 16;  // lanes
 
 // Register tiles of a matrix product: some rows of tile_vecs(rows) accumulators each.
-//   up to 6 rows x 4: 24 accumulators, 4 vectors of weights and a broadcast: 29 of 32 registers. Per
-//                     step 10 loads feed 24 fused multiply-adds, 12 cycles of the two units; 24
-//                     chains are well over the 8 that hide a latency of 4. Measured 93 % of peak.
+//   up to 6 rows x 4:  24 accumulators, 4 vectors of weights and a broadcast: 29 of 32 registers.
+//                      Per step 10 loads feed 24 fused multiply-adds, 12 cycles of the two units;
+//                      24 chains are well over the 8 that hide a latency of 4. Measured 93 % of
+//                      peak with the weights in L2.
 //   up to 12 rows x 2: 27 registers, 14 loads for as many multiply-adds, measured 75 % of peak; but
-//                     7 to 12 rows then read the weights once, which is what bounds them.
+//                      7 to 12 rows then read the weights once, which is what bounds them.
 constexpr int kTileRows = 6;
 constexpr int kTallTileRows = 12;
 constexpr int kMaxTileVecs = 4;
-constexpr int tile_vecs(int rows) { return rows <= 6 ? 4 : 2; }
+constexpr int tile_vecs(int rows) {
+  return rows <= 6 ? 4 : 2;
+}
 constexpr int kPanel = 64;  // columns of a panel of packed weights
 
 struct Vec {
@@ -59,57 +62,125 @@ inline Mask lanes_between(int begin, int end) {  // lanes in [begin, end), for a
   end = end < begin ? begin : end > kWidth ? kWidth : end;
   return {static_cast<__mmask16>((1u << end) - (1u << begin))};
 }
-inline Mask lanes(Head head) { return lanes_between(0, head.n); }
+inline Mask lanes(Head head) {
+  return lanes_between(0, head.n);
+}
 
-inline Vec load(const float* p, Full = {}) { return {_mm512_loadu_ps(p)}; }
-inline Vec load(const float* p, Mask mask) { return {_mm512_maskz_loadu_ps(mask.m, p)}; }
-inline Vec load(const float* p, Head head) { return load(p, lanes(head)); }
-inline void store(float* p, Vec a, Full = {}) { _mm512_storeu_ps(p, a.v); }
-inline void store(float* p, Vec a, Head head) { _mm512_mask_storeu_ps(p, lanes(head).m, a.v); }
-inline void prefetch(const float* p) { _mm_prefetch(reinterpret_cast<const char*>(p), _MM_HINT_T0); }
+inline Vec load(const float* p, Full = {}) {
+  return {_mm512_loadu_ps(p)};
+}
+inline Vec load(const float* p, Mask mask) {
+  return {_mm512_maskz_loadu_ps(mask.m, p)};
+}
+inline Vec load(const float* p, Head head) {
+  return load(p, lanes(head));
+}
+inline void store(float* p, Vec a, Full = {}) {
+  _mm512_storeu_ps(p, a.v);
+}
+inline void store(float* p, Vec a, Head head) {
+  _mm512_mask_storeu_ps(p, lanes(head).m, a.v);
+}
+inline void prefetch(const float* p) {
+  _mm_prefetch(reinterpret_cast<const char*>(p), _MM_HINT_T0);
+}
 inline void prefetch_l2(const float* p) {
   _mm_prefetch(reinterpret_cast<const char*>(p), _MM_HINT_T1);
 }
-inline Vec set(float a) { return {_mm512_set1_ps(a)}; }
-inline Vec zero() { return {_mm512_setzero_ps()}; }
+inline Vec set(float a) {
+  return {_mm512_set1_ps(a)};
+}
+inline Vec zero() {
+  return {_mm512_setzero_ps()};
+}
 
 // ---- Arithmetic ----
-inline Vec operator+(Vec a, Vec b) { return {_mm512_add_ps(a.v, b.v)}; }
-inline Vec operator-(Vec a, Vec b) { return {_mm512_sub_ps(a.v, b.v)}; }
-inline Vec operator*(Vec a, Vec b) { return {_mm512_mul_ps(a.v, b.v)}; }
-inline Vec operator/(Vec a, Vec b) { return {_mm512_div_ps(a.v, b.v)}; }
-inline Vec fma(Vec a, Vec b, Vec c) { return {_mm512_fmadd_ps(a.v, b.v, c.v)}; }    // a·b + c
-inline Vec fnma(Vec a, Vec b, Vec c) { return {_mm512_fnmadd_ps(a.v, b.v, c.v)}; }  // c - a·b
-inline Vec min(Vec a, Vec b) { return {_mm512_min_ps(a.v, b.v)}; }  // b when either is NaN
-inline Vec max(Vec a, Vec b) { return {_mm512_max_ps(a.v, b.v)}; }  // b when either is NaN
-inline Vec sqrt(Vec a) { return {_mm512_sqrt_ps(a.v)}; }
+inline Vec operator+(Vec a, Vec b) {
+  return {_mm512_add_ps(a.v, b.v)};
+}
+inline Vec operator-(Vec a, Vec b) {
+  return {_mm512_sub_ps(a.v, b.v)};
+}
+inline Vec operator*(Vec a, Vec b) {
+  return {_mm512_mul_ps(a.v, b.v)};
+}
+inline Vec operator/(Vec a, Vec b) {
+  return {_mm512_div_ps(a.v, b.v)};
+}
+inline Vec fma(Vec a, Vec b, Vec c) {
+  return {_mm512_fmadd_ps(a.v, b.v, c.v)};
+}  // a·b + c
+inline Vec fnma(Vec a, Vec b, Vec c) {
+  return {_mm512_fnmadd_ps(a.v, b.v, c.v)};
+}  // c - a·b
+inline Vec min(Vec a, Vec b) {
+  return {_mm512_min_ps(a.v, b.v)};
+}  // b when either is NaN
+inline Vec max(Vec a, Vec b) {
+  return {_mm512_max_ps(a.v, b.v)};
+}  // b when either is NaN
+inline Vec sqrt(Vec a) {
+  return {_mm512_sqrt_ps(a.v)};
+}
 inline Vec round(Vec a) {  // to the nearest integer, ties to even
   return {_mm512_roundscale_ps(a.v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC)};
 }
 // a · 2^n for integral n in [-252, 254], rounded once: subnormal results are right, not flushed.
-inline Vec scale_by_power(Vec a, Vec n) { return {_mm512_scalef_ps(a.v, n.v)}; }
+inline Vec scale_by_power(Vec a, Vec n) {
+  return {_mm512_scalef_ps(a.v, n.v)};
+}
 
 // ---- Comparison: false where an operand is NaN ----
-inline Mask operator<(Vec a, Vec b) { return {_mm512_cmp_ps_mask(a.v, b.v, _CMP_LT_OQ)}; }
-inline Mask operator<=(Vec a, Vec b) { return {_mm512_cmp_ps_mask(a.v, b.v, _CMP_LE_OQ)}; }
-inline Mask operator==(Vec a, Vec b) { return {_mm512_cmp_ps_mask(a.v, b.v, _CMP_EQ_OQ)}; }
-inline Mask is_nan(Vec a) { return {_mm512_cmp_ps_mask(a.v, a.v, _CMP_UNORD_Q)}; }
+inline Mask operator<(Vec a, Vec b) {
+  return {_mm512_cmp_ps_mask(a.v, b.v, _CMP_LT_OQ)};
+}
+inline Mask operator<=(Vec a, Vec b) {
+  return {_mm512_cmp_ps_mask(a.v, b.v, _CMP_LE_OQ)};
+}
+inline Mask operator==(Vec a, Vec b) {
+  return {_mm512_cmp_ps_mask(a.v, b.v, _CMP_EQ_OQ)};
+}
+inline Mask is_nan(Vec a) {
+  return {_mm512_cmp_ps_mask(a.v, a.v, _CMP_UNORD_Q)};
+}
 inline Vec select(Mask mask, Vec a, Vec b) {  // mask ? a : b
   return {_mm512_mask_blend_ps(mask.m, b.v, a.v)};
 }
-inline bool all(Mask mask) { return mask.m == 0xffff; }
+inline bool all(Mask mask) {
+  return mask.m == 0xffff;
+}
 
 // ---- Bits ----
-inline Int set_int(std::int32_t a) { return {_mm512_set1_epi32(a)}; }
-inline Int bits(Vec a) { return {_mm512_castps_si512(a.v)}; }
-inline Vec from_bits(Int a) { return {_mm512_castsi512_ps(a.v)}; }
-inline Int to_int(Vec a) { return {_mm512_cvtps_epi32(a.v)}; }  // of an integral value
-inline Vec to_float(Int a) { return {_mm512_cvtepi32_ps(a.v)}; }
-inline Int operator+(Int a, Int b) { return {_mm512_add_epi32(a.v, b.v)}; }
-inline Int operator-(Int a, Int b) { return {_mm512_sub_epi32(a.v, b.v)}; }
-inline Int operator&(Int a, Int b) { return {_mm512_and_si512(a.v, b.v)}; }
-inline Int operator|(Int a, Int b) { return {_mm512_or_si512(a.v, b.v)}; }
-inline Int operator^(Int a, Int b) { return {_mm512_xor_si512(a.v, b.v)}; }
+inline Int set_int(std::int32_t a) {
+  return {_mm512_set1_epi32(a)};
+}
+inline Int bits(Vec a) {
+  return {_mm512_castps_si512(a.v)};
+}
+inline Vec from_bits(Int a) {
+  return {_mm512_castsi512_ps(a.v)};
+}
+inline Int to_int(Vec a) {
+  return {_mm512_cvtps_epi32(a.v)};
+}  // of an integral value
+inline Vec to_float(Int a) {
+  return {_mm512_cvtepi32_ps(a.v)};
+}
+inline Int operator+(Int a, Int b) {
+  return {_mm512_add_epi32(a.v, b.v)};
+}
+inline Int operator-(Int a, Int b) {
+  return {_mm512_sub_epi32(a.v, b.v)};
+}
+inline Int operator&(Int a, Int b) {
+  return {_mm512_and_si512(a.v, b.v)};
+}
+inline Int operator|(Int a, Int b) {
+  return {_mm512_or_si512(a.v, b.v)};
+}
+inline Int operator^(Int a, Int b) {
+  return {_mm512_xor_si512(a.v, b.v)};
+}
 template <int kBits>
 inline Int shift_left(Int a) {
   return {_mm512_slli_epi32(a.v, kBits)};
@@ -118,10 +189,14 @@ template <int kBits>
 inline Int shift_right(Int a) {  // with the sign
   return {_mm512_srai_epi32(a.v, kBits)};
 }
-inline Mask is_zero(Int a) { return {_mm512_testn_epi32_mask(a.v, a.v)}; }
+inline Mask is_zero(Int a) {
+  return {_mm512_testn_epi32_mask(a.v, a.v)};
+}
 
 // ---- Across lanes: one fixed tree ----
-inline float first(Vec a) { return _mm512_cvtss_f32(a.v); }
+inline float first(Vec a) {
+  return _mm512_cvtss_f32(a.v);
+}
 inline float sum(Vec a) {
   const __m256 half = _mm256_add_ps(_mm512_castps512_ps256(a.v), _mm512_extractf32x8_ps(a.v, 1));
   __m128 quarter = _mm_add_ps(_mm256_castps256_ps128(half), _mm256_extractf128_ps(half, 1));
@@ -135,7 +210,9 @@ inline float largest(Vec a) {  // of lanes without NaN; with NaN, some lane or N
   return _mm_cvtss_f32(_mm_max_ss(quarter, _mm_movehdup_ps(quarter)));
 }
 // (a1, a0, a3, a2, ...)
-inline Vec swap_pairs(Vec a) { return {_mm512_permute_ps(a.v, 0xb1)}; }
+inline Vec swap_pairs(Vec a) {
+  return {_mm512_permute_ps(a.v, 0xb1)};
+}
 // (p0, p0, p1, p1, ...) for the pairs of a full vector, or of the first n lanes (n even).
 inline Vec load_twice(const float* p, Head head) {
   const __mmask8 mask = static_cast<__mmask8>((1u << (head.n / 2)) - 1u);
@@ -143,7 +220,9 @@ inline Vec load_twice(const float* p, Head head) {
   const __m512i index = _mm512_set_epi32(7, 7, 6, 6, 5, 5, 4, 4, 3, 3, 2, 2, 1, 1, 0, 0);
   return {_mm512_permutexvar_ps(index, low)};
 }
-inline Vec load_twice(const float* p, Full) { return load_twice(p, Head{kWidth}); }
+inline Vec load_twice(const float* p, Full) {
+  return load_twice(p, Head{kWidth});
+}
 // Changes the sign of the even lanes.
 inline Vec negate_even(Vec a) {
   const __m512i sign = _mm512_set1_epi64(0x0000000080000000);

@@ -22,7 +22,7 @@ namespace kvik::onnx {
 struct ExternalRange {
   std::string_view location;
   std::int64_t offset = 0;
-  std::int64_t length = -1;  // -1 where the file does not say
+  std::int64_t length = -1;   // -1 where the file does not say
   std::string_view checksum;  // SHA-1 of the whole file, "" where the file does not say
 };
 

@@ -1,8 +1,8 @@
 #include "onnx/file.h"
 
 #include <cerrno>
+#include <cstdlib>
 #include <cstring>
-#include <limits>
 #include <new>
 #include <utility>
 
@@ -65,7 +65,7 @@ void read_fully(int fd, std::byte* to, std::size_t size, const std::string& path
 std::shared_ptr<const File> File::from_descriptor(int descriptor, std::string path,
                                                   bool forbid_hard_links) {
   const Descriptor fd(descriptor);
-  struct stat info {};
+  struct stat info{};
   if (::fstat(fd.get(), &info) != 0) {
     throw_io(path, std::string("cannot inspect: ") + std::strerror(errno));
   }
@@ -87,6 +87,10 @@ std::shared_ptr<const File> File::from_descriptor(int descriptor, std::string pa
     read_fully(fd.get(), file->copy_.get(), size, file->path_);
     file->bytes_ = {file->copy_.get(), size};
     return file;
+  }
+  if (char* real = ::realpath(file->path_.c_str(), nullptr)) {
+    file->real_path_ = real;
+    std::free(real);
   }
   void* mapped = ::mmap(nullptr, size, PROT_READ, MAP_PRIVATE, fd.get(), 0);
   if (mapped == MAP_FAILED) {
@@ -112,8 +116,8 @@ File::~File() {
 
 void File::check_not_cut() const {
   if (copy_) return;
-  struct stat info {};
-  if (::stat(path_.c_str(), &info) != 0) return;  // gone: the mapping keeps its own reference
+  struct stat info{};
+  if (::stat(real_path_.c_str(), &info) != 0) return;  // gone: the mapping keeps its own reference
   if (static_cast<std::uint64_t>(info.st_dev) != device_ ||
       static_cast<std::uint64_t>(info.st_ino) != inode_) {
     return;

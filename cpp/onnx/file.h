@@ -37,6 +37,7 @@ class File {
   File() = default;
 
   std::string path_;
+  std::string real_path_;  // absolute, so that a change of directory does not matter
   Bytes bytes_;
   std::unique_ptr<std::byte[]> copy_;  // null where mapped
   std::uint64_t device_ = 0;

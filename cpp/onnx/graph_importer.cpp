@@ -40,7 +40,8 @@ void GraphImporter::add_function(FunctionView view, OpsetMap opsets) {
 }
 
 bool GraphImporter::has_function_domain(std::string_view domain) const {
-  const auto it = functions_.lower_bound(std::tuple(domain, std::string_view(), std::string_view()));
+  const auto it =
+      functions_.lower_bound(std::tuple(domain, std::string_view(), std::string_view()));
   return it != functions_.end() && std::get<0>(it->first) == domain;
 }
 
@@ -151,10 +152,9 @@ void GraphImporter::collect_symbols(const GraphView& view) {
 
 std::vector<Expr> GraphImporter::input_shape(const ValueInfoView& info) {
   if (info.dims.size() > static_cast<std::size_t>(kMaxRank)) {
-    throw Error(ErrorCode::kUnsupported, "input " + quote(info.name) + " has " +
-                                             std::to_string(info.dims.size()) +
-                                             " dimensions; Kvik supports up to " +
-                                             std::to_string(kMaxRank));
+    throw Error(ErrorCode::kUnsupported,
+                "input " + quote(info.name) + " has " + std::to_string(info.dims.size()) +
+                    " dimensions; Kvik supports up to " + std::to_string(kMaxRank));
   }
   std::vector<Expr> shape;
   for (const DimView& dim : info.dims) {

@@ -41,7 +41,7 @@ struct Scope;
 // One Graph under construction. Inlined functions add to the graph of their caller.
 struct GraphState {
   graph::Graph* graph = nullptr;
-  Scope* root = nullptr;  // the scope of the graph's own names
+  Scope* root = nullptr;            // the scope of the graph's own names
   std::vector<std::uint8_t> flags;  // by value, see graph_importer.cpp
   bool sorted = true;               // no value was used before the node that produces it
   std::map<graph::ValueId, graph::ValueId> aliases;   // outputs of dropped Identity nodes
@@ -53,11 +53,11 @@ struct Scope {
   GraphState* state = nullptr;
   Scope* outer = nullptr;  // of a body: the scope that its node stands in
   const OpsetMap* opsets = nullptr;
-  const Call* call = nullptr;  // the innermost function, also around a body
-  std::string prefix;          // of the names of values and nodes
-  int depth = 0;               // bodies within one another
-  NameMap names;               // kNoValue: an omitted input or output of a function
-  NameMap outputs;             // of a function: the caller's values
+  const Call* call = nullptr;          // the innermost function, also around a body
+  std::string prefix;                  // of the names of values and nodes
+  int depth = 0;                       // bodies within one another
+  NameMap names;                       // kNoValue: an omitted input or output of a function
+  NameMap outputs;                     // of a function: the caller's values
   std::set<std::string_view> results;  // of a graph: its outputs, which keep their names
 };
 

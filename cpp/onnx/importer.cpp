@@ -57,10 +57,10 @@ OpsetMap check_opsets(const std::vector<OpsetId>& opsets, const std::string& whe
       fail(where + "opset_import has version " + std::to_string(opset.version) + " of " + name);
     }
     if (opset.domain.empty() && (opset.version < kMinOpset || opset.version > kMaxOpset)) {
-      throw Error(ErrorCode::kUnsupported,
-                  where + "opset " + std::to_string(opset.version) + " of ONNX; Kvik knows " +
-                      std::to_string(kMinOpset) + " to " + std::to_string(kMaxOpset) +
-                      ", export with one of these");
+      throw Error(ErrorCode::kUnsupported, where + "opset " + std::to_string(opset.version) +
+                                               " of ONNX; Kvik knows " + std::to_string(kMinOpset) +
+                                               " to " + std::to_string(kMaxOpset) +
+                                               ", export with one of these");
     }
     if (opset.domain == "com.microsoft" && opset.version != 1) {
       throw Error(ErrorCode::kUnsupported, where + "version " + std::to_string(opset.version) +
@@ -78,8 +78,7 @@ void check_header(const ModelView& model) {
   }
   if (*model.ir_version > kMaxIrVersion) {
     throw Error(ErrorCode::kUnsupported, "ir_version is " + std::to_string(*model.ir_version) +
-                                             "; Kvik knows up to " +
-                                             std::to_string(kMaxIrVersion));
+                                             "; Kvik knows up to " + std::to_string(kMaxIrVersion));
   }
   if (model.opsets.empty()) fail("no opset_import");
   if (!model.graph) fail("no graph");
@@ -141,7 +140,8 @@ graph::Model import_file(const std::string& path, const ImportOptions& options) 
   } catch (const Error& error) {
     throw Error(error.code(), bare(path, 4096) + ": " + error.what());
   } catch (const std::bad_alloc&) {
-    throw Error(ErrorCode::kOutOfMemory, bare(path, 4096) + ": not enough memory to load the model");
+    throw Error(ErrorCode::kOutOfMemory,
+                bare(path, 4096) + ": not enough memory to load the model");
   }
 }
 

@@ -131,8 +131,8 @@ std::string GraphImporter::node_name(const Scope& scope, const NodeView& view) {
     if (name.empty()) name = output;
   }
   if (name.empty()) name = view.op;
-  source_.budget.take_memory(
-      2 * static_cast<std::int64_t>(scope.prefix.size() + name.size()), "names of nodes");
+  source_.budget.take_memory(2 * static_cast<std::int64_t>(scope.prefix.size() + name.size()),
+                             "names of nodes");
   return scope.prefix + std::string(name);
 }
 
@@ -244,8 +244,8 @@ void GraphImporter::import_attributes(Scope& scope, const NodeView& view, Node& 
     if (node.has_attr(attribute.name)) {
       fail(label + ": attribute " + quote(attribute.name) + " is there twice");
     }
-    const AttributeType expected = node.domain.empty() ? expected_attribute_type(attribute.name)
-                                                       : AttributeType::kUndefined;
+    const AttributeType expected =
+        node.domain.empty() ? expected_attribute_type(attribute.name) : AttributeType::kUndefined;
     if (expected != AttributeType::kUndefined &&
         attribute.type != static_cast<std::int64_t>(expected)) {
       fail(label + ": attribute " + quote(attribute.name) + " has the type " +
@@ -270,8 +270,8 @@ std::optional<Attribute> GraphImporter::import_attribute(Scope& scope, const Att
   }
   const auto type = static_cast<AttributeType>(view.type);
   if (!attribute_type_name(view.type) || type == AttributeType::kUndefined) {
-    fail(what + (view.type == 0 ? " has no type" : " has " + type_text(view.type) +
-                                                       ", which does not exist"));
+    fail(what + (view.type == 0 ? " has no type"
+                                : " has " + type_text(view.type) + ", which does not exist"));
   }
   if (view.holds != AttributeType::kUndefined && view.holds != type) {
     fail(what + " is declared " + type_text(view.type) + " and holds " +
@@ -294,14 +294,13 @@ std::optional<Attribute> GraphImporter::import_attribute(Scope& scope, const Att
       }
       return copy_list<std::string>(view.strings);
     }
-    case AttributeType::kTensor:
-      return tensors_.read(parse_tensor(source_, view.message), what);
+    case AttributeType::kTensor: return tensors_.read(parse_tensor(source_, view.message), what);
     case AttributeType::kSparseTensor:
       return tensors_.read_sparse(parse_sparse_tensor(source_, view.message), what);
     case AttributeType::kGraph: return import_body(scope, view.message, label);
     default:
-      throw Error(ErrorCode::kUnsupported, what + " of type " + type_text(view.type) +
-                                               " is not supported");
+      throw Error(ErrorCode::kUnsupported,
+                  what + " of type " + type_text(view.type) + " is not supported");
   }
 }
 

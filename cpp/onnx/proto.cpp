@@ -62,8 +62,8 @@ void append_ints(const Source& source, const Reader& reader, const Field& field,
   }
 }
 
-void append_floats(const Source& source, const Reader& reader, const Field& field,
-                   const char* name, std::vector<float>& out) {
+void append_floats(const Source& source, const Reader& reader, const Field& field, const char* name,
+                   std::vector<float>& out) {
   if (!field.is_bytes()) {
     append(source, out, reader.float32(field, name), name);
     return;
@@ -82,9 +82,9 @@ void append_floats(const Source& source, const Reader& reader, const Field& fiel
 }  // namespace
 
 const char* attribute_type_name(std::int64_t type) {
-  constexpr const char* kNames[] = {"UNDEFINED", "FLOAT",  "INT",           "STRING",
-                                    "TENSOR",    "GRAPH",  "FLOATS",        "INTS",
-                                    "STRINGS",   "TENSORS", "GRAPHS",       "SPARSE_TENSOR",
+  constexpr const char* kNames[] = {"UNDEFINED",      "FLOAT",      "INT",        "STRING",
+                                    "TENSOR",         "GRAPH",      "FLOATS",     "INTS",
+                                    "STRINGS",        "TENSORS",    "GRAPHS",     "SPARSE_TENSOR",
                                     "SPARSE_TENSORS", "TYPE_PROTO", "TYPE_PROTOS"};
   if (type < 0 || type >= static_cast<std::int64_t>(std::size(kNames))) return nullptr;
   return kNames[type];
@@ -110,9 +110,7 @@ ModelView parse_model(const Source& source) {
         append(source, out.metadata, parse_entry(source, reader.bytes(field, "metadata_props")),
                "metadata_props");
         break;
-      case 25:
-        append(source, out.functions, reader.bytes(field, "functions"), "functions");
-        break;
+      case 25: append(source, out.functions, reader.bytes(field, "functions"), "functions"); break;
       default: break;
     }
   }
@@ -384,9 +382,7 @@ FunctionView parse_function(const Source& source, Bytes bytes) {
   for (Field field; reader.next(field);) {
     switch (field.number) {
       case 1: out.name = reader.string(field, "name"); break;
-      case 4:
-        append(source, out.inputs, reader.string(field, "input"), "function's inputs");
-        break;
+      case 4: append(source, out.inputs, reader.string(field, "input"), "function's inputs"); break;
       case 5:
         append(source, out.outputs, reader.string(field, "output"), "function's outputs");
         break;

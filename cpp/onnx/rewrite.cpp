@@ -64,8 +64,7 @@ void rewrite_reduce(Node node, std::int64_t opset, Emitter& emitter) {
 void rewrite_split(Node node, std::int64_t opset, Emitter& emitter) {
   if (opset < 13) ints_to_input(node, "split", 1, emitter);
   if (opset < 18 && node.input(1) == kNoValue) {
-    node.attributes.insert_or_assign("num_outputs",
-                                     static_cast<std::int64_t>(node.outputs.size()));
+    node.attributes.insert_or_assign("num_outputs", static_cast<std::int64_t>(node.outputs.size()));
   }
   emitter.emit(std::move(node));
 }
@@ -192,8 +191,8 @@ void rewrite_group_normalization(Node node, std::int64_t opset, Emitter& emitter
   const ValueId target = emitter.new_constant(name + "/groups", int_list({0, groups, -1}));
   emitter.emit(make_node("Shape", name + "/shape", {node.input(0)}, {shape}));
   emitter.emit(make_node("Reshape", name + "/group", {node.input(0), target}, {grouped}));
-  Node norm = make_node("InstanceNormalization", name, {grouped, node.input(1), node.input(2)},
-                        {result});
+  Node norm =
+      make_node("InstanceNormalization", name, {grouped, node.input(1), node.input(2)}, {result});
   norm.attributes.emplace("epsilon", node.float_attr("epsilon", 1e-5F));
   emitter.emit(std::move(norm));
   emitter.emit(make_node("Reshape", name + "/ungroup", {result, shape}, {node.output(0)}));

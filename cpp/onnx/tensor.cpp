@@ -49,8 +49,9 @@ std::int64_t checked_size(DType dtype, const Dims& dims, const std::string& what
   const auto bytes = elements ? checked_bytes(*elements, dtype) : std::nullopt;
   if (!bytes) {
     const bool negative = std::any_of(dims.begin(), dims.end(), [](auto d) { return d < 0; });
-    fail(what, "dims " + dims.str() +
-                   (negative ? " has a negative dimension" : " has more elements than int64 counts"));
+    fail(what,
+         "dims " + dims.str() +
+             (negative ? " has a negative dimension" : " has more elements than int64 counts"));
   }
   return *bytes;
 }
@@ -84,12 +85,12 @@ ValueRange range_of(DType dtype) {
     case DType::kU16:
     case DType::kF16:
     case DType::kBF16: return {0, 65535};
-    case DType::kI32: return {std::numeric_limits<std::int32_t>::min(),
-                              std::numeric_limits<std::int32_t>::max()};
+    case DType::kI32:
+      return {std::numeric_limits<std::int32_t>::min(), std::numeric_limits<std::int32_t>::max()};
     case DType::kU32: return {0, std::numeric_limits<std::uint32_t>::max()};
     case DType::kBool: return {0, 1};
-    default: return {std::numeric_limits<std::int64_t>::min(),
-                     std::numeric_limits<std::int64_t>::max()};
+    default:
+      return {std::numeric_limits<std::int64_t>::min(), std::numeric_limits<std::int64_t>::max()};
   }
 }
 
@@ -101,10 +102,10 @@ std::int64_t count_varints(Bytes bytes) {
 }  // namespace
 
 DType dtype_from_onnx(std::int64_t data_type, const std::string& what) {
-  constexpr DType kKnown[] = {
-      DType::kUndefined, DType::kF32,  DType::kU8,     DType::kI8,  DType::kU16, DType::kI16,
-      DType::kI32,       DType::kI64,  DType::kString, DType::kBool, DType::kF16, DType::kF64,
-      DType::kU32,       DType::kU64};
+  constexpr DType kKnown[] = {DType::kUndefined, DType::kF32,  DType::kU8,  DType::kI8,
+                              DType::kU16,       DType::kI16,  DType::kI32, DType::kI64,
+                              DType::kString,    DType::kBool, DType::kF16, DType::kF64,
+                              DType::kU32,       DType::kU64};
   constexpr std::int64_t kLast = 28;  // of onnx.proto, IR version 14
   if (data_type > 0 && data_type < static_cast<std::int64_t>(std::size(kKnown)) &&
       kKnown[data_type] != DType::kString) {
@@ -117,13 +118,13 @@ DType dtype_from_onnx(std::int64_t data_type, const std::string& what) {
     fail(what, data_type == 0 ? "has no data type (data_type 0, UNDEFINED)"
                               : "data type " + std::to_string(data_type) + " does not exist");
   }
-  constexpr const char* kNames[] = {"COMPLEX64",  "COMPLEX128",     "",
-                                    "FLOAT8E4M3FN", "FLOAT8E4M3FNUZ", "FLOAT8E5M2",
-                                    "FLOAT8E5M2FNUZ", "", "", "FLOAT4E2M1", "FLOAT8E8M0",
-                                    "UINT2", "INT2", "FLOAT6E2M3", "FLOAT6E3M2"};
-  throw Error(ErrorCode::kUnsupported,
-              what + ": the data type " + (data_type == 8 ? "STRING" : kNames[data_type - 14]) +
-                  " is not supported");
+  constexpr const char* kNames[] = {
+      "COMPLEX64",      "COMPLEX128", "",          "FLOAT8E4M3FN", "FLOAT8E4M3FNUZ", "FLOAT8E5M2",
+      "FLOAT8E5M2FNUZ", "",           "",          "FLOAT4E2M1",   "FLOAT8E8M0",     "UINT2",
+      "INT2",           "FLOAT6E2M3", "FLOAT6E3M2"};
+  throw Error(ErrorCode::kUnsupported, what + ": the data type " +
+                                           (data_type == 8 ? "STRING" : kNames[data_type - 14]) +
+                                           " is not supported");
 }
 
 ConstantTensor TensorReader::in_place(DType dtype, const Dims& dims, Bytes data,
@@ -185,8 +186,8 @@ ConstantTensor TensorReader::read_external(const TensorView& tensor, DType dtype
   std::int64_t end = 0;
   if (!checked_add(range.offset, bytes, &end) || end > size) {
     fail(what, "external data of " + std::to_string(bytes) + " bytes at offset " +
-                   std::to_string(range.offset) + " does not fit into the " +
-                   std::to_string(size) + " bytes of " + quote(range.location));
+                   std::to_string(range.offset) + " does not fit into the " + std::to_string(size) +
+                   " bytes of " + quote(range.location));
   }
   const Bytes data = file->bytes().subspan(static_cast<std::size_t>(range.offset),
                                            static_cast<std::size_t>(bytes));
@@ -204,8 +205,9 @@ ConstantTensor TensorReader::read_typed(const TensorView& tensor, DType dtype, c
   }
   const PackedField& data = tensor.data[static_cast<std::size_t>(field)];
   if (data.chunks == 0) {
-    if (bytes != 0) fail(what, "no data, " + type_text(dtype, dims) + " needs " +
-                                   std::to_string(bytes) + " bytes");
+    if (bytes != 0)
+      fail(what,
+           "no data, " + type_text(dtype, dims) + " needs " + std::to_string(bytes) + " bytes");
     return in_place(dtype, dims, {}, nullptr);
   }
   const bool fixed = dtype == DType::kF32 || dtype == DType::kF64;
@@ -228,8 +230,8 @@ ConstantTensor TensorReader::read_typed(const TensorView& tensor, DType dtype, c
     }
   }
   if (present != entries) {
-    fail(what, std::string(kDataNames[field]) + " holds " + std::to_string(present) +
-                   " entries, " + type_text(dtype, dims) + " needs " + std::to_string(entries));
+    fail(what, std::string(kDataNames[field]) + " holds " + std::to_string(present) + " entries, " +
+                   type_text(dtype, dims) + " needs " + std::to_string(entries));
   }
   if (fixed && one_chunk && static_cast<std::int64_t>(data.bytes.size()) == bytes) {
     return in_place(dtype, dims, data.bytes, owner_);

@@ -30,10 +30,10 @@ T load_little_endian(const std::byte* p) {
 
 void Budget::take_memory(std::int64_t bytes, std::string_view what) {
   if (bytes > limits_.memory - memory_) {
-    throw Error(ErrorCode::kOutOfMemory,
-                std::string(what) + " needs " + std::to_string(bytes) + " bytes; " +
-                    std::to_string(limits_.memory - memory_) + " of the " +
-                    std::to_string(limits_.memory) + " bytes that loading may take are left");
+    throw Error(ErrorCode::kOutOfMemory, std::string(what) + " needs " + std::to_string(bytes) +
+                                             " bytes; " + std::to_string(limits_.memory - memory_) +
+                                             " of the " + std::to_string(limits_.memory) +
+                                             " bytes that loading may take are left");
   }
   memory_ += bytes;
 }
@@ -79,8 +79,8 @@ std::uint64_t Reader::varint(const char* what) {
   const std::byte* start = at_;
   std::uint64_t value = 0;
   if (!read_varint(&at_, end_, &value)) {
-    const bool cut = at_ == end_ && at_ - start < 10 &&
-                     (at_ == start || at_[-1] >= std::byte{0x80});
+    const bool cut =
+        at_ == end_ && at_ - start < 10 && (at_ == start || at_[-1] >= std::byte{0x80});
     fail(start, std::string(what) + (cut ? " is cut short" : " exceeds 64 bits"));
   }
   return value;
@@ -120,8 +120,8 @@ bool Reader::next(Field& field) {
       const std::uint64_t length = varint("a length");
       if (length > left()) {
         fail(field.at, "field " + std::to_string(field.number) + " has length " +
-                           std::to_string(length) + ", the message has " +
-                           std::to_string(left()) + " bytes left");
+                           std::to_string(length) + ", the message has " + std::to_string(left()) +
+                           " bytes left");
       }
       field.bytes = {at_, static_cast<std::size_t>(length)};
       at_ += length;

@@ -63,8 +63,8 @@ class Field {
  public:
   std::uint32_t number = 0;
   WireType type = WireType::kVarint;
-  std::uint64_t scalar = 0;  // varint, fixed64 or fixed32
-  Bytes bytes;               // kBytes
+  std::uint64_t scalar = 0;       // varint, fixed64 or fixed32
+  Bytes bytes;                    // kBytes
   const std::byte* at = nullptr;  // the tag
 
   bool is_bytes() const { return type == WireType::kBytes; }

@@ -62,9 +62,9 @@ std::unique_ptr<OpKernel> make_concat(Info info) {
 }
 
 // Sizes along the axis: the split input, or equal parts with a smaller last one.
-std::vector<std::int64_t> split_sizes(OpContext& context, std::int64_t dim, std::int64_t parts) {
+IntList split_sizes(OpContext& context, std::int64_t dim, std::int64_t parts) {
   if (context.has_input(1)) {
-    const std::vector<std::int64_t> sizes = int_list(context.input(1), "split");
+    const IntList sizes = int_list(context.input(1), "split");
     std::int64_t sum = 0;
     bool valid = static_cast<int>(sizes.size()) == context.output_count();
     for (std::int64_t s : sizes) valid = valid && s >= 0 && checked_add(sum, s, &sum);
@@ -82,7 +82,7 @@ std::vector<std::int64_t> split_sizes(OpContext& context, std::int64_t dim, std:
            std::to_string(context.output_count()) + " outputs";
   });
   const std::int64_t part = (dim + parts - 1) / parts;
-  std::vector<std::int64_t> sizes(static_cast<std::size_t>(parts), part);
+  IntList sizes(static_cast<std::size_t>(parts), part);
   sizes.back() = dim - part * (parts - 1);
   check(sizes.back() >= 0, [&] {
     return "an axis of " + std::to_string(dim) + " cannot be split into " + std::to_string(parts) +
@@ -101,7 +101,7 @@ std::unique_ptr<OpKernel> make_split(Info info) {
   return kernel_of([=](OpContext& context) {
     const Tensor& x = context.input(0);
     const int axis = normalize_axis(axis_attribute, x.dims.rank);
-    const std::vector<std::int64_t> sizes = split_sizes(context, x.dims[axis], parts);
+    const IntList sizes = split_sizes(context, x.dims[axis], parts);
     const std::size_t size = element_size(x.dtype);
     const std::int64_t outer = x.dims.elements(0, axis);
     const std::int64_t inner = x.dims.elements(axis + 1, x.dims.rank);

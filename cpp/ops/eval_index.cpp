@@ -19,7 +19,8 @@ constexpr int kLanes = ExprProgram::kLanes;
 void write(const std::int64_t* values, int n, DType dtype, void* out, std::int64_t at) {
   for (int i = 0; i < n; ++i) {
     if (dtype == DType::kI64) static_cast<std::int64_t*>(out)[at + i] = values[i];
-    if (dtype == DType::kI32) static_cast<std::int32_t*>(out)[at + i] = static_cast<std::int32_t>(values[i]);
+    if (dtype == DType::kI32)
+      static_cast<std::int32_t*>(out)[at + i] = static_cast<std::int32_t>(values[i]);
     if (dtype == DType::kBool) static_cast<std::uint8_t*>(out)[at + i] = values[i] != 0;
     if (dtype == DType::kF32) static_cast<float*>(out)[at + i] = static_cast<float>(values[i]);
   }
@@ -45,8 +46,8 @@ class EvalIndexKernel : public OpKernel {
     for (std::int64_t row = 0; row < rows; ++row) {
       const std::int64_t position = positions.as<const std::int64_t>()[row];
       if (!eval_row(position, row, scratch, out)) {
-        fail(ErrorCode::kInvalidArgument, "position " + std::to_string(position) +
-                                              " is beyond a table of the model");
+        fail(ErrorCode::kInvalidArgument,
+             "position " + std::to_string(position) + " is beyond a table of the model");
       }
     }
   }

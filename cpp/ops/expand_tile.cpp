@@ -12,7 +12,7 @@ using Info = const NodeInfo&;
 
 void run_expand(OpContext& context) {
   const Tensor& x = context.input(0);
-  const std::vector<std::int64_t> shape = int_list(context.input(1), "shape");
+  const IntList shape = int_list(context.input(1), "shape");
   const Dims requested{std::span<const std::int64_t>(shape)};
   result_elements(requested);
   const Dims dims = broadcast_dims(x.dims, requested);
@@ -34,7 +34,7 @@ void run_expand(OpContext& context) {
 
 void run_tile(OpContext& context) {
   const Tensor& x = context.input(0);
-  const std::vector<std::int64_t> repeats = int_list(context.input(1), "repeats");
+  const IntList repeats = int_list(context.input(1), "repeats");
   check(static_cast<int>(repeats.size()) == x.dims.rank, [&] {
     return "repeats has " + std::to_string(repeats.size()) + " entries but the input has shape " +
            x.dims.str();

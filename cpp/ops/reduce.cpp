@@ -130,7 +130,7 @@ struct ReducePlan {
   Dims reduced, reduced_strides;
 };
 
-ReducePlan plan_reduce(const Dims& in, const std::vector<int>& axes, bool keep) {
+ReducePlan plan_reduce(const Dims& in, std::span<const int> axes, bool keep) {
   ReducePlan plan;
   const Dims strides = strides_of(in);
   int previous = -1;  // kind of the axis before: 0 kept, 1 reduced
@@ -183,8 +183,8 @@ void reduce(OpContext& context, const ReducePlan& plan, const T* in, T* out) {
   });
 }
 
-std::vector<int> axes_to_reduce(OpContext& context, int rank, bool noop_with_empty_axes) {
-  std::vector<std::int64_t> list;
+AxisList axes_to_reduce(OpContext& context, int rank, bool noop_with_empty_axes) {
+  IntList list;
   if (context.has_input(1)) list = int_list(context.input(1), "axes");
   if (list.empty() && !noop_with_empty_axes) {
     for (int axis = 0; axis < rank; ++axis) list.push_back(axis);

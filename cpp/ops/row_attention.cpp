@@ -24,7 +24,9 @@ constexpr int kQueryTile = 32;
 // Below this many multiply-adds a call is shorter than waking the other threads.
 constexpr double kSerialWork = 1 << 17;
 
-std::size_t round_up(std::size_t value, std::size_t unit) { return (value + unit - 1) / unit * unit; }
+std::size_t round_up(std::size_t value, std::size_t unit) {
+  return (value + unit - 1) / unit * unit;
+}
 
 // One unit of work: the queries [first, first + count) of a run, for one key/value head.
 struct Tile {
@@ -79,7 +81,7 @@ class RowAttentionKernel : public OpKernel {
 
   graph::RowAttention a_;
   int layer_;
-  int group_;  // query heads that share a key/value head
+  int group_;      // query heads that share a key/value head
   Dims out_dims_;  // -1: rows
   std::optional<graph::ExprProgram> bias_;
   bool bias_by_head_ = false;  // it differs between heads
@@ -128,8 +130,7 @@ void RowAttentionKernel::store(const kernels::KernelTable& kernels, const Rows& 
     const std::int64_t row = run.first_row + i;
     const std::int64_t position = run.first_position + i;
     const std::int64_t block = position / kernels::kKvBlock;
-    kernels.store_kv_f32(rows.k + row * k_stride + std::int64_t{kv_head} * a_.head_dim,
-                         a_.head_dim,
+    kernels.store_kv_f32(rows.k + row * k_stride + std::int64_t{kv_head} * a_.head_dim, a_.head_dim,
                          rows.v + row * v_stride + std::int64_t{kv_head} * a_.value_dim,
                          a_.value_dim, static_cast<int>(position % kernels::kKvBlock),
                          k_blocks[block], v_blocks[block]);
@@ -217,8 +218,8 @@ void RowAttentionKernel::fill_bias(std::int64_t head, std::int64_t position, std
       }
     }
     if (!ok) {
-      fail(ErrorCode::kInvalidArgument, "the attention bias has no value for query position " +
-                                            std::to_string(position));
+      fail(ErrorCode::kInvalidArgument,
+           "the attention bias has no value for query position " + std::to_string(position));
     }
   }
 }
@@ -305,11 +306,10 @@ std::unique_ptr<OpKernel> make_row_attention(const graph::RowAttention& a, const
   require(a.heads > 0 && a.kv_heads > 0 && a.head_dim > 0 && a.value_dim > 0 &&
               a.heads % a.kv_heads == 0,
           info, "impossible head counts or sizes");
-  require(info.dtype(0) == DType::kF32 && info.dtype(1) == DType::kF32 &&
-              info.dtype(2) == DType::kF32,
-          info, "queries, keys and values must be float32");
-  require(info.graph.value(info.node.output(0)).shape.has_value(), info,
-          "its output has no shape");
+  require(
+      info.dtype(0) == DType::kF32 && info.dtype(1) == DType::kF32 && info.dtype(2) == DType::kF32,
+      info, "queries, keys and values must be float32");
+  require(info.graph.value(info.node.output(0)).shape.has_value(), info, "its output has no shape");
   require(!a.bias || a.bias->type() != graph::ExprType::kInt, info,
           "its bias must be boolean or float");
   const int layer = static_cast<int>(info.node.int_attr("layer", 0));

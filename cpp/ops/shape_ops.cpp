@@ -25,13 +25,13 @@ std::unique_ptr<OpKernel> make_shape(Info info) {
 }
 
 // The dims that `shape` asks for: 0 copies the input's (unless allow_zero), one -1 is inferred.
-Dims reshape_dims(const Dims& from, const std::vector<std::int64_t>& shape, bool allow_zero) {
+Dims reshape_dims(const Dims& from, std::span<const std::int64_t> shape, bool allow_zero) {
   const auto describe_request = [&] {
     std::string list;
     for (std::int64_t s : shape) list += (list.empty() ? "" : ", ") + std::to_string(s);
     return "cannot reshape " + from.str() + " to [" + list + "]";
   };
-  Dims to{std::span<const std::int64_t>(shape)};
+  Dims to{shape};
   int inferred = -1;
   for (int axis = 0; axis < to.rank; ++axis) {
     if (to[axis] == 0 && !allow_zero) {
@@ -73,7 +73,7 @@ std::unique_ptr<OpKernel> make_reshape(Info info) {
 }
 
 // The axes input (or the attribute of older forms) of Squeeze and Unsqueeze.
-std::vector<std::int64_t> axes_of(OpContext& context) {
+IntList axes_of(OpContext& context) {
   if (!context.has_input(1)) return {};
   return int_list(context.input(1), "axes");
 }
@@ -81,7 +81,7 @@ std::vector<std::int64_t> axes_of(OpContext& context) {
 std::unique_ptr<OpKernel> make_squeeze(Info) {
   return kernel_of([](OpContext& context) {
     const Dims& dims = context.input(0).dims;
-    const std::vector<int> axes = normalize_axes(axes_of(context), dims.rank);
+    const AxisList axes = normalize_axes(axes_of(context), dims.rank);
     const bool all = !context.has_input(1);
     Dims out;
     for (int axis = 0; axis < dims.rank; ++axis) {
@@ -99,11 +99,11 @@ std::unique_ptr<OpKernel> make_squeeze(Info) {
 std::unique_ptr<OpKernel> make_unsqueeze(Info) {
   return kernel_of([](OpContext& context) {
     const Dims& dims = context.input(0).dims;
-    const std::vector<std::int64_t> list = axes_of(context);
+    const IntList list = axes_of(context);
     check(list.size() <= static_cast<std::size_t>(kMaxRank),
           [&] { return std::string("too many axes"); });
     const int rank = dims.rank + static_cast<int>(list.size());
-    const std::vector<int> axes = normalize_axes(list, rank);
+    const AxisList axes = normalize_axes(list, rank);
     Dims out;
     int next = 0;
     for (int axis = 0; axis < rank; ++axis) {

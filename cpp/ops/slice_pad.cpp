@@ -45,7 +45,7 @@ void run_slice(OpContext& context) {
   const Tensor& x = context.input(0);
   const auto starts = int_list(context.input(1), "starts");
   const auto ends = int_list(context.input(2), "ends");
-  std::vector<std::int64_t> axes, steps(starts.size(), 1);
+  IntList axes, steps(starts.size(), 1);
   if (context.has_input(3)) {
     axes = int_list(context.input(3), "axes");
   } else {
@@ -132,7 +132,7 @@ std::unique_ptr<OpKernel> make_pad(Info info) {
     const Tensor& x = context.input(0);
     const int rank = x.dims.rank;
     const auto pads = int_list(context.input(1), "pads");
-    std::vector<int> axes;
+    AxisList axes;
     if (context.has_input(3)) {
       const auto list = int_list(context.input(3), "axes");
       normalize_axes(list, rank);

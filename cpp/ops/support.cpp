@@ -20,8 +20,8 @@ int normalize_axis(std::int64_t axis, int rank) {
   return static_cast<int>(axis < 0 ? axis + rank : axis);
 }
 
-std::vector<int> normalize_axes(const std::vector<std::int64_t>& axes, int rank) {
-  std::vector<int> out;
+AxisList normalize_axes(std::span<const std::int64_t> axes, int rank) {
+  AxisList out;
   for (std::int64_t axis : axes) {
     const int normal = normalize_axis(axis, rank);
     if (std::find(out.begin(), out.end(), normal) != out.end()) {
@@ -73,13 +73,13 @@ std::size_t checked_product(std::size_t a, std::size_t b) {
   return product;
 }
 
-std::vector<std::int64_t> int_list(const Tensor& tensor, std::string_view name) {
+IntList int_list(const Tensor& tensor, std::string_view name) {
   if (tensor.dims.rank > 1) {
     fail(ErrorCode::kInvalidArgument,
          std::string(name) + " has shape " + tensor.dims.str() + "; expected a list");
   }
   const std::int64_t n = tensor.elements();
-  std::vector<std::int64_t> out(static_cast<std::size_t>(n));
+  IntList out(static_cast<std::size_t>(n));
   if (tensor.dtype == DType::kI64) {
     std::copy_n(tensor.as<std::int64_t>(), n, out.begin());
   } else if (tensor.dtype == DType::kI32) {

@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "base/checked.h"
+#include "base/short_list.h"
 #include "base/tensor.h"
 #include "ops/dispatch.h"
 #include "ops/op.h"
@@ -38,6 +39,10 @@ std::unique_ptr<OpKernel> kernel_of(F f, unsigned strided = 0) {
   return std::make_unique<LambdaKernel<F>>(std::move(f), strided);
 }
 
+// Lists that kernels make while they run: short, and held without an allocation.
+using IntList = ShortList<std::int64_t>;
+using AxisList = ShortList<int>;
+
 // ---- Checks ----------------------------------------------------------------------------------
 
 // Throws kInvalidArgument with the message unless the condition holds. The message is built only
@@ -50,7 +55,7 @@ void check(bool condition, Message&& message) {
 // An axis in [-rank, rank) as one in [0, rank). Throws kInvalidArgument.
 int normalize_axis(std::int64_t axis, int rank);
 // The same for a list, which must not name an axis twice; sorted ascending when `sorted`.
-std::vector<int> normalize_axes(const std::vector<std::int64_t>& axes, int rank);
+AxisList normalize_axes(std::span<const std::int64_t> axes, int rank);
 
 // Elements and bytes of a result. Throws kOutOfMemory when the size overflows, kInvalidArgument
 // when a dimension is negative.
@@ -65,7 +70,7 @@ std::size_t checked_product(std::size_t a, std::size_t b);
 
 // The integers of an int32 or int64 tensor of rank 0 or 1 ("axes", "shape", ...); `name` for
 // messages.
-std::vector<std::int64_t> int_list(const Tensor& tensor, std::string_view name);
+IntList int_list(const Tensor& tensor, std::string_view name);
 // The single integer of a tensor with one element.
 std::int64_t int_scalar(const Tensor& tensor, std::string_view name);
 // The single number of a numeric tensor with one element.

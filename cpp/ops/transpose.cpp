@@ -17,7 +17,7 @@ struct MergedTranspose {
   Dims strides;  // in the input, by result axis
 };
 
-MergedTranspose merge(const Dims& in, const std::vector<int>& perm) {
+MergedTranspose merge(const Dims& in, std::span<const int> perm) {
   const Dims strides = strides_of(in);
   MergedTranspose out;
   for (int axis : perm) {
@@ -86,8 +86,8 @@ void copy_tiles(const MergedTranspose& t, const T* in, T* out, std::int64_t begi
   }
 }
 
-void transpose(OpContext& context, const Tensor& x, const Dims& in_dims,
-               const std::vector<int>& perm, Tensor& y) {
+void transpose(OpContext& context, const Tensor& x, const Dims& in_dims, std::span<const int> perm,
+               Tensor& y) {
   if (x.elements() == 0) return;
   const MergedTranspose t = merge(in_dims, perm);
   const std::int64_t n = t.dims.back(), total = t.dims.elements();
@@ -111,7 +111,7 @@ std::unique_ptr<OpKernel> make_transpose(Info info) {
   return kernel_of([attribute](OpContext& context) {
     const Tensor& x = context.input(0);
     const int rank = x.dims.rank;
-    std::vector<int> perm;
+    AxisList perm;
     if (!attribute) {
       for (int axis = rank - 1; axis >= 0; --axis) perm.push_back(axis);
     } else {

@@ -73,8 +73,8 @@ class FreeList {
   }
 
   std::int64_t end_ = 0;
-  std::map<std::int64_t, std::int64_t> by_offset_;             // offset -> bytes
-  std::set<std::pair<std::int64_t, std::int64_t>> by_size_;    // (bytes, offset)
+  std::map<std::int64_t, std::int64_t> by_offset_;           // offset -> bytes
+  std::set<std::pair<std::int64_t, std::int64_t>> by_size_;  // (bytes, offset)
 };
 
 std::int64_t rounded(std::int64_t bytes) {
@@ -95,9 +95,8 @@ std::int64_t plan_arena(std::span<ArenaBuffer> buffers) {
   std::stable_sort(by_first.begin(), by_first.end(), [&](std::size_t a, std::size_t b) {
     return buffers[a].first < buffers[b].first;
   });
-  std::stable_sort(by_last.begin(), by_last.end(), [&](std::size_t a, std::size_t b) {
-    return buffers[a].last < buffers[b].last;
-  });
+  std::stable_sort(by_last.begin(), by_last.end(),
+                   [&](std::size_t a, std::size_t b) { return buffers[a].last < buffers[b].last; });
   FreeList free;
   std::size_t ended = 0;
   for (const std::size_t i : by_first) {

@@ -36,15 +36,17 @@ struct Generator::Impl {
   Model model;
   std::vector<GenerateRequest> requests;
   std::vector<GenerateResult> results;
-  std::vector<bool> finished;         // by request
-  std::vector<Active> active;         // in the order of the requests
-  std::vector<Step> steps;            // of one forward()
-  std::vector<float> logits;          // [active, vocab_size]
+  std::vector<bool> finished;  // by request
+  std::vector<Active> active;  // in the order of the requests
+  std::vector<Step> steps;     // of one forward()
+  std::vector<float> logits;   // [active, vocab_size]
   std::vector<GenerateEvent> events;
 };
 
 Generator::Impl::Impl(Model handle, std::vector<GenerateRequest> all)
-    : model(std::move(handle)), requests(std::move(all)), results(requests.size()),
+    : model(std::move(handle)),
+      requests(std::move(all)),
+      results(requests.size()),
       finished(requests.size()) {
   const auto vocab = static_cast<std::size_t>(model.info().vocab_size);
   for (std::size_t i = 0; i < requests.size(); ++i) {
@@ -135,9 +137,9 @@ GenerateEvent Generator::Impl::advance(Active& one, std::span<const float> row) 
   // The model may know more outputs than ids it takes back.
   const std::int64_t limit = model.info().token_limit;
   if (limit > 0 && token >= limit) {
-    throw Error(ErrorCode::kInvalidModel,
-                "the model chose token " + std::to_string(token) + " but takes ids below " +
-                    std::to_string(limit) + " only; forbid it with a logit_bias of -infinity");
+    throw Error(ErrorCode::kInvalidModel, "the model chose token " + std::to_string(token) +
+                                              " but takes ids below " + std::to_string(limit) +
+                                              " only; forbid it with a logit_bias of -infinity");
   }
   return {.request = one.request, .token = token};
 }
@@ -152,7 +154,9 @@ Generator::Generator(Generator&&) noexcept = default;
 Generator& Generator::operator=(Generator&&) noexcept = default;
 Generator::~Generator() = default;
 
-bool Generator::done() const noexcept { return impl_->active.empty(); }
+bool Generator::done() const noexcept {
+  return impl_->active.empty();
+}
 
 std::span<const GenerateEvent> Generator::step(const CancelCheck& cancelled) {
   Impl& self = *impl_;
@@ -181,10 +185,11 @@ void Generator::stop(std::size_t request) {
   impl_->drop_finished();
 }
 
-const std::vector<GenerateResult>& Generator::results() const noexcept { return impl_->results; }
+const std::vector<GenerateResult>& Generator::results() const noexcept {
+  return impl_->results;
+}
 
-std::vector<GenerateResult> generate(const Model& model,
-                                     std::span<const GenerateRequest> requests,
+std::vector<GenerateResult> generate(const Model& model, std::span<const GenerateRequest> requests,
                                      const OnToken& on_token, const CancelCheck& cancelled) {
   Generator generator(model, {requests.begin(), requests.end()});
   while (!generator.done()) {
@@ -195,8 +200,8 @@ std::vector<GenerateResult> generate(const Model& model,
   return generator.results();
 }
 
-GenerateResult generate(const Model& model, const GenerateRequest& request,
-                        const OnToken& on_token, const CancelCheck& cancelled) {
+GenerateResult generate(const Model& model, const GenerateRequest& request, const OnToken& on_token,
+                        const CancelCheck& cancelled) {
   return generate(model, std::span(&request, 1), on_token, cancelled).front();
 }
 

@@ -16,7 +16,9 @@ namespace {
 constexpr std::int64_t kBlock = kernels::kKvBlock;
 constexpr std::int64_t kMaxPageFloats = std::int64_t{1} << 31;  // 8 GiB
 
-std::int64_t pages_for(std::int64_t length) { return (length + kBlock - 1) / kBlock; }
+std::int64_t pages_for(std::int64_t length) {
+  return (length + kBlock - 1) / kBlock;
+}
 
 // Copies the first `positions` positions of every block; the rest of `to` stays zero.
 void copy_positions(const KvLayout& layout, const KvPage& from, const KvPage& to,
@@ -100,7 +102,9 @@ void KvPool::release(KvPage* page) noexcept {
 }
 
 KvCache::KvCache(const KvCache& other)
-    : pool_(other.pool_), length_(other.length_), capacity_(other.capacity_),
+    : pool_(other.pool_),
+      length_(other.length_),
+      capacity_(other.capacity_),
       tables_(other.tables_) {
   const std::int64_t shared = pages_for(length_);
   pages_.reserve(other.pages_.capacity());
@@ -118,8 +122,7 @@ std::int64_t KvCache::bytes() const {
 
 void KvCache::reserve(std::int64_t new_length) {
   if (new_length <= length_) return;
-  if (length_ % kBlock != 0 &&
-      pages_.back()->references.load(std::memory_order_acquire) > 1) {
+  if (length_ % kBlock != 0 && pages_.back()->references.load(std::memory_order_acquire) > 1) {
     copy_last_page();
   }
   const std::int64_t wanted = pages_for(new_length);

@@ -29,7 +29,7 @@ class KvLayout {
   // Throws kvik::Error(kUnsupported) when a page would be absurdly large.
   explicit KvLayout(std::span<const KvLayerShape> layers);
 
-  struct Table {           // one (layer, kv head)
+  struct Table {                // one (layer, kv head)
     std::int64_t k_offset = 0;  // in floats
     std::int64_t v_offset = 0;
     int head_dim = 0;
@@ -57,8 +57,8 @@ class KvPool {
   explicit KvPool(KvLayout layout) : layout_(std::move(layout)) {}
   const KvLayout& layout() const { return layout_; }
 
-  KvPage* take();                         // throws kvik::Error(kOutOfMemory)
-  void release(KvPage* page) noexcept;    // drops one reference
+  KvPage* take();                       // throws kvik::Error(kOutOfMemory)
+  void release(KvPage* page) noexcept;  // drops one reference
 
  private:
   KvLayout layout_;
@@ -99,8 +99,8 @@ class KvCache {
   std::shared_ptr<KvPool> pool_;
   std::int64_t length_ = 0;
   std::vector<KvPage*> pages_;
-  std::int64_t capacity_ = 0;     // pages that the tables have room for
-  std::vector<float*> tables_;    // [tables, 2 (K, V), capacity]
+  std::int64_t capacity_ = 0;   // pages that the tables have room for
+  std::vector<float*> tables_;  // [tables, 2 (K, V), capacity]
 };
 
 }  // namespace kvik::runtime

@@ -31,7 +31,8 @@ constexpr std::int64_t kFoldBudget = std::int64_t{32} << 20;
 onnx::ImportOptions import_options() {
   onnx::ImportOptions options;
   options.supported = [](std::string_view domain, std::string_view op) {
-    return ops::registry().find(domain, op) != nullptr || (domain.empty() && (op == "If" || op == "Loop"));
+    return ops::registry().find(domain, op) != nullptr ||
+           (domain.empty() && (op == "If" || op == "Loop"));
   };
   return options;
 }
@@ -99,19 +100,21 @@ graph::Model import_model(std::span<const std::byte> bytes) {
   return onnx::import_bytes(*copy, import_options(), copy);
 }
 
-void prepare_graph(Graph& graph, const Engine& engine, Optimize how) {
+void prepare_graph(Graph& graph, const Engine& engine, Optimize how, graph::DimLimits* limits) {
   if (how == Optimize::kNothing) {
     graph::infer(graph);
   } else {
     graph::PassOptions options;
+    options.assume_limits = limits != nullptr;
     for (const graph::Pass& pass : graph::all_passes()) {
       const bool fusion = pass.name.starts_with("fuse_") && pass.name != "fuse_attention";
       if (how == Optimize::kProof && fusion) options.disabled.emplace(pass.name);
     }
     std::int64_t budget = kFoldBudget;
-    graph::optimize(graph, options, [&](const Graph& from, const Node& node) {
-      return evaluate(from, node, engine, budget);
-    });
+    const graph::PipelineReport report = graph::optimize(
+        graph, options,
+        [&](const Graph& from, const Node& node) { return evaluate(from, node, engine, budget); });
+    if (limits != nullptr) *limits = report.limits;
   }
   graph::verify(graph);
 }

@@ -11,6 +11,7 @@
 
 #include "base/thread_pool.h"
 #include "graph/graph.h"
+#include "graph/infer/infer.h"
 #include "kvik/model.h"
 #include "kvik/session.h"
 #include "ops/packed_weights.h"
@@ -38,8 +39,10 @@ enum class Optimize : std::uint8_t {
   kAll,
 };
 
-// Folds constants, fuses, infers shapes and checks the graph.
-void prepare_graph(graph::Graph& graph, const Engine& engine, Optimize how);
+// Folds constants, fuses, infers shapes and checks the graph. `limits`: where bounds on dimensions
+// that the passes took for granted are written; null: the graph keeps its meaning for all sizes.
+void prepare_graph(graph::Graph& graph, const Engine& engine, Optimize how,
+                   graph::DimLimits* limits = nullptr);
 
 // ---- what info() and inspect show --------------------------------------------------------------
 std::vector<TensorInfo> describe_values(const graph::Graph& graph,

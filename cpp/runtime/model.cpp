@@ -46,7 +46,7 @@ struct Model::Impl {
   Impl(graph::Model loaded, const LoadOptions& options);
 
   void describe_file(const graph::Model& loaded);
-  void make_row_decoder(const LoadOptions& options);
+  void make_row_decoder(const LoadOptions& options, const graph::DimLimits& limits);
   void make_recompute_decoder();
   void take(std::span<const Step> steps);
   void release() noexcept;
@@ -63,8 +63,8 @@ struct Model::Impl {
   std::shared_ptr<const graph::RowGraph> rows;  // null: not incremental
   std::unique_ptr<runtime::Decoder> decoder;
 
-  std::mutex mutex;                         // held during forward(): one arena, one pool
-  std::vector<runtime::DecodeStep> taken;   // steps of the present call; keeps its capacity
+  std::mutex mutex;                        // held during forward(): one arena, one pool
+  std::vector<runtime::DecodeStep> taken;  // steps of the present call; keeps its capacity
 };
 
 struct Sequence::Impl {
@@ -84,15 +84,20 @@ Model::Impl::Impl(graph::Model loaded, const LoadOptions& options)
   describe_file(loaded);
   imported = std::move(loaded.graph);
   optimized = imported;
-  runtime::prepare_graph(optimized, workshop.engine(),
-                         options.optimize ? runtime::Optimize::kAll : runtime::Optimize::kProof);
+  const auto how = options.optimize ? runtime::Optimize::kAll : runtime::Optimize::kProof;
   info.context_length = metadata_number(metadata, "kvik.context_length");
   if (options.incremental) {
-    make_row_decoder(options);
+    graph::DimLimits limits;
+    runtime::prepare_graph(optimized, workshop.engine(), how, &limits);
+    make_row_decoder(options, limits);
   } else {
     explanation.push_back("not incremental: switched off when the model was loaded");
   }
-  if (!decoder) make_recompute_decoder();
+  if (!decoder) {
+    optimized = imported;  // what runs as a whole must hold for every length
+    runtime::prepare_graph(optimized, workshop.engine(), how);
+    make_recompute_decoder();
+  }
   info.incremental = rows != nullptr;
   info.ops_after = runtime::count_ops(rows ? rows->graph : optimized);
   info.threads = workshop.pool.threads();
@@ -112,8 +117,9 @@ void Model::Impl::describe_file(const graph::Model& loaded) {
 }
 
 // Leaves `decoder` empty, and says why, when the graph is not one of rows.
-void Model::Impl::make_row_decoder(const LoadOptions& options) {
-  graph::RowProof proof = graph::prove_rowwise(optimized, runtime::logits_output(optimized));
+void Model::Impl::make_row_decoder(const LoadOptions& options, const graph::DimLimits& limits) {
+  graph::RowProof proof =
+      graph::prove_rowwise(optimized, runtime::logits_output(optimized), limits);
   explanation = std::move(proof.explanation);
   if (!proof.rows) return;
   auto proved = std::make_shared<const graph::RowGraph>(*std::move(proof.rows));
@@ -152,9 +158,15 @@ Sequence::Sequence(Sequence&&) noexcept = default;
 Sequence& Sequence::operator=(Sequence&&) noexcept = default;
 Sequence::~Sequence() = default;
 
-bool Sequence::valid() const noexcept { return impl_ != nullptr; }
-std::int64_t Sequence::length() const noexcept { return impl_ ? impl_->state->length() : 0; }
-std::int64_t Sequence::state_bytes() const noexcept { return impl_ ? impl_->state->bytes() : 0; }
+bool Sequence::valid() const noexcept {
+  return impl_ != nullptr;
+}
+std::int64_t Sequence::length() const noexcept {
+  return impl_ ? impl_->state->length() : 0;
+}
+std::int64_t Sequence::state_bytes() const noexcept {
+  return impl_ ? impl_->state->bytes() : 0;
+}
 
 Sequence Sequence::fork() const {
   if (!impl_) refuse("fork() of an empty sequence handle");
@@ -185,11 +197,15 @@ Model Model::from_bytes(std::span<const std::byte> bytes, const LoadOptions& opt
   return Model(std::make_shared<Impl>(runtime::import_model(bytes), options));
 }
 
-const ModelInfo& Model::info() const noexcept { return impl_->info; }
+const ModelInfo& Model::info() const noexcept {
+  return impl_->info;
+}
 const std::map<std::string, std::string>& Model::metadata() const noexcept {
   return impl_->metadata;
 }
-const std::vector<std::string>& Model::explain() const noexcept { return impl_->explanation; }
+const std::vector<std::string>& Model::explain() const noexcept {
+  return impl_->explanation;
+}
 
 std::string Model::dump(GraphStage stage) const {
   switch (stage) {

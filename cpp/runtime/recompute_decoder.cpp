@@ -24,9 +24,8 @@ class FilledInput {
   template <typename F>
   FilledInput(DType dtype, int rank, std::int64_t count, const F& number)
       : memory_(static_cast<std::size_t>(count) * 8) {
-    tensor_ = {.dtype = dtype,
-               .dims = rank == 1 ? Dims{count} : Dims{1, count},
-               .data = memory_.data()};
+    tensor_ = {
+        .dtype = dtype, .dims = rank == 1 ? Dims{count} : Dims{1, count}, .data = memory_.data()};
     for (std::int64_t i = 0; i < count; ++i) {
       const std::int64_t value = number(i);
       switch (dtype) {

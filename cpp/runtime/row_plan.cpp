@@ -103,8 +103,11 @@ bool gatherable(const Slot& slot) {
 class Builder {
  public:
   explicit Builder(const RowGraph& rows)
-      : rows_(rows), graph_(rows.graph), parts_(rows),
-        slot_of_(graph_.values.size(), kNoSlot), tail_slot_of_(graph_.values.size(), kNoSlot) {
+      : rows_(rows),
+        graph_(rows.graph),
+        parts_(rows),
+        slot_of_(graph_.values.size(), kNoSlot),
+        tail_slot_of_(graph_.values.size(), kNoSlot) {
     const auto& shape = graph_.value(rows.tokens).shape;
     if (!shape || shape->size() != 1) {
       refuse(graph_.value(rows.tokens), "the token ids of a row graph must have shape [rows]");
@@ -169,8 +172,9 @@ SlotId Builder::tail_slot(ValueId id) {
   if (slot == kNoSlot) {
     const SlotId from = body_slot(id);
     slot = add_slot(id, Part::kTail);
-    plan_.gathers.push_back(
-        {.from = from, .to = slot, .row_bytes = plan_.slots[static_cast<std::size_t>(from)].bytes(1)});
+    plan_.gathers.push_back({.from = from,
+                             .to = slot,
+                             .row_bytes = plan_.slots[static_cast<std::size_t>(from)].bytes(1)});
   }
   return slot;
 }
@@ -294,13 +298,15 @@ std::int64_t Slot::bytes(std::int64_t rows) const {
   }
   const auto bytes = fits ? checked_bytes(product, dtype) : std::nullopt;
   if (!bytes) {
-    throw Error(ErrorCode::kOutOfMemory, "an activation of " + std::to_string(rows) +
-                                             " rows exceeds 2^63 bytes");
+    throw Error(ErrorCode::kOutOfMemory,
+                "an activation of " + std::to_string(rows) + " rows exceeds 2^63 bytes");
   }
   return *bytes;
 }
 
-RowPlan make_row_plan(const RowGraph& rows) { return Builder(rows).build(); }
+RowPlan make_row_plan(const RowGraph& rows) {
+  return Builder(rows).build();
+}
 
 void place_slots(RowPlan& plan, std::int64_t max_rows, bool reuse) {
   std::vector<ArenaBuffer> life = lifetimes(plan);

@@ -156,11 +156,15 @@ class RowProgram::Context final : public ops::OpContext {
   AlignedBuffer scratch_;
 };
 
-RowProgram::RowProgram(std::shared_ptr<const graph::RowGraph> rows,
-                       const Engine& engine, int max_rows)
-    : rows_(std::move(rows)), engine_(engine), max_rows_(max_rows),
-      plan_(make_row_plan(*rows_)), layout_(layer_shapes(*rows_)),
-      tensors_(plan_.slots.size()), context_(std::make_unique<Context>(*this)) {
+RowProgram::RowProgram(std::shared_ptr<const graph::RowGraph> rows, const Engine& engine,
+                       int max_rows)
+    : rows_(std::move(rows)),
+      engine_(engine),
+      max_rows_(max_rows),
+      plan_(make_row_plan(*rows_)),
+      layout_(layer_shapes(*rows_)),
+      tensors_(plan_.slots.size()),
+      context_(std::make_unique<Context>(*this)) {
   make_kernels();
   bind_constants();
   context_->set_probing(true);

@@ -21,8 +21,8 @@ struct RowInput {
   std::span<const std::int64_t> tokens;     // [rows]
   std::span<const std::int64_t> positions;  // [rows]
   ops::RowBatch batch;
-  std::span<const std::int64_t> wanted;     // ascending rows whose output is wanted
-  float* output = nullptr;                  // [wanted, output_features]
+  std::span<const std::int64_t> wanted;  // ascending rows whose output is wanted
+  float* output = nullptr;               // [wanted, output_features]
 };
 
 // A planned row graph: kernels made, constants computed, memory placed. One run() at a time.

@@ -79,16 +79,17 @@ struct Sampler::Impl {
     return runtime::philox_uniform(options.seed, static_cast<std::uint64_t>(step));
   }
 
-  bool penalised;                     // repetition_penalty is on
-  std::vector<std::uint8_t> seen;     // [vocab], if penalised
-  std::vector<std::int64_t> seen_ids; // without repeats
-  std::vector<float> adjusted;        // [vocab], if biased or penalised
-  std::vector<double> weights;        // [vocab], if it samples
-  std::vector<Candidate> candidates;  // [vocab], if top_k or top_p
+  bool penalised;                      // repetition_penalty is on
+  std::vector<std::uint8_t> seen;      // [vocab], if penalised
+  std::vector<std::int64_t> seen_ids;  // without repeats
+  std::vector<float> adjusted;         // [vocab], if biased or penalised
+  std::vector<double> weights;         // [vocab], if it samples
+  std::vector<Candidate> candidates;   // [vocab], if top_k or top_p
 };
 
 Sampler::Impl::Impl(const SamplerOptions& o, std::int64_t vocab_size)
-    : options(o), vocab(static_cast<std::size_t>(vocab_size)),
+    : options(o),
+      vocab(static_cast<std::size_t>(vocab_size)),
       penalised(o.repetition_penalty != 1.0) {
   if (penalised) {
     seen.resize(vocab);
@@ -286,6 +287,8 @@ std::int64_t Sampler::sample(std::span<const float> logits) {
   return id;
 }
 
-std::int64_t Sampler::steps() const noexcept { return impl_->step; }
+std::int64_t Sampler::steps() const noexcept {
+  return impl_->step;
+}
 
 }  // namespace kvik

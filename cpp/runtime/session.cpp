@@ -70,9 +70,8 @@ OwnedTensor to_public(const runtime::OwnedTensor& result) {
 Session::Impl::Impl(graph::Model loaded, const SessionOptions& options)
     : workshop(options.threads), model(std::move(loaded)) {
   add_outputs(model.graph, options.extra_outputs);
-  runtime::prepare_graph(
-      model.graph, workshop.engine(),
-      options.optimize ? runtime::Optimize::kAll : runtime::Optimize::kNothing);
+  runtime::prepare_graph(model.graph, workshop.engine(),
+                         options.optimize ? runtime::Optimize::kAll : runtime::Optimize::kNothing);
   inputs = runtime::describe_values(model.graph, model.graph.inputs);
   outputs = runtime::describe_values(model.graph, model.graph.outputs);
   executor = std::make_unique<runtime::GraphExecutor>(model.graph, workshop.engine());
@@ -128,8 +127,12 @@ Session Session::from_bytes(std::span<const std::byte> bytes, const SessionOptio
   return Session(std::make_unique<Impl>(runtime::import_model(bytes), options));
 }
 
-const std::vector<TensorInfo>& Session::inputs() const { return impl_->inputs; }
-const std::vector<TensorInfo>& Session::outputs() const { return impl_->outputs; }
+const std::vector<TensorInfo>& Session::inputs() const {
+  return impl_->inputs;
+}
+const std::vector<TensorInfo>& Session::outputs() const {
+  return impl_->outputs;
+}
 
 std::vector<OwnedTensor> Session::run(std::span<const Feed> feeds,
                                       std::span<const std::string> output_names,

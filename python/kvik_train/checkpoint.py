@@ -99,9 +99,11 @@ def load_checkpoint(path: str | os.PathLike[str]) -> tuple[nn.Module, RunConfig,
 
     Args:
         path: the run's folder, or the checkpoint.pt in it.
+
     Returns:
         The model on the CPU in eval mode, the settings it was trained with (`config.family`,
         `config.model`, ...), the path of its tokenizer.json, and how far training had come.
+
     Raises:
         TrainError: the checkpoint or its tokenizer is missing or cannot be read.
     """

@@ -6,7 +6,7 @@ import os
 import sys
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Optional
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -20,17 +20,17 @@ DEFAULT_PRESET = "char-tiny"
 
 def train(
     preset: Annotated[
-        Optional[str],
+        str | None,
         typer.Option(
             help="char-tiny (default), char-small, gpt2, gpt2-medium, gpt2-large, gpt2-xl."
         ),
     ] = None,
     data: Annotated[
-        Optional[str],
+        str | None,
         typer.Option(help="python-stdlib (default), tinyshakespeare, or a text file or folder."),
     ] = None,
     out: Annotated[
-        Optional[Path], typer.Option(help="Folder of the run; runs/PRESET when not given.")
+        Path | None, typer.Option(help="Folder of the run; runs/PRESET when not given.")
     ] = None,
     resume: Annotated[
         bool, typer.Option("--resume", help="Continue the run in --out, or start it.")
@@ -38,44 +38,42 @@ def train(
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Start again where --out has a run already.")
     ] = False,
-    steps: Annotated[Optional[int], typer.Option(help="Optimiser steps.")] = None,
+    steps: Annotated[int | None, typer.Option(help="Optimiser steps.")] = None,
     batch_size: Annotated[
-        Optional[int],
+        int | None,
         typer.Option(help="Windows per step, over all processes and accumulation parts."),
     ] = None,
     accumulate: Annotated[
-        Optional[int], typer.Option(help="Parts in which a process takes its share of a batch.")
+        int | None, typer.Option(help="Parts in which a process takes its share of a batch.")
     ] = None,
-    context: Annotated[Optional[int], typer.Option(help="Context length in tokens.")] = None,
-    learning_rate: Annotated[Optional[float], typer.Option(help="Peak learning rate.")] = None,
-    warmup: Annotated[Optional[int], typer.Option(help="Steps of linear warm-up.")] = None,
-    dropout: Annotated[Optional[float], typer.Option(help="Dropout probability.")] = None,
-    tokenizer: Annotated[Optional[str], typer.Option(help="char or bpe.")] = None,
+    context: Annotated[int | None, typer.Option(help="Context length in tokens.")] = None,
+    learning_rate: Annotated[float | None, typer.Option(help="Peak learning rate.")] = None,
+    warmup: Annotated[int | None, typer.Option(help="Steps of linear warm-up.")] = None,
+    dropout: Annotated[float | None, typer.Option(help="Dropout probability.")] = None,
+    tokenizer: Annotated[str | None, typer.Option(help="char or bpe.")] = None,
     vocab_size: Annotated[
-        Optional[int], typer.Option(help="Largest vocabulary of the tokenizer.")
+        int | None, typer.Option(help="Largest vocabulary of the tokenizer.")
     ] = None,
     max_bytes: Annotated[
-        Optional[int], typer.Option(help="Use this many bytes of the text; 0 for all of it.")
+        int | None, typer.Option(help="Use this many bytes of the text; 0 for all of it.")
     ] = None,
-    device: Annotated[Optional[str], typer.Option(help="auto, cpu, cuda or cuda:N.")] = None,
-    dtype: Annotated[
-        Optional[str], typer.Option(help="auto, float32 or bfloat16 (autocast).")
-    ] = None,
+    device: Annotated[str | None, typer.Option(help="auto, cpu, cuda or cuda:N.")] = None,
+    dtype: Annotated[str | None, typer.Option(help="auto, float32 or bfloat16 (autocast).")] = None,
     compile_: Annotated[
-        Optional[bool], typer.Option("--compile/--no-compile", help="Use torch.compile.")
+        bool | None, typer.Option("--compile/--no-compile", help="Use torch.compile.")
     ] = None,
     deterministic: Annotated[
-        Optional[bool],
+        bool | None,
         typer.Option("--deterministic/--no-deterministic", help="Deterministic kernels on CUDA."),
     ] = None,
-    seed: Annotated[Optional[int], typer.Option(help="Of weights, data order and dropout.")] = None,
-    threads: Annotated[Optional[int], typer.Option(help="CPU threads of torch.")] = None,
-    eval_interval: Annotated[Optional[int], typer.Option(help="Steps between evaluations.")] = None,
-    eval_windows: Annotated[Optional[int], typer.Option(help="Windows per evaluation.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Of weights, data order and dropout.")] = None,
+    threads: Annotated[int | None, typer.Option(help="CPU threads of torch.")] = None,
+    eval_interval: Annotated[int | None, typer.Option(help="Steps between evaluations.")] = None,
+    eval_windows: Annotated[int | None, typer.Option(help="Windows per evaluation.")] = None,
     checkpoint_interval: Annotated[
-        Optional[int], typer.Option(help="Steps between checkpoints.")
+        int | None, typer.Option(help="Steps between checkpoints.")
     ] = None,
-    log_interval: Annotated[Optional[int], typer.Option(help="Steps between log lines.")] = None,
+    log_interval: Annotated[int | None, typer.Option(help="Steps between log lines.")] = None,
 ) -> None:
     """Train a model; without options, a small GPT on Python's own standard library.
 

@@ -77,6 +77,7 @@ class Trainer:
 
         Returns:
             None, or the number of the signal that ended the run early.
+
         Raises:
             DivergedError: loss or gradient is not finite; the checkpoint is the last good one.
         """

@@ -31,7 +31,9 @@ bool chosen(const char* name, int argc, char** argv) {
 
 }  // namespace
 
-Registration::Registration(const char* name, void (*body)()) { cases().push_back({name, body}); }
+Registration::Registration(const char* name, void (*body)()) {
+  cases().push_back({name, body});
+}
 
 std::uint64_t seed() {
   static const std::uint64_t value = [] {

@@ -88,19 +88,19 @@ class Random {
 
 }  // namespace kvik::test
 
-#define KVIK_TEST(name)                                                  \
-  static void name();                                                    \
+#define KVIK_TEST(name)                                                     \
+  static void name();                                                       \
   static const ::kvik::test::Registration name##_registration(#name, name); \
   static void name()
 
-#define CHECK(condition)   \
-  if (condition) {         \
-  } else                   \
+#define CHECK(condition) \
+  if (condition) {       \
+  } else                 \
     ::kvik::test::Failure(__FILE__, __LINE__, "expected " #condition)
 
-#define CHECK_EQ(a, b)                                                                   \
-  if ((a) == (b)) {                                                                      \
-  } else                                                                                 \
-    ::kvik::test::Failure(__FILE__, __LINE__,                                            \
-                          "expected " #a " == " #b ", found " + ::kvik::test::show(a) + \
-                              " and " + ::kvik::test::show(b))
+#define CHECK_EQ(a, b)                                                                            \
+  if ((a) == (b)) {                                                                               \
+  } else                                                                                          \
+    ::kvik::test::Failure(__FILE__, __LINE__,                                                     \
+                          "expected " #a " == " #b ", found " + ::kvik::test::show(a) + " and " + \
+                              ::kvik::test::show(b))

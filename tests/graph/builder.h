@@ -44,7 +44,8 @@ class Builder {
   ValueId weight(const std::string& name, Dims dims) {
     Random random(std::hash<std::string>{}(name));
     std::vector<float> values;
-    for (std::int64_t i = 0; i < dims.elements(); ++i) values.push_back(random.uniform(-1.0F, 1.0F));
+    for (std::int64_t i = 0; i < dims.elements(); ++i)
+      values.push_back(random.uniform(-1.0F, 1.0F));
     return graph.add_constant(name, graph::ConstantTensor::from_floats(values, dims));
   }
   ValueId node(const std::string& op, std::vector<ValueId> inputs, Attributes attributes = {}) {
@@ -67,7 +68,9 @@ class Builder {
   int count_ = 0;
 };
 
-inline Expr sym(const char* name) { return Expr::symbol(name); }
+inline Expr sym(const char* name) {
+  return Expr::symbol(name);
+}
 
 // The operators in order: "MatMul Add Relu".
 inline std::string operators(const graph::Graph& graph) {

@@ -54,7 +54,8 @@ bool probe(const std::string& path, const graph::PassOptions& options, bool list
               report.nodes_before, report.nodes_after, report.rounds, difference,
               proof.rows ? "proved" : proof.reason.c_str());
   for (const auto& entry : report.passes) {
-    if (listing && entry.changes > 0) std::printf("  %-18s %d\n", entry.pass.c_str(), entry.changes);
+    if (listing && entry.changes > 0)
+      std::printf("  %-18s %d\n", entry.pass.c_str(), entry.changes);
   }
   return difference <= 1e-4;
 }

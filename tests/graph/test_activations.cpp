@@ -9,8 +9,12 @@ const std::vector<Expr>& shape() {
   return dims;
 }
 
-ValueId mul(Builder& b, ValueId x, ValueId y) { return b.node("Mul", {x, y}); }
-ValueId mul(Builder& b, ValueId x, float c) { return b.node("Mul", {b.scalar(c), x}); }
+ValueId mul(Builder& b, ValueId x, ValueId y) {
+  return b.node("Mul", {x, y});
+}
+ValueId mul(Builder& b, ValueId x, float c) {
+  return b.node("Mul", {b.scalar(c), x});
+}
 
 // 1 + erf(x / sqrt 2)
 ValueId erf_gate(Builder& b, ValueId x, bool divide) {
@@ -38,9 +42,11 @@ KVIK_TEST(exact_gelu_in_every_association) {
       }
       b.output(y);
       const graph::Graph fused = optimized(b);
-      CHECK_EQ(graph::dump(fused), "graph 'test': x float32 [b, s, 8]\n"
-                                   "  y = Gelu(x) {approximate='none'}  float32 [b, s, 8]\n"
-                                   "  return y\n") << "form " << form;
+      CHECK_EQ(graph::dump(fused),
+               "graph 'test': x float32 [b, s, 8]\n"
+               "  y = Gelu(x) {approximate='none'}  float32 [b, s, 8]\n"
+               "  return y\n")
+          << "form " << form;
     }
   }
 }
@@ -78,7 +84,8 @@ KVIK_TEST(near_misses_of_gelu_stay) {
   {
     Builder b;
     const ValueId x = b.input("x", shape());
-    b.output(mul(b, mul(b, x, 0.5F), b.node("Add", {b.node("Erf", {mul(b, x, 0.7F)}), b.scalar(1.0F)})));
+    b.output(
+        mul(b, mul(b, x, 0.5F), b.node("Add", {b.node("Erf", {mul(b, x, 0.7F)}), b.scalar(1.0F)})));
     check_lacks(b, "Gelu", "another constant in erf");
   }
   {
@@ -143,4 +150,6 @@ KVIK_TEST(a_broadcast_factor_is_not_gated_silu) {
 }  // namespace
 }  // namespace kvik::test
 
-int main(int argc, char** argv) { return kvik::test::run_all(argc, argv); }
+int main(int argc, char** argv) {
+  return kvik::test::run_all(argc, argv);
+}

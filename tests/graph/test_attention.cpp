@@ -30,9 +30,10 @@ ValueId attend(Builder& b, ValueId scores, ValueId v) {
 
 // key <= query, as a boolean [s, s] made from the shape of q.
 ValueId causal(Builder& b, ValueId q) {
-  const ValueId length = b.node("Squeeze", {b.node("Shape", {q}, {{"start", std::int64_t{2}},
-                                                                  {"end", std::int64_t{3}}})});
-  const ValueId zero = b.graph.add_constant("zero", graph::ConstantTensor::from_ints({{0}}, Dims{}));
+  const ValueId length = b.node(
+      "Squeeze", {b.node("Shape", {q}, {{"start", std::int64_t{2}}, {"end", std::int64_t{3}}})});
+  const ValueId zero =
+      b.graph.add_constant("zero", graph::ConstantTensor::from_ints({{0}}, Dims{}));
   const ValueId one = b.graph.add_constant("one", graph::ConstantTensor::from_ints({{1}}, Dims{}));
   const ValueId range = b.node("Range", {zero, length, one});
   const ValueId rows = b.node("Unsqueeze", {range, b.ints({1})});
@@ -122,9 +123,7 @@ KVIK_TEST(causal_masks_in_every_spelling) {
       ValueId masked = graph::kNoValue;
       switch (form) {
         case 0: masked = b.node("Where", {keep, scores, b.scalar(fill)}); break;
-        case 1:
-          masked = b.node("Where", {b.node("Not", {keep}), b.scalar(fill), scores});
-          break;
+        case 1: masked = b.node("Where", {b.node("Not", {keep}), b.scalar(fill), scores}); break;
         case 2:
           masked = b.node("Add", {scores, b.node("Where", {keep, b.scalar(0.0F), b.scalar(fill)})});
           break;
@@ -132,8 +131,8 @@ KVIK_TEST(causal_masks_in_every_spelling) {
           if (std::isinf(fill)) continue;  // 0 * inf
           const ValueId m = b.node("Cast", {keep}, {{"to", std::int64_t{1}}});
           const ValueId hidden = b.node("Sub", {b.scalar(1.0F), m});
-          masked = b.node("Add", {b.node("Mul", {scores, m}),
-                                  b.node("Mul", {hidden, b.scalar(fill)})});
+          masked =
+              b.node("Add", {b.node("Mul", {scores, m}), b.node("Mul", {hidden, b.scalar(fill)})});
         }
       }
       b.output(attend(b, masked, in.v));
@@ -209,7 +208,8 @@ KVIK_TEST(batched_products_over_flattened_heads) {
   const Inputs in = inputs(b);
   const ValueId bias = b.input("bias", {sym("b"), 1, sym("s"), sym("s")});
   const ValueId s = b.node("Shape", {in.q}, {{"start", std::int64_t{2}}, {"end", std::int64_t{3}}});
-  const ValueId batch = b.node("Shape", {in.q}, {{"start", std::int64_t{0}}, {"end", std::int64_t{1}}});
+  const ValueId batch =
+      b.node("Shape", {in.q}, {{"start", std::int64_t{0}}, {"end", std::int64_t{1}}});
   const auto concat = [&](std::vector<ValueId> parts) {
     return b.node("Concat", std::move(parts), {{"axis", std::int64_t{0}}});
   };
@@ -218,9 +218,10 @@ KVIK_TEST(batched_products_over_flattened_heads) {
   const ValueId k = b.node("Reshape", {in.k, flat});
   const ValueId v = b.node("Reshape", {in.v, flat});
   const ValueId kt = b.node("Transpose", {k}, {{"perm", std::vector<std::int64_t>{0, 2, 1}}});
-  const ValueId scores = b.node("Reshape", {b.node("MatMul", {q, kt}),
-                                            concat({batch, b.ints({kHeads}), s, s})});
-  const ValueId masked = b.node("Reshape", {b.node("Add", {scores, bias}), concat({b.ints({-1}), s, s})});
+  const ValueId scores =
+      b.node("Reshape", {b.node("MatMul", {q, kt}), concat({batch, b.ints({kHeads}), s, s})});
+  const ValueId masked =
+      b.node("Reshape", {b.node("Add", {scores, bias}), concat({b.ints({-1}), s, s})});
   const ValueId y = attend(b, masked, v);
   b.output(b.node("Reshape", {y, concat({batch, b.ints({kHeads}), s, b.ints({kDim})})}));
   CHECK_EQ(operators(fused(b, 1.0F, "bmm")), "Attention");
@@ -247,7 +248,8 @@ KVIK_TEST(near_misses_of_attention_stay) {
     const Inputs in = inputs(b);
     const ValueId scores = b.node("MatMul", {in.q, transposed(b, in.k)});
     const ValueId bias = b.input("bias", {3, 1, 1, 1, 1});  // adds an axis
-    const ValueId p = b.node("Softmax", {b.node("Add", {scores, bias})}, {{"axis", std::int64_t{-1}}});
+    const ValueId p =
+        b.node("Softmax", {b.node("Add", {scores, bias})}, {{"axis", std::int64_t{-1}}});
     b.output(b.node("MatMul", {p, in.v}));
     check_lacks(b, "Attention", "a mask that enlarges the scores");
   }
@@ -302,4 +304,6 @@ KVIK_TEST(rows_that_may_be_hidden_keep_their_average) {
 }  // namespace
 }  // namespace kvik::test
 
-int main(int argc, char** argv) { return kvik::test::run_all(argc, argv); }
+int main(int argc, char** argv) {
+  return kvik::test::run_all(argc, argv);
+}

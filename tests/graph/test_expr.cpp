@@ -173,7 +173,8 @@ KVIK_TEST(float_operations_keep_their_value) {
       check_operation("fless", graph::less(a, b), at, x < y);
       check_operation("fequal", graph::equal(a, b), at, x == y);
       check_operation("to bool", graph::cast(a, ExprType::kBool), at, x != 0.0F);
-      check_operation("to int", graph::cast(a, ExprType::kInt), at, std::trunc(static_cast<double>(x)));
+      check_operation("to int", graph::cast(a, ExprType::kInt), at,
+                      std::trunc(static_cast<double>(x)));
     }
   }
 }
@@ -187,7 +188,8 @@ KVIK_TEST(bounds_hold) {
     for (int p = 0; p < kPoints; ++p) {
       const std::int64_t value = evaluate_int(a, make.point());
       CHECK(bounds.low <= value && value <= bounds.high)
-          << a.str() << " = " << value << " outside of [" << bounds.low << ", " << bounds.high << "]";
+          << a.str() << " = " << value << " outside of [" << bounds.low << ", " << bounds.high
+          << "]";
     }
   }
 }
@@ -235,4 +237,6 @@ KVIK_TEST(overflow_becomes_unknown) {
 }  // namespace
 }  // namespace kvik::test
 
-int main(int argc, char** argv) { return kvik::test::run_all(argc, argv); }
+int main(int argc, char** argv) {
+  return kvik::test::run_all(argc, argv);
+}

@@ -1,5 +1,6 @@
 // fold_constants: what is folded, from where, and what must not be.
 #include "graph/builder.h"
+#include "kvik/error.h"
 
 namespace kvik::test {
 namespace {
@@ -18,9 +19,10 @@ KVIK_TEST(without_an_evaluator_only_contents_fold) {
   const ValueId x = b.input("x", {sym("b"), 4});
   const ValueId sum = b.node("Add", {b.weight("a", Dims{4}), b.weight("c", Dims{4})});
   const ValueId size = b.node("Shape", {x}, {{"start", std::int64_t{1}}});
-  b.output(b.node("Reshape", {b.node("Mul", {x, b.node("Erf", {sum})}),
-                              b.node("Concat", {b.ints({-1, 2}), b.node("Div", {size, b.ints({2})})},
-                                     {{"axis", std::int64_t{0}}})}));
+  b.output(
+      b.node("Reshape", {b.node("Mul", {x, b.node("Erf", {sum})}),
+                         b.node("Concat", {b.ints({-1, 2}), b.node("Div", {size, b.ints({2})})},
+                                {{"axis", std::int64_t{0}}})}));
   graph::Graph graph = b.graph;
   graph::optimize(graph);
   CHECK(operators(graph).find("Erf Mul Reshape") != std::string::npos) << graph::dump(graph);
@@ -32,10 +34,11 @@ KVIK_TEST(an_evaluator_that_fails_leaves_the_node) {
   const ValueId x = b.input("x", {3});
   b.output(b.node("Mul", {x, b.node("Erf", {b.weight("a", Dims{3})})}));
   graph::Graph graph = b.graph;
-  graph::optimize(graph, {}, [](const graph::Graph&, const graph::Node&)
-                                 -> std::optional<std::vector<graph::ConstantTensor>> {
-    throw Error(ErrorCode::kUnsupported, "no");
-  });
+  graph::optimize(graph, {},
+                  [](const graph::Graph&,
+                     const graph::Node&) -> std::optional<std::vector<graph::ConstantTensor>> {
+                    throw Error(ErrorCode::kUnsupported, "no");
+                  });
   CHECK_EQ(operators(graph), "Erf Mul");
 }
 
@@ -51,9 +54,9 @@ KVIK_TEST(nothing_grows_out_of_bounds) {
 
 KVIK_TEST(views_of_weights_share_their_memory) {
   Builder b;
-  const ValueId x = b.input("x", {sym("b"), 4, 2});
-  const ValueId w = b.weight("w", Dims{8});
-  b.output(b.node("Mul", {x, b.node("Reshape", {w, b.ints({4, 2})})}));
+  const ValueId x = b.input("x", {sym("b"), 32, 32});
+  const ValueId w = b.weight("w", Dims{1024});
+  b.output(b.node("Mul", {x, b.node("Reshape", {w, b.ints({32, 32})})}));
   const graph::Graph graph = optimized(b);
   CHECK_EQ(operators(graph), "Mul");
   CHECK(graph.constant(graph.nodes[0].input(1))->data.data() == b.graph.constant(w)->data.data());
@@ -73,15 +76,17 @@ KVIK_TEST(known_inputs_fold_what_depends_on_them) {
   const ValueId x = b.input("x", {sym("b"), sym("s")});
   const ValueId mask = b.input("mask", {sym("b"), sym("s")}, DType::kI64);
   const ValueId keep = b.node("Cast", {mask}, {{"to", std::int64_t{9}}});
-  b.output(b.node("Where", {keep, x, b.scalar(-1e9F)}));
+  b.output(b.node("Relu", {b.node("Where", {keep, x, b.scalar(-1e9F)})}));
   graph::Graph graph = b.graph;
   graph::PassOptions options;
   options.known.emplace(mask, Expr(1));
   graph::optimize(graph, options, evaluator());
-  CHECK(operators(graph).find("Where") == std::string::npos) << graph::dump(graph);
+  CHECK_EQ(operators(graph), "Relu");
 }
 
 }  // namespace
 }  // namespace kvik::test
 
-int main(int argc, char** argv) { return kvik::test::run_all(argc, argv); }
+int main(int argc, char** argv) {
+  return kvik::test::run_all(argc, argv);
+}

@@ -1,6 +1,6 @@
 // Inferred shapes and contents against what the values are when the graph runs, over random shapes.
-#include "graph/builder.h"
 #include "graph/axes.h"
+#include "graph/builder.h"
 #include "graph/infer_check.h"
 
 namespace kvik::test {
@@ -16,12 +16,14 @@ class RandomGraph {
     const ValueId shape = b.node("Shape", {x});
     const ValueId zero = scalar(0);
     const ValueId one = scalar(1);
-    length_ = b.node("Gather", {shape, scalar(random_.integer(-2, 1))}, {{"axis", std::int64_t{0}}});
+    length_ =
+        b.node("Gather", {shape, scalar(random_.integer(-2, 1))}, {{"axis", std::int64_t{0}}});
     const ValueId range = b.node("Range", {zero, length_, one});
     matrices_.push_back(b.node("Unsqueeze", {range, b.ints({random_.integer(0, 1)})}));
     matrices_.push_back(b.node("ConstantOfShape", {shape}, {{"value", one_element()}}));
     matrices_.push_back(b.graph.add_constant(
-        "table", graph::ConstantTensor::from_ints(std::vector<std::int64_t>{3, 1, 4, 1, 5, 9}, Dims{2, 3})));
+        "table",
+        graph::ConstantTensor::from_ints(std::vector<std::int64_t>{3, 1, 4, 1, 5, 9}, Dims{2, 3})));
   }
 
   graph::Graph take(int steps) {
@@ -54,9 +56,13 @@ class RandomGraph {
     const std::int64_t axis = random_.integer(-2, 1);
     switch (random_.integer(0, 12)) {
       case 0: return unary("Transpose", {}, {{"perm", std::vector<std::int64_t>{1, 0}}});
-      case 1: return unary("Slice", {b.ints({random_.integer(-3, 3)}), b.ints({INT64_MAX}), b.ints({axis})});
-      case 2: return unary("Slice", {b.ints({0}), b.ints({random_.integer(-2, 4)}), b.ints({axis})});
-      case 3: return unary("Slice", {b.ints({0}), b.ints({INT64_MAX}), b.ints({axis}), b.ints({2})});
+      case 1:
+        return unary("Slice",
+                     {b.ints({random_.integer(-3, 3)}), b.ints({INT64_MAX}), b.ints({axis})});
+      case 2:
+        return unary("Slice", {b.ints({0}), b.ints({random_.integer(-2, 4)}), b.ints({axis})});
+      case 3:
+        return unary("Slice", {b.ints({0}), b.ints({INT64_MAX}), b.ints({axis}), b.ints({2})});
       case 4:
         return unary("Slice", {b.ints({-1}), b.ints({INT64_MIN}), b.ints({axis}), b.ints({-1})});
       case 5: return unary("Add", {scalar(random_.integer(-3, 3))});
@@ -67,7 +73,8 @@ class RandomGraph {
         matrices_.push_back(b.node("Concat", {v, v}, {{"axis", axis}}));
         return;
       }
-      case 9: return unary("Trilu", {scalar(random_.integer(-1, 1))}, {{"upper", random_.integer(0, 1)}});
+      case 9:
+        return unary("Trilu", {scalar(random_.integer(-1, 1))}, {{"upper", random_.integer(0, 1)}});
       case 10: return unary("CumSum", {scalar(axis)}, {{"exclusive", random_.integer(0, 1)}});
       case 11: {
         const ValueId v = any();
@@ -92,7 +99,8 @@ KVIK_TEST(random_graphs_are_inferred_as_they_run) {
   for (int round = 0; round < kRounds; ++round) {
     const graph::Graph graph = RandomGraph(static_cast<std::uint64_t>(round)).take(7);
     for (const std::map<std::string, std::int64_t>& dims :
-         {std::map<std::string, std::int64_t>{{"b", 2}, {"s", 5}}, {{"b", 1}, {"s", 1}},
+         {std::map<std::string, std::int64_t>{{"b", 2}, {"s", 5}},
+          {{"b", 1}, {"s", 1}},
           {{"b", 4}, {"s", 3}}}) {
       const InferCheck check = check_inference(graph, dims, 3);
       for (const std::string& wrong : check.wrong) {
@@ -140,4 +148,6 @@ KVIK_TEST(regroup_splits_and_joins) {
 }  // namespace
 }  // namespace kvik::test
 
-int main(int argc, char** argv) { return kvik::test::run_all(argc, argv); }
+int main(int argc, char** argv) {
+  return kvik::test::run_all(argc, argv);
+}

@@ -5,39 +5,43 @@ namespace kvik::test {
 namespace {
 
 const std::vector<Expr>& shape() {
-  static const std::vector<Expr> dims{sym("b"), sym("s"), 8};
+  static const std::vector<Expr> dims{sym("b"), sym("s"), 32};
   return dims;
 }
 
 KVIK_TEST(bias_activation_and_residual_in_one_node) {
   Builder b;
   const ValueId x = b.input("x", shape());
-  const ValueId r = b.input("r", {sym("b"), sym("s"), 6});
-  const ValueId product = b.node("MatMul", {x, b.weight("w", Dims{8, 6})});
-  const ValueId biased = b.node("Add", {b.weight("h", Dims{6}), product});
+  const ValueId r = b.input("r", {sym("b"), sym("s"), 12});
+  const ValueId product = b.node("MatMul", {x, b.weight("w", Dims{32, 12})});
+  const ValueId biased = b.node("Add", {b.weight("h", Dims{12}), product});
   b.output(b.node("Add", {r, b.node("Relu", {biased})}));
   CHECK_EQ(graph::dump(b.graph),
-           "graph 'test': x float32 [b, s, 8], r float32 [b, s, 6]\n"
-           "  v0 = MatMul(x, w float32 [8, 6])\n"
-           "  v1 = Add(h float32 [6], v0)\n"
+           "graph 'test': x float32 [b, s, 32], r float32 [b, s, 12]\n"
+           "  v0 = MatMul(x, w float32 [32, 12])\n"
+           "  v1 = Add(h float32 [12], v0)\n"
            "  v2 = Relu(v1)\n"
            "  y  = Add(r, v2)\n"
            "  return y\n");
-  CHECK_EQ(graph::dump(optimized(b)),
-           "graph 'test': x float32 [b, s, 8], r float32 [b, s, 6]\n"
-           "  y = kvik.Linear(x, w float32 [8, 6], h float32 [6], r) {activation='relu', trans_w=0}"
-           "  float32 [b, s, 6]\n"
-           "  return y\n");
+  CHECK_EQ(
+      graph::dump(optimized(b)),
+      "graph 'test': x float32 [b, s, 32], r float32 [b, s, 12]\n"
+      "  y = kvik.Linear(x, w float32 [32, 12], h float32 [12], r) {activation='relu', trans_w=0}"
+      "  float32 [b, s, 12]\n"
+      "  return y\n");
   CHECK_EQ(operators(optimized_without(b, "fuse_linear")), "MatMul Add Relu Add");
 }
 
 KVIK_TEST(every_activation) {
-  const std::pair<const char*, const char*> activations[] = {
-      {"Relu", "relu"}, {"Tanh", "tanh"}, {"Sigmoid", "sigmoid"}, {"Swish", "silu"}, {"Gelu", "gelu"}};
+  const std::pair<const char*, const char*> activations[] = {{"Relu", "relu"},
+                                                             {"Tanh", "tanh"},
+                                                             {"Sigmoid", "sigmoid"},
+                                                             {"Swish", "silu"},
+                                                             {"Gelu", "gelu"}};
   for (const auto& [op, name] : activations) {
     Builder b;
     const ValueId x = b.input("x", shape());
-    b.output(b.node(op, {b.node("MatMul", {x, b.weight("w", Dims{8, 6})})}));
+    b.output(b.node(op, {b.node("MatMul", {x, b.weight("w", Dims{32, 12})})}));
     const graph::Graph graph = optimized(b);
     CHECK_EQ(operators(graph), "kvik.Linear") << op;
     CHECK_EQ(graph.nodes[0].string_attr("activation", ""), name);
@@ -47,7 +51,7 @@ KVIK_TEST(every_activation) {
 KVIK_TEST(transposed_weights_are_not_copied) {
   Builder b;
   const ValueId x = b.input("x", shape());
-  const ValueId w = b.weight("w", Dims{6, 8});
+  const ValueId w = b.weight("w", Dims{12, 32});
   const ValueId wt = b.node("Transpose", {w}, {{"perm", std::vector<std::int64_t>{1, 0}}});
   b.output(b.node("MatMul", {x, wt}));
   const graph::Graph graph = optimized(b);
@@ -60,14 +64,15 @@ KVIK_TEST(gemm_between_reshapes) {
   for (const std::int64_t transposed : {0, 1}) {
     Builder b;
     const ValueId x = b.input("x", shape());
-    const ValueId rows = b.node("Reshape", {x, b.ints({-1, 8})});
-    const ValueId w = b.weight("w", transposed != 0 ? Dims{6, 8} : Dims{8, 6});
+    const ValueId rows = b.node("Reshape", {x, b.ints({-1, 32})});
+    const ValueId w = b.weight("w", transposed != 0 ? Dims{12, 32} : Dims{32, 12});
     const ValueId product =
-        b.node("Gemm", {rows, w, b.weight("h", Dims{6})}, {{"transB", transposed}});
-    const ValueId lead = b.node("Shape", {x}, {{"start", std::int64_t{0}}, {"end", std::int64_t{2}}});
-    const ValueId target = b.node("Concat", {lead, b.ints({6})}, {{"axis", std::int64_t{0}}});
+        b.node("Gemm", {rows, w, b.weight("h", Dims{12})}, {{"transB", transposed}});
+    const ValueId lead =
+        b.node("Shape", {x}, {{"start", std::int64_t{0}}, {"end", std::int64_t{2}}});
+    const ValueId target = b.node("Concat", {lead, b.ints({12})}, {{"axis", std::int64_t{0}}});
     const ValueId back = b.node("Reshape", {b.node("Tanh", {product}), target});
-    b.output(b.node("Add", {back, b.input("r", {sym("b"), sym("s"), 6})}));
+    b.output(b.node("Add", {back, b.input("r", {sym("b"), sym("s"), 12})}));
     const graph::Graph graph = optimized(b);
     CHECK_EQ(operators(graph), "kvik.Linear");
     CHECK_EQ(graph.nodes[0].int_attr("trans_w", -1), transposed);
@@ -78,8 +83,8 @@ KVIK_TEST(gemm_between_reshapes) {
 KVIK_TEST(two_projections_into_one_residual) {
   Builder b;
   const ValueId x = b.input("x", shape());
-  const ValueId a = b.node("MatMul", {x, b.weight("w", Dims{8, 8})});
-  const ValueId c = b.node("MatMul", {x, b.weight("u", Dims{8, 8})});
+  const ValueId a = b.node("MatMul", {x, b.weight("w", Dims{32, 32})});
+  const ValueId c = b.node("MatMul", {x, b.weight("u", Dims{32, 32})});
   b.output(b.node("Add", {x, b.node("Add", {a, c})}));
   CHECK_EQ(operators(optimized(b)), "kvik.Linear kvik.Linear Add");
 }
@@ -88,7 +93,7 @@ KVIK_TEST(near_misses_of_linear) {
   {
     Builder b;
     const ValueId x = b.input("x", shape());
-    const ValueId product = b.node("MatMul", {x, b.weight("w", Dims{8, 6})});
+    const ValueId product = b.node("MatMul", {x, b.weight("w", Dims{32, 12})});
     b.output(b.node("Relu", {product}));
     b.output(product, "raw");
     CHECK_EQ(operators(optimized(b)), "kvik.Linear Relu");
@@ -96,35 +101,35 @@ KVIK_TEST(near_misses_of_linear) {
   {
     Builder b;
     const ValueId x = b.input("x", shape());
-    const ValueId product = b.node("MatMul", {x, b.weight("w", Dims{8, 6})});
-    b.output(b.node("Add", {product, b.input("r", {sym("s"), 6})}));  // broadcast over the batch
+    const ValueId product = b.node("MatMul", {x, b.weight("w", Dims{32, 12})});
+    b.output(b.node("Add", {product, b.input("r", {sym("s"), 12})}));  // broadcast over the batch
     CHECK_EQ(operators(optimized(b)), "kvik.Linear Add");
   }
   {
     Builder b;
-    const ValueId x = b.input("x", {sym("b"), 6, 8});
-    const ValueId product = b.node("MatMul", {x, b.weight("w", Dims{8, 6})});
-    b.output(b.node("Add", {product, b.weight("h", Dims{6, 1})}));  // a bias per row
+    const ValueId x = b.input("x", {sym("b"), 12, 32});
+    const ValueId product = b.node("MatMul", {x, b.weight("w", Dims{32, 12})});
+    b.output(b.node("Add", {product, b.weight("h", Dims{12, 1})}));  // a bias per row
     CHECK_EQ(operators(optimized(b)), "kvik.Linear Add");
   }
   {
     Builder b;
     const ValueId x = b.input("x", shape());
-    b.output(b.node("MatMul", {x, b.weight("w", Dims{2, 8, 6})}));
+    b.output(b.node("MatMul", {x, b.weight("w", Dims{2, 32, 12})}));
     CHECK_EQ(operators(optimized(b)), "MatMul") << "a batched weight";
   }
   {
     Builder b;
-    const ValueId x = b.input("x", {sym("b"), 8});
-    b.output(b.node("Gemm", {x, b.weight("w", Dims{8, 6}), b.weight("h", Dims{6})},
+    const ValueId x = b.input("x", {sym("b"), 32});
+    b.output(b.node("Gemm", {x, b.weight("w", Dims{32, 12}), b.weight("h", Dims{12})},
                     {{"alpha", 0.5F}}));
     CHECK_EQ(operators(optimized(b)), "Gemm") << "alpha";
   }
   {  // bias after the activation is no bias
     Builder b;
     const ValueId x = b.input("x", shape());
-    const ValueId act = b.node("Relu", {b.node("MatMul", {x, b.weight("w", Dims{8, 6})})});
-    b.output(b.node("Add", {act, b.weight("h", Dims{6})}));
+    const ValueId act = b.node("Relu", {b.node("MatMul", {x, b.weight("w", Dims{32, 12})})});
+    b.output(b.node("Add", {act, b.weight("h", Dims{12})}));
     CHECK_EQ(operators(optimized(b)), "kvik.Linear Add");
   }
 }
@@ -132,4 +137,6 @@ KVIK_TEST(near_misses_of_linear) {
 }  // namespace
 }  // namespace kvik::test
 
-int main(int argc, char** argv) { return kvik::test::run_all(argc, argv); }
+int main(int argc, char** argv) {
+  return kvik::test::run_all(argc, argv);
+}

@@ -65,7 +65,7 @@ std::vector<Spelling> spellings(bool centred) {
 
 Builder with_input(ValueId* x) {
   Builder b;
-  *x = b.input("x", {sym("b"), sym("s"), 8});
+  *x = b.input("x", {sym("b"), sym("s"), 16});
   return b;
 }
 
@@ -73,8 +73,9 @@ KVIK_TEST(layer_norm_in_every_spelling) {
   for (const Spelling& s : spellings(true)) {
     ValueId x;
     Builder b = with_input(&x);
-    const ValueId scaled = commutative(b, "Mul", normalised(b, x, s), b.weight("g", Dims{8}), s.flipped);
-    b.output(commutative(b, "Add", scaled, b.weight("h", Dims{8}), s.flipped));
+    const ValueId scaled =
+        commutative(b, "Mul", normalised(b, x, s), b.weight("g", Dims{16}), s.flipped);
+    b.output(commutative(b, "Add", scaled, b.weight("h", Dims{16}), s.flipped));
     check_fuses(b, "fuse_layer_norm", "LayerNormalization", "scale and bias");
   }
 }
@@ -83,7 +84,7 @@ KVIK_TEST(rms_norm_in_every_spelling) {
   for (const Spelling& s : spellings(false)) {
     ValueId x;
     Builder b = with_input(&x);
-    b.output(commutative(b, "Mul", normalised(b, x, s), b.weight("g", Dims{1, 1, 8}), s.flipped));
+    b.output(commutative(b, "Mul", normalised(b, x, s), b.weight("g", Dims{1, 1, 16}), s.flipped));
     check_fuses(b, "fuse_rms_norm", "RMSNormalization", "scale");
   }
 }
@@ -92,9 +93,9 @@ KVIK_TEST(layer_norm_dump_before_and_after) {
   ValueId x;
   Builder b = with_input(&x);
   const ValueId y = normalised(b, x, {});
-  b.output(b.node("Add", {b.node("Mul", {y, b.weight("g", Dims{8})}), b.weight("h", Dims{8})}));
+  b.output(b.node("Add", {b.node("Mul", {y, b.weight("g", Dims{16})}), b.weight("h", Dims{16})}));
   CHECK_EQ(graph::dump(b.graph),
-           "graph 'test': x float32 [b, s, 8]\n"
+           "graph 'test': x float32 [b, s, 16]\n"
            "  v1  = ReduceMean(x, [-1])\n"
            "  v2  = Sub(x, v1)\n"
            "  v3  = Mul(v2, v2)\n"
@@ -102,13 +103,13 @@ KVIK_TEST(layer_norm_dump_before_and_after) {
            "  v7  = Add(v5, 1e-05)\n"
            "  v8  = Sqrt(v7)\n"
            "  v9  = Div(v2, v8)\n"
-           "  v10 = Mul(v9, g float32 [8])\n"
-           "  y   = Add(v10, h float32 [8])\n"
+           "  v10 = Mul(v9, g float32 [16])\n"
+           "  y   = Add(v10, h float32 [16])\n"
            "  return y\n");
   CHECK_EQ(graph::dump(optimized(b)),
-           "graph 'test': x float32 [b, s, 8]\n"
-           "  y = LayerNormalization(x, g float32 [8], h float32 [8]) {axis=-1, epsilon=1e-05}"
-           "  float32 [b, s, 8]\n"
+           "graph 'test': x float32 [b, s, 16]\n"
+           "  y = LayerNormalization(x, g float32 [16], h float32 [16]) {axis=-1, epsilon=1e-05}"
+           "  float32 [b, s, 16]\n"
            "  return y\n");
 }
 
@@ -118,7 +119,7 @@ KVIK_TEST(norms_without_scale_or_bias) {
   plain.output(normalised(plain, x, {}));
   check_fuses(plain, "fuse_layer_norm", "LayerNormalization", "no scale, no bias");
   Builder biased = with_input(&x);
-  biased.output(biased.node("Add", {normalised(biased, x, {}), biased.weight("h", Dims{8})}));
+  biased.output(biased.node("Add", {normalised(biased, x, {}), biased.weight("h", Dims{16})}));
   check_fuses(biased, "fuse_layer_norm", "LayerNormalization", "bias alone");
 }
 
@@ -138,7 +139,7 @@ KVIK_TEST(near_misses_of_norms_stay) {
   }
   {  // the mean of one value, the quotient of another
     Builder b = with_input(&x);
-    const ValueId z = b.input("z", {sym("b"), sym("s"), 8});
+    const ValueId z = b.input("z", {sym("b"), sym("s"), 16});
     const ValueId mean = b.node("ReduceMean", {b.node("Mul", {x, x}), b.ints({-1})});
     b.output(b.node("Div", {z, b.node("Sqrt", {b.node("Add", {mean, b.scalar(1e-5F)})})}));
     check_lacks(b, "Normalization", "another numerator");
@@ -171,12 +172,14 @@ KVIK_TEST(near_misses_of_norms_stay) {
 KVIK_TEST(a_scale_per_position_is_not_absorbed) {
   ValueId x;
   Builder b;
-  x = b.input("x", {sym("b"), 8, 8});
-  b.output(b.node("Mul", {normalised(b, x, {false}), b.weight("g", Dims{8, 1})}));
+  x = b.input("x", {sym("b"), 16, 16});
+  b.output(b.node("Mul", {normalised(b, x, {false}), b.weight("g", Dims{16, 1})}));
   CHECK_EQ(operators(optimized(b)), "RMSNormalization Mul");
 }
 
 }  // namespace
 }  // namespace kvik::test
 
-int main(int argc, char** argv) { return kvik::test::run_all(argc, argv); }
+int main(int argc, char** argv) {
+  return kvik::test::run_all(argc, argv);
+}

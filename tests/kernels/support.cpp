@@ -22,8 +22,12 @@ std::uint32_t bits_of(float value) {
 
 }  // namespace
 
-bool is_poison(float value) { return bits_of(value) == kPoison; }
-bool same_bits(float a, float b) { return bits_of(a) == bits_of(b); }
+bool is_poison(float value) {
+  return bits_of(value) == kPoison;
+}
+bool same_bits(float a, float b) {
+  return bits_of(a) == bits_of(b);
+}
 bool same_bits(const std::vector<float>& a, const std::vector<float>& b) {
   return a.size() == b.size() &&
          (a.empty() || std::memcmp(a.data(), b.data(), a.size() * sizeof(float)) == 0);
@@ -46,7 +50,9 @@ Guarded::Guarded(std::int64_t n, int offset, Side side) : n_(n) {
   for (float* p = begin; p != end; ++p) std::memcpy(p, &kPoison, sizeof kPoison);
 }
 
-Guarded::~Guarded() { munmap(map_, map_bytes_); }
+Guarded::~Guarded() {
+  munmap(map_, map_bytes_);
+}
 
 void Guarded::fill(Random& random, float low, float high) const {
   for (std::int64_t i = 0; i < n_; ++i) data_[i] = random.uniform(low, high);
@@ -113,7 +119,8 @@ void expect_close(const std::string& what, const std::vector<float>& got,
                     << worst << ": got " << show(got[worst]) << ", want " << show(want[worst])
                     << " within " << tolerance[worst];
   if (want.empty() || !std::isfinite(want[largest]) || want[largest] == 0.0) return;
-  const float perturbed = static_cast<float>(got[largest] + perturbation * std::fabs(want[largest]));
+  const float perturbed =
+      static_cast<float>(got[largest] + perturbation * std::fabs(want[largest]));
   CHECK(!close(perturbed, want[largest], tolerance[largest]))
       << what << ": the tolerance " << tolerance[largest] << " of " << want[largest]
       << " would not notice a change of " << perturbation << " of it";

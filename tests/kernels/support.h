@@ -42,7 +42,10 @@ class Guarded {
 struct Matrix {
   Matrix(std::int64_t rows_, std::int64_t n_, std::int64_t stride_, int offset = 0,
          Guarded::Side side = Guarded::Side::kEnd)
-      : rows(rows_), n(n_), stride(stride_), buffer(rows_ ? (rows_ - 1) * stride_ + n_ : 0, offset, side) {}
+      : rows(rows_),
+        n(n_),
+        stride(stride_),
+        buffer(rows_ ? (rows_ - 1) * stride_ + n_ : 0, offset, side) {}
   float* row(std::int64_t r) const { return buffer.data() + r * stride; }
   float* data() const { return buffer.data(); }
   float& at(std::int64_t r, std::int64_t i) const { return row(r)[i]; }

@@ -29,7 +29,9 @@ struct Setup {
 // Queries, a cache of blocks that are not adjacent, visible ranges and an output.
 struct Problem {
   Problem(const Setup& setup, std::uint64_t stream)
-      : s(setup), random(stream), q(s.rows, s.head_dim, s.head_dim + random.integer(0, 5)),
+      : s(setup),
+        random(stream),
+        q(s.rows, s.head_dim, s.head_dim + random.integer(0, 5)),
         out(s.rows, s.value_dim, s.value_dim + random.integer(0, 5)),
         bias(s.rows, s.keys, s.keys + 3) {
     q.fill(random, -2.0f, 2.0f);
@@ -128,9 +130,19 @@ std::vector<float> attend(const KernelTable& table, const Problem& p) {
 
 std::vector<Setup> setups() {
   std::vector<Setup> all;
-  for (auto [head_dim, value_dim] : {std::pair(64, 64), {8, 8}, {1, 1}, {20, 7}, {33, 65}, {128, 96}}) {
-    for (auto [rows, keys] : {std::pair(1, 1), {1, 63}, {1, 64}, {1, 65}, {2, 200}, {5, 5}, {7, 70},
-                              {13, 130}, {64, 64}, {70, 150}, {130, 130}}) {
+  for (auto [head_dim, value_dim] :
+       {std::pair(64, 64), {8, 8}, {1, 1}, {20, 7}, {33, 65}, {128, 96}}) {
+    for (auto [rows, keys] : {std::pair(1, 1),
+                              {1, 63},
+                              {1, 64},
+                              {1, 65},
+                              {2, 200},
+                              {5, 5},
+                              {7, 70},
+                              {13, 130},
+                              {64, 64},
+                              {70, 150},
+                              {130, 130}}) {
       for (Setup::Mask mask : {Setup::kCausal, Setup::kWindow, Setup::kRandom, Setup::kSameKeys}) {
         const auto variant = all.size();
         all.push_back({rows, head_dim, value_dim, keys, mask, variant % 3 == 1 ? 5.0f : 0.0f,
@@ -160,8 +172,8 @@ std::vector<double> tolerances(const Problem& p) {
     norm /= std::sqrt(static_cast<double>(s.head_dim));
     const double score = kEps * ((s.head_dim + 4) * norm + 4.0 * (norm + 1.0) +
                                  (s.softcap != 0.0f ? 8.0 * s.softcap : 0.0));
-    const auto range = static_cast<double>(std::max<std::int64_t>(
-        p.last[Problem::at(r)] - p.first[Problem::at(r)] + 1, 0));
+    const auto range = static_cast<double>(
+        std::max<std::int64_t>(p.last[Problem::at(r)] - p.first[Problem::at(r)] + 1, 0));
     const double blocks = range / kKvBlock + 2.0;
     const double relative =
         2.0 * score + kEps * (2.0 * (2.0 * norm + 2.0) + 2.0 * 2.0 + range + 8.0 * blocks + 4.0);
@@ -244,8 +256,8 @@ KVIK_TEST(rows_are_independent) {
   });
 }
 
-// Finite garbage, huge enough to overflow a score, in all positions after the last key and, for each
-// row alone, in all positions that it does not see.
+// Finite garbage, huge enough to overflow a score, in all positions after the last key and, for
+// each row alone, in all positions that it does not see.
 KVIK_TEST(invisible_positions_do_not_matter) {
   for_each_isa([](const KernelTable& table) {
     std::uint64_t stream = 2000;
@@ -339,4 +351,6 @@ KVIK_TEST(store_kv_writes_one_position) {
   });
 }
 
-int main(int argc, char** argv) { return kvik::test::run_all(argc, argv); }
+int main(int argc, char** argv) {
+  return kvik::test::run_all(argc, argv);
+}

@@ -23,20 +23,22 @@ void fill_mixed(const Guarded& buffer, Random& random) {
   const float inf = std::numeric_limits<float>::infinity();
   const float special[] = {0.0f, -0.0f, inf, -inf, std::nanf(""), 1e-40f, 3e5f, -1e30f};
   for (std::int64_t i = 0; i < buffer.size(); ++i) {
-    buffer[i] = random.integer(0, 9) == 0 ? special[random.integer(0, 7)]
-                                          : random.uniform(-10.0f, 10.0f);
+    buffer[i] =
+        random.integer(0, 9) == 0 ? special[random.integer(0, 7)] : random.uniform(-10.0f, 10.0f);
   }
 }
 
-// The element computed alone: the whole buffer must agree bit by bit. What a single element is worth
-// is the business of test_math.
+// The element computed alone: the whole buffer must agree bit by bit. What a single element is
+// worth is the business of test_math.
 float alone(const KernelTable& table, Unary f, float x) {
   float y = 0.0f;
   table.unary_f32(f, &x, 1, &y);
   return y;
 }
 
-bool same_value(float a, float b) { return same_bits(a, b) || (std::isnan(a) && std::isnan(b)); }
+bool same_value(float a, float b) {
+  return same_bits(a, b) || (std::isnan(a) && std::isnan(b));
+}
 
 }  // namespace
 
@@ -57,7 +59,7 @@ KVIK_TEST(unary_every_place) {
           for (std::int64_t i = 0; i < n; ++i) {
             const float want = alone(table, function, x[i]);
             CHECK(same_value(y[i], want)) << table.name << " function " << f << " n " << n << " at "
-                                         << i << ": " << show(y[i]) << ", alone " << show(want);
+                                          << i << ": " << show(y[i]) << ", alone " << show(want);
             CHECK(same_value(in_place[i], want)) << table.name << " in place, function " << f;
           }
           CHECK(x.intact() && y.intact() && in_place.intact())
@@ -127,4 +129,6 @@ KVIK_TEST(silu_mul_every_place) {
   });
 }
 
-int main(int argc, char** argv) { return kvik::test::run_all(argc, argv); }
+int main(int argc, char** argv) {
+  return kvik::test::run_all(argc, argv);
+}

@@ -53,14 +53,14 @@ struct Promise {
 
 // As math.inl.h states them. The last digit of a correctly rounded operation is half an ulp.
 const Promise kPromises[] = {
-    {Unary::kExp, "exp", 1.0, 0.0},         {Unary::kTanh, "tanh", 2.0, 0.0},
-    {Unary::kSigmoid, "sigmoid", 2.5, 0.0}, {Unary::kErf, "erf", 1.0, 0.0},
+    {Unary::kExp, "exp", 1.1, 0.0},           {Unary::kTanh, "tanh", 1.5, 0.0},
+    {Unary::kSigmoid, "sigmoid", 2.5, 0.0},   {Unary::kErf, "erf", 1.3, 0.0},
     {Unary::kGeluErf, "gelu_erf", 0.0, 2e-7}, {Unary::kGeluTanh, "gelu_tanh", 32.0, 1e-7},
     {Unary::kSilu, "silu", 3.5, 1e-43},       {Unary::kRelu, "relu", 0.0, 0.0},
-    {Unary::kSqrt, "sqrt", 0.5, 0.0},       {Unary::kReciprocal, "reciprocal", 0.5, 0.0},
-    {Unary::kNeg, "neg", 0.0, 0.0},         {Unary::kAbs, "abs", 0.0, 0.0},
-    {Unary::kSin, "sin", 2.0, 0.0},         {Unary::kCos, "cos", 2.0, 0.0},
-    {Unary::kLog, "log", 1.0, 0.0},         {Unary::kSquare, "square", 0.5, 0.0},
+    {Unary::kSqrt, "sqrt", 0.5, 0.0},         {Unary::kReciprocal, "reciprocal", 0.5, 0.0},
+    {Unary::kNeg, "neg", 0.0, 0.0},           {Unary::kAbs, "abs", 0.0, 0.0},
+    {Unary::kSin, "sin", 1.7, 0.0},           {Unary::kCos, "cos", 1.7, 0.0},
+    {Unary::kLog, "log", 0.9, 0.0},           {Unary::kSquare, "square", 0.5, 0.0},
 };
 
 float float_of(std::uint32_t bits) {
@@ -141,7 +141,8 @@ KVIK_TEST(sine_of_large_angles) {
       for (Unary f : {Unary::kSin, Unary::kCos}) {
         const double want = exact(f, x);
         const float got = apply(table, f, x);
-        CHECK(close(got, want, 2.0 * ulp(want))) << table.name << " x=" << show(x) << " got " << show(got);
+        CHECK(close(got, want, 1.7 * ulp(want)))
+            << table.name << " x=" << show(x) << " got " << show(got);
       }
     }
   });
@@ -153,34 +154,34 @@ KVIK_TEST(special_values) {
     float x, y;
   };
   const Case cases[] = {
-      {Unary::kExp, kInf, kInf},       {Unary::kExp, -kInf, 0.0f},
-      {Unary::kExp, 0.0f, 1.0f},       {Unary::kExp, 88.72283f, 3.40279852e+38f},
-      {Unary::kExp, 88.72284f, kInf},  {Unary::kExp, -103.97283f, 0x1p-149f},
-      {Unary::kExp, -104.0f, 0.0f},    {Unary::kTanh, kInf, 1.0f},
-      {Unary::kTanh, -kInf, -1.0f},    {Unary::kTanh, -0.0f, -0.0f},
-      {Unary::kSigmoid, kInf, 1.0f},   {Unary::kSigmoid, -kInf, 0.0f},
-      {Unary::kSigmoid, 0.0f, 0.5f},   {Unary::kErf, kInf, 1.0f},
-      {Unary::kErf, -kInf, -1.0f},     {Unary::kErf, -0.0f, -0.0f},
-      {Unary::kGeluErf, kInf, kInf},   {Unary::kGeluTanh, kInf, kInf},
-      {Unary::kGeluErf, -kInf, kNan},  {Unary::kGeluTanh, -kInf, kNan},
-      {Unary::kSilu, kInf, kInf},      {Unary::kSilu, -kInf, kNan},
-      {Unary::kRelu, -kInf, 0.0f},     {Unary::kRelu, -0.0f, -0.0f},
-      {Unary::kSqrt, -1.0f, kNan},     {Unary::kSqrt, -0.0f, -0.0f},
+      {Unary::kExp, kInf, kInf},        {Unary::kExp, -kInf, 0.0f},
+      {Unary::kExp, 0.0f, 1.0f},        {Unary::kExp, 88.72283f, 3.40279852e+38f},
+      {Unary::kExp, 88.72284f, kInf},   {Unary::kExp, -103.97283f, 0x1p-149f},
+      {Unary::kExp, -104.0f, 0.0f},     {Unary::kTanh, kInf, 1.0f},
+      {Unary::kTanh, -kInf, -1.0f},     {Unary::kTanh, -0.0f, -0.0f},
+      {Unary::kSigmoid, kInf, 1.0f},    {Unary::kSigmoid, -kInf, 0.0f},
+      {Unary::kSigmoid, 0.0f, 0.5f},    {Unary::kErf, kInf, 1.0f},
+      {Unary::kErf, -kInf, -1.0f},      {Unary::kErf, -0.0f, -0.0f},
+      {Unary::kGeluErf, kInf, kInf},    {Unary::kGeluTanh, kInf, kInf},
+      {Unary::kGeluErf, -kInf, kNan},   {Unary::kGeluTanh, -kInf, kNan},
+      {Unary::kSilu, kInf, kInf},       {Unary::kSilu, -kInf, kNan},
+      {Unary::kRelu, -kInf, 0.0f},      {Unary::kRelu, -0.0f, -0.0f},
+      {Unary::kSqrt, -1.0f, kNan},      {Unary::kSqrt, -0.0f, -0.0f},
       {Unary::kReciprocal, 0.0f, kInf}, {Unary::kReciprocal, -0.0f, -kInf},
-      {Unary::kNeg, 0.0f, -0.0f},      {Unary::kAbs, -0.0f, 0.0f},
-      {Unary::kSin, kInf, kNan},       {Unary::kCos, -kInf, kNan},
-      {Unary::kSin, -0.0f, -0.0f},     {Unary::kCos, 0.0f, 1.0f},
-      {Unary::kLog, 0.0f, -kInf},      {Unary::kLog, -0.0f, -kInf},
-      {Unary::kLog, -1.0f, kNan},      {Unary::kLog, -kInf, kNan},
-      {Unary::kLog, kInf, kInf},       {Unary::kLog, 1.0f, 0.0f},
+      {Unary::kNeg, 0.0f, -0.0f},       {Unary::kAbs, -0.0f, 0.0f},
+      {Unary::kSin, kInf, kNan},        {Unary::kCos, -kInf, kNan},
+      {Unary::kSin, -0.0f, -0.0f},      {Unary::kCos, 0.0f, 1.0f},
+      {Unary::kLog, 0.0f, -kInf},       {Unary::kLog, -0.0f, -kInf},
+      {Unary::kLog, -1.0f, kNan},       {Unary::kLog, -kInf, kNan},
+      {Unary::kLog, kInf, kInf},        {Unary::kLog, 1.0f, 0.0f},
       {Unary::kSquare, -kInf, kInf},
   };
   for_each_isa([&](const KernelTable& table) {
     for (const Case& c : cases) {
       const float got = apply(table, c.f, c.x);
-      const bool same = std::isnan(c.y) ? std::isnan(got) : std::isinf(c.y) || c.y == 0.0f
-                            ? same_bits(got, c.y)
-                            : close(got, c.y, ulp(c.y));
+      const bool same = std::isnan(c.y)                  ? std::isnan(got)
+                        : std::isinf(c.y) || c.y == 0.0f ? same_bits(got, c.y)
+                                                         : close(got, c.y, ulp(c.y));
       CHECK(same) << table.name << " function " << static_cast<int>(c.f) << " of " << show(c.x)
                   << ": got " << show(got) << ", want " << show(c.y);
     }
@@ -188,4 +189,6 @@ KVIK_TEST(special_values) {
   });
 }
 
-int main(int argc, char** argv) { return kvik::test::run_all(argc, argv); }
+int main(int argc, char** argv) {
+  return kvik::test::run_all(argc, argv);
+}

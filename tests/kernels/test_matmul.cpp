@@ -23,16 +23,17 @@ struct Shape {
 
 // All row counts around the tiles; column counts around vectors and panels; k around the blocks.
 const Shape kShapes[] = {
-    {1, 1, 1},    {1, 7, 15},   {1, 64, 64},   {1, 100, 65},  {2, 33, 31},    {3, 16, 96},
-    {4, 17, 33},  {5, 9, 130},  {6, 65, 64},   {7, 64, 63},   {8, 40, 129},   {9, 3, 16},
-    {12, 5, 17},  {13, 21, 48}, {47, 19, 70},  {48, 8, 64},   {49, 12, 66},   {97, 30, 40},
-    {1, 511, 80}, {2, 512, 80}, {7, 513, 80},  {3, 1024, 20}, {50, 1025, 70}, {1, 2000, 100},
+    {1, 1, 1},    {1, 7, 15},   {1, 64, 64},  {1, 100, 65},  {2, 33, 31},    {3, 16, 96},
+    {4, 17, 33},  {5, 9, 130},  {6, 65, 64},  {7, 64, 63},   {8, 40, 129},   {9, 3, 16},
+    {12, 5, 17},  {13, 21, 48}, {47, 19, 70}, {48, 8, 64},   {49, 12, 66},   {97, 30, 40},
+    {1, 511, 80}, {2, 512, 80}, {7, 513, 80}, {3, 1024, 20}, {50, 1025, 70}, {1, 2000, 100},
     {5, 0, 20},   {0, 4, 4},    {3, 4, 0},
 };
 
 struct Packed {
   // transposed: element (k, c) lies at w[c·k_count + k], as the weight of a tied embedding does.
-  Packed(const KernelTable& table, const Guarded& w, std::int64_t k, std::int64_t n, bool transposed)
+  Packed(const KernelTable& table, const Guarded& w, std::int64_t k, std::int64_t n,
+         bool transposed)
       : panels((n + table.panel - 1) / table.panel),
         buffer(static_cast<std::size_t>(panels * table.panel * k) * sizeof(float)) {
     const std::int64_t half = panels / 2;  // two threads would pack like this
@@ -48,10 +49,13 @@ struct Packed {
 // One product and everything around it.
 struct Case {
   Case(const Shape& shape, std::uint64_t stream)
-      : s(shape), random(stream),
+      : s(shape),
+        random(stream),
         x(s.rows, s.k, s.k + random.integer(0, 3), static_cast<int>(random.integer(0, 3)),
           random.integer(0, 1) ? Side::kStart : Side::kEnd),
-        w(s.k * s.n), bias(s.n), residual(s.rows, s.n, s.n + random.integer(0, 3)) {
+        w(s.k * s.n),
+        bias(s.n),
+        residual(s.rows, s.n, s.n + random.integer(0, 3)) {
     x.fill(random, -1.0f, 1.0f);
     w.fill(random, -1.0f, 1.0f);
     bias.fill(random, -1.0f, 1.0f);
@@ -71,8 +75,8 @@ struct Case {
 };
 
 std::string name_of(const KernelTable& table, const Shape& s) {
-  return std::string(table.name) + " rows " + std::to_string(s.rows) + " k " +
-         std::to_string(s.k) + " n " + std::to_string(s.n);
+  return std::string(table.name) + " rows " + std::to_string(s.rows) + " k " + std::to_string(s.k) +
+         " n " + std::to_string(s.n);
 }
 
 std::vector<float> multiply(const KernelTable& table, const Case& c, const Packed& packed,
@@ -220,4 +224,6 @@ KVIK_TEST(other_panels_are_not_touched) {
   });
 }
 
-int main(int argc, char** argv) { return kvik::test::run_all(argc, argv); }
+int main(int argc, char** argv) {
+  return kvik::test::run_all(argc, argv);
+}

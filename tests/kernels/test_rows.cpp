@@ -16,11 +16,12 @@ namespace {
 constexpr float kInf = std::numeric_limits<float>::infinity();
 
 // A slot that maps rows to rows, with everything but the rows bound.
-using RowSlot = std::function<void(const KernelTable&, const float* x, std::ptrdiff_t x_stride,
-                                   std::int64_t rows, std::int64_t n, float* y,
-                                   std::ptrdiff_t y_stride)>;
+using RowSlot =
+    std::function<void(const KernelTable&, const float* x, std::ptrdiff_t x_stride,
+                       std::int64_t rows, std::int64_t n, float* y, std::ptrdiff_t y_stride)>;
 // Tolerance of element i of a row.
-using RowTolerance = std::function<double(const float* x, std::int64_t n, std::int64_t i, float want)>;
+using RowTolerance =
+    std::function<double(const float* x, std::int64_t n, std::int64_t i, float want)>;
 
 void check_rows(const std::string& what, const RowSlot& slot, const RowTolerance& tolerance,
                 float low, float high) {
@@ -60,7 +61,9 @@ void check_rows(const std::string& what, const RowSlot& slot, const RowTolerance
 
 // Rounding steps on the longest chain of a sum of n terms: vectors of the narrowest ISA, then the
 // tree across lanes and partial sums.
-double steps(std::int64_t n) { return static_cast<double>(n) / 8.0 + 8.0; }
+double steps(std::int64_t n) {
+  return static_cast<double>(n) / 8.0 + 8.0;
+}
 
 struct Affine {
   explicit Affine(std::int64_t n) : scale(n), bias(n) {
@@ -98,8 +101,7 @@ KVIK_TEST(layer_norm) {
         const double deviation = std::sqrt(variance / static_cast<double>(n) + epsilon);
         const double difference = kEps * (steps(n) * magnitude + std::fabs(x[i]) + magnitude);
         const double z = std::fabs(x[i] - mean) / deviation;
-        const double z_error =
-            difference / deviation * (1.0 + z) + z * kEps * (steps(n) + 8.0);
+        const double z_error = difference / deviation * (1.0 + z) + z * kEps * (steps(n) + 8.0);
         const double scale = option & 1 ? std::fabs(Affine::of(n).scale[i]) : 1.0;
         return z_error * scale + 2.0 * kEps * (std::fabs(want) + z * scale);
       };
@@ -210,4 +212,6 @@ KVIK_TEST(rotary) {
   });
 }
 
-int main(int argc, char** argv) { return kvik::test::run_all(argc, argv); }
+int main(int argc, char** argv) {
+  return kvik::test::run_all(argc, argv);
+}

@@ -50,11 +50,13 @@ KVIK_TEST(arena_chain_needs_two_places) {
 }
 
 KVIK_TEST(arena_overflow_is_an_error) {
-  std::vector<ArenaBuffer> huge(2, {.bytes = std::numeric_limits<std::int64_t>::max() / 2 + 1,
-                                    .first = 0, .last = 1});
+  std::vector<ArenaBuffer> huge(
+      2, {.bytes = std::numeric_limits<std::int64_t>::max() / 2 + 1, .first = 0, .last = 1});
   CHECK(!kvik::test::thrown([&] { plan_arena(huge); }).empty());
 }
 
 }  // namespace
 
-int main(int argc, char** argv) { return kvik::test::run_all(argc, argv); }
+int main(int argc, char** argv) {
+  return kvik::test::run_all(argc, argv);
+}

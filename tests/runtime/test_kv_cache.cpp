@@ -137,7 +137,10 @@ KVIK_TEST(kv_reserved_and_forgotten) {
 
 KVIK_TEST(kv_pages_come_back_zeroed) {
   const auto pool = make_pool();
-  { KvCache cache(pool); append(cache, 64, 0.5F); }
+  {
+    KvCache cache(pool);
+    append(cache, 64, 0.5F);
+  }
   KvCache again(pool);
   append(again, 3, 0.25F);
   expect(again, 3, 0.25F, 0.25F);
@@ -145,4 +148,6 @@ KVIK_TEST(kv_pages_come_back_zeroed) {
 
 }  // namespace
 
-int main(int argc, char** argv) { return kvik::test::run_all(argc, argv); }
+int main(int argc, char** argv) {
+  return kvik::test::run_all(argc, argv);
+}

@@ -70,7 +70,11 @@ bool same_bits(std::span<const float> a, std::span<const float> b) {
 
 const std::vector<TinyShape>& shapes() {
   static const std::vector<TinyShape> kShapes{
-      {}, {.heads = 3, .kv_heads = 3, .head_dim = 5}, {.window = 20}, {.alibi = true},
+      {},
+      {.heads = 3, .kv_heads = 3, .head_dim = 5},
+      {.window = 20},
+      {.alibi = true},
+      {.split = true},
       {.heads = 4, .kv_heads = 1, .window = 70, .alibi = true}};
   return kShapes;
 }
@@ -230,4 +234,6 @@ KVIK_TEST(the_tail_and_the_logits_buffer) {
 
 }  // namespace
 
-int main(int argc, char** argv) { return kvik::test::run_all(argc, argv); }
+int main(int argc, char** argv) {
+  return kvik::test::run_all(argc, argv);
+}

@@ -35,10 +35,12 @@ KVIK_TEST(philox_known_answers) {
   using Words = kvik::runtime::PhiloxCounter;
   CHECK((philox4x32_10({0, 0, 0, 0}, {0, 0}) ==
          Words{0x6627e8d5, 0xe169c58d, 0xbc57ac4c, 0x9b00dbd8}));
-  CHECK((philox4x32_10({0xffffffff, 0xffffffff, 0xffffffff, 0xffffffff}, {0xffffffff, 0xffffffff}) ==
-         Words{0x408f276d, 0x41c83b0e, 0xa20bc7c6, 0x6d5451fd}));
-  CHECK((philox4x32_10({0x243f6a88, 0x85a308d3, 0x13198a2e, 0x03707344}, {0xa4093822, 0x299f31d0}) ==
-         Words{0xd16cfe09, 0x94fdcceb, 0x5001e420, 0x24126ea1}));
+  CHECK(
+      (philox4x32_10({0xffffffff, 0xffffffff, 0xffffffff, 0xffffffff}, {0xffffffff, 0xffffffff}) ==
+       Words{0x408f276d, 0x41c83b0e, 0xa20bc7c6, 0x6d5451fd}));
+  CHECK(
+      (philox4x32_10({0x243f6a88, 0x85a308d3, 0x13198a2e, 0x03707344}, {0xa4093822, 0x299f31d0}) ==
+       Words{0xd16cfe09, 0x94fdcceb, 0x5001e420, 0x24126ea1}));
 }
 
 KVIK_TEST(portable_exp_error) {
@@ -85,7 +87,8 @@ std::map<std::int64_t, double> expected(const std::vector<float>& logits,
   });
   const auto weight = [&](std::int64_t id) {
     return std::exp((static_cast<double>(logits[static_cast<std::size_t>(id)]) -
-                     logits[static_cast<std::size_t>(ids[0])]) / options.temperature);
+                     logits[static_cast<std::size_t>(ids[0])]) /
+                    options.temperature);
   };
   const auto total = [&] {
     double sum = 0;
@@ -165,7 +168,8 @@ KVIK_TEST(seeds_are_reproducible) {
   };
   CHECK_EQ(show(draw({.temperature = 4, .seed = 7})), "748 794 5 249 988 334 ");
   CHECK_EQ(show(draw({.temperature = 4, .top_k = 50, .seed = 7})), "877 519 321 852 50 136 ");
-  CHECK_EQ(show(draw({.temperature = 4, .top_p = 0.9, .seed = 1ULL << 40})), "311 475 718 704 39 77 ");
+  CHECK_EQ(show(draw({.temperature = 4, .top_p = 0.9, .seed = 1ULL << 40})),
+           "311 475 718 704 39 77 ");
   CHECK(draw({.temperature = 4, .seed = 7}) != draw({.temperature = 4, .seed = 8}));
 }
 
@@ -192,13 +196,21 @@ KVIK_TEST(bad_logits_raise_and_leave_the_sampler_alone) {
 
 KVIK_TEST(options_out_of_range_raise) {
   const double nan = std::numeric_limits<double>::quiet_NaN();
-  const std::vector<SamplerOptions> bad{
-      {.temperature = -1},      {.temperature = nan}, {.temperature = kInf},
-      {.top_k = -1},            {.top_p = 0},         {.top_p = 1.5},
-      {.top_p = nan},           {.min_p = -0.1},      {.min_p = 2},
-      {.repetition_penalty = 0}, {.repetition_penalty = nan},
-      {.logit_bias = {{3, 1.0}}}, {.logit_bias = {{-1, 1.0}}}, {.logit_bias = {{0, nan}}},
-      {.logit_bias = {{0, kInf}}}};
+  const std::vector<SamplerOptions> bad{{.temperature = -1},
+                                        {.temperature = nan},
+                                        {.temperature = kInf},
+                                        {.top_k = -1},
+                                        {.top_p = 0},
+                                        {.top_p = 1.5},
+                                        {.top_p = nan},
+                                        {.min_p = -0.1},
+                                        {.min_p = 2},
+                                        {.repetition_penalty = 0},
+                                        {.repetition_penalty = nan},
+                                        {.logit_bias = {{3, 1.0}}},
+                                        {.logit_bias = {{-1, 1.0}}},
+                                        {.logit_bias = {{0, nan}}},
+                                        {.logit_bias = {{0, kInf}}}};
   for (std::size_t i = 0; i < bad.size(); ++i) {
     CHECK(!thrown([&] { Sampler sampler(bad[i], 3); }).empty()) << "case " << i;
   }
@@ -206,4 +218,6 @@ KVIK_TEST(options_out_of_range_raise) {
 
 }  // namespace
 
-int main(int argc, char** argv) { return kvik::test::run_all(argc, argv); }
+int main(int argc, char** argv) {
+  return kvik::test::run_all(argc, argv);
+}

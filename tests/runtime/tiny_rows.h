@@ -23,6 +23,7 @@ struct TinyShape {
   int head_dim = 8;
   std::int64_t window = 0;
   bool alibi = false;  // an additive bias of head, query and key positions
+  bool split = false;  // one product for q, k and v, split; the halves of q swapped, one negated
 };
 
 class TinyRows {
@@ -63,6 +64,23 @@ class TinyRows {
     return out;
   }
 
+  ValueId ints(std::vector<std::int64_t> values) {
+    const Dims dims{static_cast<std::int64_t>(values.size())};
+    return rows_.graph.add_constant("i" + std::to_string(serial_++),
+                                    graph::ConstantTensor::from_ints(values, dims));
+  }
+
+  // A further output of the node added last.
+  ValueId output(std::size_t i, std::vector<std::int64_t> features) {
+    const ValueId out = rows_.graph.add_value("v" + std::to_string(serial_++), DType::kF32);
+    std::vector<graph::Expr> dims{graph::Expr::symbol("rows")};
+    for (const std::int64_t f : features) dims.emplace_back(f);
+    rows_.graph.value(out).shape = dims;
+    rows_.graph.nodes.back().outputs.resize(i + 1, graph::kNoValue);
+    rows_.graph.nodes.back().outputs[i] = out;
+    return out;
+  }
+
   ValueId norm(ValueId x, std::int64_t width) {
     return add("LayerNormalization", {x, weight({width}), weight({width})}, {1, width},
                {{"axis", std::int64_t{-1}}, {"epsilon", 1e-5F}});
@@ -70,9 +88,23 @@ class TinyRows {
 
   ValueId attention(ValueId x, std::int64_t width) {
     const std::int64_t kv = std::int64_t{shape_.kv_heads} * shape_.head_dim;
-    const ValueId q = add("MatMul", {x, weight({width, width})}, {1, width});
-    const ValueId k = add("MatMul", {x, weight({width, kv})}, {1, kv});
-    const ValueId v = add("MatMul", {x, weight({width, kv})}, {1, kv});
+    ValueId q, k, v;
+    if (shape_.split) {
+      const ValueId qkv = add("MatMul", {x, weight({width, width + 2 * kv})}, {1, width + 2 * kv});
+      q = add("Split", {qkv, ints({width, kv, kv})}, {1, width}, {{"axis", std::int64_t{-1}}});
+      k = output(1, {1, kv});
+      v = output(2, {1, kv});
+      const std::int64_t half = width / 2;
+      const ValueId low = add("Slice", {q, ints({0}), ints({half}), ints({2})}, {1, half});
+      const ValueId high =
+          add("Slice", {q, ints({half}), ints({width}), ints({2})}, {1, width - half});
+      q = add("Concat", {add("Neg", {high}, {1, width - half}), low}, {1, width},
+              {{"axis", std::int64_t{-1}}});
+    } else {
+      q = add("MatMul", {x, weight({width, width})}, {1, width});
+      k = add("MatMul", {x, weight({width, kv})}, {1, kv});
+      v = add("MatMul", {x, weight({width, kv})}, {1, kv});
+    }
     const auto layer = static_cast<std::int64_t>(rows_.attention.size());
     const ValueId out = add("RowAttention", {q, k, v}, {1, width}, {{"layer", layer}}, "kvik");
     graph::RowAttention entry;
@@ -86,9 +118,9 @@ class TinyRows {
     if (shape_.alibi) {
       using graph::Expr;
       const Expr distance = Expr::index(2) - Expr::index(1);
-      entry.bias = graph::float_binary(graph::ExprKind::kFloatMul,
-                                       graph::cast(distance, graph::ExprType::kFloat),
-                                       graph::cast(Expr::index(0) + Expr(1), graph::ExprType::kFloat));
+      entry.bias = graph::float_binary(
+          graph::ExprKind::kFloatMul, graph::cast(distance, graph::ExprType::kFloat),
+          graph::cast(Expr::index(0) + Expr(1), graph::ExprType::kFloat));
     }
     rows_.attention.push_back(entry);
     return add("MatMul", {out, weight({width, width})}, {1, width});
@@ -113,7 +145,8 @@ class TinyRows {
                     {1, width});
     for (int layer = 0; layer < shape_.layers; ++layer) {
       x = add("Add", {x, attention(norm(x, width), width)}, {1, width});
-      const ValueId up = add("MatMul", {norm(x, width), weight({width, 4 * width})}, {1, 4 * width});
+      const ValueId up =
+          add("MatMul", {norm(x, width), weight({width, 4 * width})}, {1, 4 * width});
       const ValueId act = add("Relu", {up}, {1, 4 * width});
       x = add("Add", {x, add("MatMul", {act, weight({4 * width, width})}, {1, width})}, {1, width});
     }

@@ -11,7 +11,8 @@
 
 int main(int argc, char** argv) try {
   if (argc < 6) {
-    std::cerr << "usage: " << argv[0] << " MODEL.onnx MAX_NEW_TOKENS TEMPERATURE SEED ID [ID ...]\n";
+    std::cerr << "usage: " << argv[0]
+              << " MODEL.onnx MAX_NEW_TOKENS TEMPERATURE SEED ID [ID ...]\n";
     return 2;
   }
   const kvik::Model model = kvik::Model::load(argv[1]);
@@ -33,8 +34,8 @@ int main(int argc, char** argv) try {
   };
   const kvik::GenerateResult result = kvik::generate(model, request, print);
   std::cout << '\n';
-  std::cerr << result.tokens.size() << " tokens, ended by " << kvik::finish_reason_name(result.reason)
-            << '\n';
+  std::cerr << result.tokens.size() << " tokens, ended by "
+            << kvik::finish_reason_name(result.reason) << '\n';
 } catch (const kvik::Error& error) {
   std::cerr << "error: " << error.what() << '\n';
   return 1;

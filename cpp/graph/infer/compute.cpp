@@ -5,7 +5,9 @@ namespace kvik::graph {
 
 namespace {
 
-void same_as_first(InferContext& c) { c.set(0, c.dtype(0), c.shape(0)); }
+void same_as_first(InferContext& c) {
+  c.set(0, c.dtype(0), c.shape(0));
+}
 
 void matmul(InferContext& c) {
   const auto& a = c.shape(0);
@@ -46,7 +48,8 @@ void reduce(InferContext& c) {
   if (!from) return c.set(0, c.dtype(0), std::nullopt);
   const bool keep = c.node().int_attr("keepdims", 1) != 0;
   std::vector<bool> reduced(from->size(), false);
-  std::optional<std::vector<std::int64_t>> axes = c.has(1) ? c.ints(1) : std::vector<std::int64_t>{};
+  std::optional<std::vector<std::int64_t>> axes =
+      c.has(1) ? c.ints(1) : std::vector<std::int64_t>{};
   if (!axes) return c.set(0, c.dtype(0), std::nullopt);
   if (axes->empty()) {
     reduced.assign(from->size(), c.node().int_attr("noop_with_empty_axes", 0) == 0);
@@ -69,7 +72,8 @@ void reduce(InferContext& c) {
 
 void arg_reduce(InferContext& c) {
   const auto& from = c.shape(0);
-  const auto axis = from ? normalize_axis(c.node().int_attr("axis", 0), from->size()) : std::nullopt;
+  const auto axis =
+      from ? normalize_axis(c.node().int_attr("axis", 0), from->size()) : std::nullopt;
   if (!axis) return c.set(0, DType::kI64, std::nullopt);
   Shape out = *from;
   if (c.node().int_attr("keepdims", 1) != 0) {
@@ -82,7 +86,8 @@ void arg_reduce(InferContext& c) {
 
 void top_k(InferContext& c) {
   const auto& from = c.shape(0);
-  const auto axis = from ? normalize_axis(c.node().int_attr("axis", -1), from->size()) : std::nullopt;
+  const auto axis =
+      from ? normalize_axis(c.node().int_attr("axis", -1), from->size()) : std::nullopt;
   const auto k = c.element(1, 0);
   std::optional<Shape> out;
   if (axis && k) {
@@ -96,7 +101,8 @@ void top_k(InferContext& c) {
 void layer_norm(InferContext& c) {
   same_as_first(c);
   const auto& from = c.shape(0);
-  const auto axis = from ? normalize_axis(c.node().int_attr("axis", -1), from->size()) : std::nullopt;
+  const auto axis =
+      from ? normalize_axis(c.node().int_attr("axis", -1), from->size()) : std::nullopt;
   if (!axis) return;
   Shape moments(from->begin(), from->begin() + *axis);
   moments.resize(from->size(), Expr(1));
@@ -137,15 +143,14 @@ std::vector<InferEntry> compute_rules() {
                                    {"", "TopK", top_k},
                                    {"", "LayerNormalization", layer_norm},
                                    {"", "Attention", attention}};
-  for (const char* op : {"Softmax", "LogSoftmax", "Hardmax", "RMSNormalization",
-                         "RotaryEmbedding", "LpNormalization", "BatchNormalization",
-                         "InstanceNormalization", "GroupNormalization",
-                         "MeanVarianceNormalization"}) {
+  for (const char* op : {"Softmax", "LogSoftmax", "Hardmax", "RMSNormalization", "RotaryEmbedding",
+                         "LpNormalization", "BatchNormalization", "InstanceNormalization",
+                         "GroupNormalization", "MeanVarianceNormalization"}) {
     rules.push_back({"", op, same_as_first});
   }
-  for (const char* op : {"ReduceMean", "ReduceSum", "ReduceMax", "ReduceMin", "ReduceProd",
-                         "ReduceL1", "ReduceL2", "ReduceSumSquare", "ReduceLogSum",
-                         "ReduceLogSumExp"}) {
+  for (const char* op :
+       {"ReduceMean", "ReduceSum", "ReduceMax", "ReduceMin", "ReduceProd", "ReduceL1", "ReduceL2",
+        "ReduceSumSquare", "ReduceLogSum", "ReduceLogSumExp"}) {
     rules.push_back({"", op, reduce});
   }
   return rules;

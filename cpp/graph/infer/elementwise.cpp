@@ -22,14 +22,18 @@ std::optional<Expr> aligned(const InferContext& c, std::size_t i, const std::opt
   return broadcast_content(*content, *c.shape(i), *to);
 }
 
-void same_as_first(InferContext& c) { c.set(0, c.dtype(0), c.shape(0)); }
+void same_as_first(InferContext& c) {
+  c.set(0, c.dtype(0), c.shape(0));
+}
 
 void identity(InferContext& c) {
   same_as_first(c);
   c.set_content(0, c.content(0));
 }
 
-void to_bool(InferContext& c) { c.set(0, DType::kBool, c.shape(0)); }
+void to_bool(InferContext& c) {
+  c.set(0, DType::kBool, c.shape(0));
+}
 
 template <ExprKind kind>
 void unary(InferContext& c) {
@@ -103,8 +107,7 @@ enum class Comparison { kEqual, kLess, kLessEqual, kGreater, kGreaterEqual, kAnd
 
 std::optional<Expr> compare(Comparison op, const Expr& a, const Expr& b) {
   if (a.type() != b.type()) return std::nullopt;
-  const bool logical =
-      op == Comparison::kAnd || op == Comparison::kOr || op == Comparison::kXor;
+  const bool logical = op == Comparison::kAnd || op == Comparison::kOr || op == Comparison::kXor;
   if (logical != (a.type() == ExprType::kBool) && op != Comparison::kEqual) return std::nullopt;
   switch (op) {
     case Comparison::kEqual: return equal(a, b);
@@ -162,10 +165,10 @@ void cast_to(InferContext& c, DType to) {
 
 void cast_rule(InferContext& c) {
   // Node attributes keep ONNX's own numbering of element types.
-  static constexpr DType kByNumber[] = {
-      DType::kUndefined, DType::kF32, DType::kU8,     DType::kI8,  DType::kU16, DType::kI16,
-      DType::kI32,       DType::kI64, DType::kString, DType::kBool, DType::kF16, DType::kF64,
-      DType::kU32,       DType::kU64};
+  static constexpr DType kByNumber[] = {DType::kUndefined, DType::kF32,  DType::kU8,  DType::kI8,
+                                        DType::kU16,       DType::kI16,  DType::kI32, DType::kI64,
+                                        DType::kString,    DType::kBool, DType::kF16, DType::kF64,
+                                        DType::kU32,       DType::kU64};
   const std::int64_t to = c.node().int_attr("to", 0);
   if (to == 16) return cast_to(c, DType::kBF16);
   if (to == 21) return cast_to(c, DType::kU4);
@@ -173,9 +176,13 @@ void cast_rule(InferContext& c) {
   cast_to(c, to >= 0 && to < 14 ? kByNumber[to] : DType::kUndefined);
 }
 
-void cast_like_rule(InferContext& c) { cast_to(c, c.dtype(1)); }
+void cast_like_rule(InferContext& c) {
+  cast_to(c, c.dtype(1));
+}
 
-void silu_mul(InferContext& c) { c.set(0, c.dtype(0), broadcast_inputs(c)); }
+void silu_mul(InferContext& c) {
+  c.set(0, c.dtype(0), broadcast_inputs(c));
+}
 
 }  // namespace
 
@@ -218,13 +225,13 @@ std::vector<InferEntry> elementwise_rules() {
       {"", "PRelu", same_as_first},
       {"", "Dropout", identity},
   };
-  for (const char* op :
-       {"Relu",     "Sigmoid",  "Tanh",     "Erf",       "Gelu",       "Swish",
-        "Cos",      "Sin",      "Tan",      "Reciprocal", "Softplus",  "Softsign",
-        "Elu",      "Selu",     "Celu",     "LeakyRelu", "HardSigmoid", "HardSwish",
-        "Mish",     "ThresholdedRelu", "Clip", "Round",  "Sign",       "Acos",
-        "Asin",     "Atan",     "Cosh",     "Sinh",      "Acosh",      "Asinh",
-        "Atanh",    "BitwiseNot"}) {
+  for (const char* op : {"Relu",      "Sigmoid",     "Tanh",      "Erf",   "Gelu",
+                         "Swish",     "Cos",         "Sin",       "Tan",   "Reciprocal",
+                         "Softplus",  "Softsign",    "Elu",       "Selu",  "Celu",
+                         "LeakyRelu", "HardSigmoid", "HardSwish", "Mish",  "ThresholdedRelu",
+                         "Clip",      "Round",       "Sign",      "Acos",  "Asin",
+                         "Atan",      "Cosh",        "Sinh",      "Acosh", "Asinh",
+                         "Atanh",     "BitwiseNot"}) {
     rules.push_back({"", op, same_as_first});
   }
   return rules;

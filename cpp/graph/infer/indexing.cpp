@@ -76,7 +76,8 @@ std::optional<Expr> front_index(const Expr& index, const Expr& dim) {
 void gather(InferContext& c) {
   const auto& data = c.shape(0);
   const auto& at = c.shape(1);
-  const auto axis = data ? normalize_axis(c.node().int_attr("axis", 0), data->size()) : std::nullopt;
+  const auto axis =
+      data ? normalize_axis(c.node().int_attr("axis", 0), data->size()) : std::nullopt;
   if (!axis || !at) return c.set(0, c.dtype(0), std::nullopt);
   const int added = static_cast<int>(at->size());
   Shape to(data->begin(), data->begin() + *axis);
@@ -124,8 +125,8 @@ void gather_nd(InferContext& c) {
       indices.emplace(i, Expr::index(lead + i - static_cast<int>(depth)));
     } else if (content->has_index(i)) {
       if (!index) return;
-      const auto position = front_index(index->substitute({{lead, Expr(i)}}),
-                                        (*data)[static_cast<std::size_t>(i)]);
+      const auto position =
+          front_index(index->substitute({{lead, Expr(i)}}), (*data)[static_cast<std::size_t>(i)]);
       if (!position) return;
       indices.emplace(i, *position);
     }
@@ -133,9 +134,13 @@ void gather_nd(InferContext& c) {
   c.set_content(0, content->substitute(indices));
 }
 
-void gather_elements(InferContext& c) { c.set(0, c.dtype(0), c.shape(1)); }
+void gather_elements(InferContext& c) {
+  c.set(0, c.dtype(0), c.shape(1));
+}
 
-void scatter(InferContext& c) { c.set(0, c.dtype(0), c.shape(0)); }
+void scatter(InferContext& c) {
+  c.set(0, c.dtype(0), c.shape(0));
+}
 
 void cumsum(InferContext& c) {
   c.set(0, c.dtype(0), c.shape(0));

@@ -225,7 +225,8 @@ void concat(InferContext& c) {
 
 void split(InferContext& c) {
   const auto& from = c.shape(0);
-  const auto axis = from ? normalize_axis(c.node().int_attr("axis", 0), from->size()) : std::nullopt;
+  const auto axis =
+      from ? normalize_axis(c.node().int_attr("axis", 0), from->size()) : std::nullopt;
   if (!axis) return;
   const auto a = static_cast<std::size_t>(*axis);
   const std::size_t count = c.node().outputs.size();

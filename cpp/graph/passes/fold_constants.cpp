@@ -25,8 +25,16 @@ constexpr std::int64_t kMaxFolded = std::int64_t{4} << 30;  // all results toget
 constexpr std::int64_t kMaxSpelledOut = 256;
 
 constexpr std::array<std::string_view, 12> kNeverFolded = {
-    "RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike", "Multinomial",
-    "Bernoulli",    "Dropout",          "If",            "Loop",              "Scan",
+    "RandomNormal",
+    "RandomNormalLike",
+    "RandomUniform",
+    "RandomUniformLike",
+    "Multinomial",
+    "Bernoulli",
+    "Dropout",
+    "If",
+    "Loop",
+    "Scan",
     "DequantizeLinear",  // a quantised weight stays quantised
     "QuantizeLinear"};
 
@@ -117,8 +125,8 @@ bool all_inputs_constant(const Rewriter& r, const Node& node) {
 bool fold_view(Rewriter& r, const Node& node, const Dims& dims) {
   constexpr std::array<std::string_view, 5> kViews = {"Reshape", "Squeeze", "Unsqueeze", "Flatten",
                                                       "Identity"};
-  const bool view = node.domain.empty() &&
-                    std::find(kViews.begin(), kViews.end(), node.op) != kViews.end();
+  const bool view =
+      node.domain.empty() && std::find(kViews.begin(), kViews.end(), node.op) != kViews.end();
   const ConstantTensor* from = r.constant(node.input(0));
   if (!view || from->dims.elements() != dims.elements()) return false;
   ConstantTensor tensor = *from;
@@ -138,10 +146,12 @@ bool is_weight_transpose(const Rewriter& r, const Node& node) {
 }
 
 // The size of the results, if it is known and within the budgets.
-std::optional<std::int64_t> affordable(const Rewriter& r, const Node& node, const PassState& state) {
+std::optional<std::int64_t> affordable(const Rewriter& r, const Node& node,
+                                       const PassState& state) {
   std::int64_t given = 0;
   for (const ValueId input : node.inputs) {
-    if (const auto* tensor = r.constant(input)) given += static_cast<std::int64_t>(tensor->data.size());
+    if (const auto* tensor = r.constant(input))
+      given += static_cast<std::int64_t>(tensor->data.size());
   }
   std::int64_t made = 0;
   for (const ValueId out : node.outputs) {

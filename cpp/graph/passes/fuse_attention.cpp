@@ -227,7 +227,8 @@ ValueId untransposed(Rewriter& r, NodeId n, ValueId k_transposed, std::size_t ra
   }
   perm = swapped_last(perm);
   bool identity = true;
-  for (std::size_t i = 0; i < rank; ++i) identity = identity && perm[i] == static_cast<std::int64_t>(i);
+  for (std::size_t i = 0; i < rank; ++i)
+    identity = identity && perm[i] == static_cast<std::int64_t>(i);
   return identity ? source : r.insert(n, "Transpose", {source}, {{"perm", perm}});
 }
 
@@ -239,7 +240,9 @@ struct Geometry {
 
 // A leading dimension that is a plain symbol is a batch; a product (batch * heads, flattened for a
 // batched product) is unflattened by sink_reshapes first.
-bool is_plain_batch(const Expr& dim) { return dim.kind() == ExprKind::kSymbol; }
+bool is_plain_batch(const Expr& dim) {
+  return dim.kind() == ExprKind::kSymbol;
+}
 
 std::optional<Geometry> match_geometry(const Rewriter& r, const Scores& scores, ValueId v) {
   const auto q = r.shape(scores.q);
@@ -256,7 +259,8 @@ std::optional<Geometry> match_geometry(const Rewriter& r, const Scores& scores, 
     return std::nullopt;
   }
   if (rank == 3 && !is_plain_batch((*q)[0])) return std::nullopt;
-  // One key/value head for all query heads is Attention's own meaning; other ratios don't broadcast.
+  // One key/value head for all query heads is Attention's own meaning; other ratios don't
+  // broadcast.
   if (rank == 4 && (!((*k)[1] == (*value)[1]) || !((*k)[1] == (*q)[1] || (*k)[1].is(1)))) {
     return std::nullopt;
   }

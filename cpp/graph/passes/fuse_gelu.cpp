@@ -122,9 +122,9 @@ bool fuse_product(Rewriter& r, NodeId n) {
         !is_about(static_cast<float>(gate->a * product.constant), 0.5)) {
       continue;
     }
-    const Polynomial wanted = gate->tanh ? Polynomial{{1, kSqrtTwoOverPi},
-                                                      {3, kSqrtTwoOverPi * kCubic}}
-                                         : Polynomial{{1, kSqrtHalf}};
+    const Polynomial wanted = gate->tanh
+                                  ? Polynomial{{1, kSqrtTwoOverPi}, {3, kSqrtTwoOverPi * kCubic}}
+                                  : Polynomial{{1, kSqrtHalf}};
     if (!is_polynomial(r, gate->u, x, wanted)) continue;
     r.rewrite(n, "", "Gelu", {x}, {{"approximate", std::string(gate->tanh ? "tanh" : "none")}});
     return true;

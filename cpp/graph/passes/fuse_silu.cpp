@@ -57,8 +57,8 @@ void fuse_silu_mul(Rewriter& r, PassState& /*state*/) {
       const ValueId activated = node.input(i);
       const ValueId up = node.input(1 - i);
       const Node* swish = r.producer(activated, "Swish");
-      if (swish == nullptr || swish->float_attr("alpha", 1.0F) != 1.0F ||
-          !r.used_once(activated) || r.dtype(up) != DType::kF32 || !same_shape(r, activated, up)) {
+      if (swish == nullptr || swish->float_attr("alpha", 1.0F) != 1.0F || !r.used_once(activated) ||
+          r.dtype(up) != DType::kF32 || !same_shape(r, activated, up)) {
         continue;
       }
       r.rewrite(n, "kvik", "SiluMul", {swish->input(0), up});

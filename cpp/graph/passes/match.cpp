@@ -18,7 +18,8 @@ bool is_about(std::optional<float> found, double meant) {
   return found && std::fabs(static_cast<double>(*found) - meant) <= kRelative * std::fabs(meant);
 }
 
-std::optional<Scaled> with_scalar(const Rewriter& r, const Node* node, std::string_view commutative) {
+std::optional<Scaled> with_scalar(const Rewriter& r, const Node* node,
+                                  std::string_view commutative) {
   if (node == nullptr || !node->is(commutative) || node->inputs.size() != 2) return std::nullopt;
   for (const std::size_t i : {1U, 0U}) {
     const auto scalar = scalar_of(r, node->input(i));
@@ -51,8 +52,8 @@ std::vector<ValueId> flatten(const Rewriter& r, ValueId v, std::string_view op, 
   std::vector<ValueId> out{v};
   for (std::size_t i = 0; i < out.size() && out.size() < limit;) {
     const Node* node = r.producer(out[i], op);
-    const bool open = node != nullptr && node->inputs.size() == 2 &&
-                      (out[i] == v || r.used_once(out[i]));
+    const bool open =
+        node != nullptr && node->inputs.size() == 2 && (out[i] == v || r.used_once(out[i]));
     if (!open) {
       ++i;
       continue;

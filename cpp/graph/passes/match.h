@@ -23,7 +23,8 @@ struct Scaled {
   ValueId value = kNoValue;
   float scalar = 0.0F;
 };
-std::optional<Scaled> with_scalar(const Rewriter& r, const Node* node, std::string_view commutative);
+std::optional<Scaled> with_scalar(const Rewriter& r, const Node* node,
+                                  std::string_view commutative);
 // v = x * c or x / c (c as the factor), with c in float64 so that 1/c loses nothing.
 struct Factor {
   ValueId value = kNoValue;
@@ -34,8 +35,8 @@ std::optional<Factor> with_factor(const Rewriter& r, const Node* node);
 // The operand of a two-operand node that is not `v`; kNoValue if `v` is neither.
 ValueId other_operand(const Node& node, ValueId v);
 
-// The inputs of a Mul or Add chain: Mul(Mul(a, b), c) gives {a, b, c}. Only inner nodes whose result
-// has no other use are opened; at most `limit` factors.
+// The inputs of a Mul or Add chain: Mul(Mul(a, b), c) gives {a, b, c}. Only inner nodes whose
+// result has no other use are opened; at most `limit` factors.
 std::vector<ValueId> flatten(const Rewriter& r, ValueId v, std::string_view op, std::size_t limit);
 
 // Whether an element-wise operation of `value` with `operand` has value's own shape.
@@ -43,8 +44,8 @@ bool keeps_shape(const Rewriter& r, ValueId value, ValueId operand);
 bool same_shape(const Rewriter& r, ValueId a, ValueId b);
 bool has_unknown(const Shape& shape);
 
-// A float32 constant that is [n], up to leading dimensions of 1, as a 1-D constant: the value itself
-// or a view of the same elements. kNoValue for anything else.
+// A float32 constant that is [n], up to leading dimensions of 1, as a 1-D constant: the value
+// itself or a view of the same elements. kNoValue for anything else.
 ValueId as_vector(Rewriter& r, ValueId v, const Expr& n);
 
 // A node of the standard softmax-like kind: does `axis` (an attribute with this default) name the

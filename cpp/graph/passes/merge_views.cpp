@@ -18,9 +18,9 @@ namespace {
 constexpr std::size_t kMaxChain = 8;
 
 bool is_view(const Node& node) {
-  return node.domain.empty() && (node.op == "Reshape" || node.op == "Transpose" ||
-                                 node.op == "Squeeze" || node.op == "Unsqueeze" ||
-                                 node.op == "Flatten");
+  return node.domain.empty() &&
+         (node.op == "Reshape" || node.op == "Transpose" || node.op == "Squeeze" ||
+          node.op == "Unsqueeze" || node.op == "Flatten");
 }
 
 // The permutation of a Transpose, its default spelled out.

@@ -20,8 +20,8 @@ using Evaluate =
 
 // What a pass may use besides the graph, kept from round to round.
 struct PassState {
-  Evaluate evaluate;                 // may be empty
-  std::int64_t folded_bytes = 0;     // memory that fold_constants has spent so far
+  Evaluate evaluate;              // may be empty
+  std::int64_t folded_bytes = 0;  // memory that fold_constants has spent so far
 };
 
 using PassFunction = void (*)(Rewriter&, PassState&);

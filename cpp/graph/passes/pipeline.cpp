@@ -35,10 +35,9 @@ std::map<std::size_t, Expr> by_position(const Graph& graph, const std::map<Value
   for (const auto& [id, content] : known) {
     const auto it = std::find(graph.inputs.begin(), graph.inputs.end(), id);
     if (it == graph.inputs.end()) {
-      throw Error(ErrorCode::kInvalidArgument, "contents are given for the value with id " +
-                                                   std::to_string(id) +
-                                                   ", which is no input of graph '" + graph.name +
-                                                   "'");
+      throw Error(ErrorCode::kInvalidArgument,
+                  "contents are given for the value with id " + std::to_string(id) +
+                      ", which is no input of graph '" + graph.name + "'");
     }
     out.emplace(static_cast<std::size_t>(it - graph.inputs.begin()), content);
   }
@@ -90,15 +89,17 @@ int run_pass(Graph& graph, const Pass& pass, PassState& state, Contents& content
     return 0;
   }
   rewriter.finish();
+  remove_dead(graph);  // first: a dead node may use a value whose producer now makes another
   verify_after(graph, pass.name);
-  remove_dead(graph);
   contents = inference.run(graph);
   return changes;
 }
 
 }  // namespace
 
-std::span<const Pass> all_passes() { return kPasses; }
+std::span<const Pass> all_passes() {
+  return kPasses;
+}
 
 PipelineReport optimize(Graph& graph, const PassOptions& options, const Evaluate& evaluate) {
   check_names(options);
@@ -112,7 +113,8 @@ PipelineReport optimize(Graph& graph, const PassOptions& options, const Evaluate
   remove_dead(graph);
   Contents contents = inference.run(graph);
   for (const Pass& pass : kPasses) {
-    if (options.disabled.count(pass.name) == 0) report.passes.push_back({std::string(pass.name), 0});
+    if (options.disabled.count(pass.name) == 0)
+      report.passes.push_back({std::string(pass.name), 0});
   }
   for (bool changed = true; changed && report.rounds < kMaxRounds; ++report.rounds) {
     changed = false;

@@ -15,8 +15,8 @@ struct PassOptions {
   std::set<std::string, std::less<>> disabled;  // names of passes to leave out
   // Contents of graph inputs that the engine will supply (a mask of ones, positions); see infer().
   std::map<ValueId, Expr> known;
-  // Whether inference may take bounds on dimensions for granted (see DimLimits); the rewritten graph
-  // then means the same only within PipelineReport::limits.
+  // Whether inference may take bounds on dimensions for granted (see DimLimits); the rewritten
+  // graph then means the same only within PipelineReport::limits.
   bool assume_limits = false;
 };
 
@@ -33,9 +33,10 @@ struct PipelineReport {
 };
 
 // Rewrites the graph. Value ids change, except that inputs and outputs keep their order and their
-// names; shapes and dtypes are inferred when it returns. `options.known` is keyed by the ids before.
-// Throws kvik::Error: kInvalidArgument for an unknown name in `disabled`, kInternal (with the
-// pass's name) when a pass broke the graph.
-PipelineReport optimize(Graph& graph, const PassOptions& options = {}, const Evaluate& evaluate = {});
+// names; shapes and dtypes are inferred when it returns. `options.known` is keyed by the ids
+// before. Throws kvik::Error: kInvalidArgument for an unknown name in `disabled`, kInternal (with
+// the pass's name) when a pass broke the graph.
+PipelineReport optimize(Graph& graph, const PassOptions& options = {},
+                        const Evaluate& evaluate = {});
 
 }  // namespace kvik::graph

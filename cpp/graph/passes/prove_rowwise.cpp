@@ -18,9 +18,8 @@ struct KnownInput {
   Expr content;
 };
 std::vector<KnownInput> known_inputs() {
-  return {{"attention_mask", Expr(1)},
-          {"position_ids", Expr::index(1)},
-          {"token_type_ids", Expr(0)}};
+  return {
+      {"attention_mask", Expr(1)}, {"position_ids", Expr::index(1)}, {"token_type_ids", Expr(0)}};
 }
 
 bool is_token_ids(const Value& value) {
@@ -35,15 +34,15 @@ ValueId find_tokens(const Graph& graph) {
   for (const ValueId id : graph.inputs) {
     const Value& value = graph.value(id);
     const auto known = known_inputs();
-    const bool supplied = std::any_of(known.begin(), known.end(), [&](const KnownInput& k) {
-      return value.name == k.name;
-    });
+    const bool supplied = std::any_of(known.begin(), known.end(),
+                                      [&](const KnownInput& k) { return value.name == k.name; });
     if (!supplied && is_token_ids(value)) candidates.push_back(id);
   }
   if (candidates.size() == 1) return candidates[0];
   if (candidates.empty()) {
-    stop("no input holds token ids: an int64 or int32 input [batch, sequence] with a symbolic "
-         "sequence was expected");
+    stop(
+        "no input holds token ids: an int64 or int32 input [batch, sequence] with a symbolic "
+        "sequence was expected");
   }
   for (const char* name : {"input_ids", "tokens", "token_ids", "ids"}) {
     for (const ValueId id : candidates) {
@@ -130,14 +129,14 @@ void finish(RowGraph& rows) {
   verify(graph);
 }
 
-RowGraph prove(Graph graph, ValueId output, std::vector<std::string>& explanation) {
+RowGraph prove(Graph graph, ValueId output, DimLimits limits,
+               std::vector<std::string>& explanation) {
   if (output == kNoValue) {
     if (graph.outputs.empty()) stop("the graph has no output");
     output = graph.outputs[0];
   }
   const ValueId tokens = find_tokens(graph);
   const auto known = supplied_inputs(graph, tokens);
-  DimLimits limits;
   const Contents contents = infer(graph, known, &limits);
   const std::vector<Expr> ids = *graph.value(tokens).shape;
   const Expr token = ids.back();
@@ -162,7 +161,8 @@ RowGraph prove(Graph graph, ValueId output, std::vector<std::string>& explanatio
   }
 
   RowValue input;
-  if (ids.size() == 2) input.layout.push_back(ids[0].is(1) ? Axis{} : Axis{{kBatchRole, batch, false}});
+  if (ids.size() == 2)
+    input.layout.push_back(ids[0].is(1) ? Axis{} : Axis{{kBatchRole, batch, false}});
   input.layout.push_back({{kTokenRole, token, false}});
   input.id = prover.reshaped(rows.tokens, stored_dims(input.layout));
   prover.set(tokens, input);
@@ -186,8 +186,8 @@ RowGraph prove(Graph graph, ValueId output, std::vector<std::string>& explanatio
                         "' depends on its own token and earlier ones alone");
   explanation.push_back("token ids: input '" + graph.value(tokens).name + "'");
   for (const auto& [id, content] : known) {
-    explanation.push_back("supplied by the engine: '" + graph.value(id).name + "' = " +
-                          (content.has_index() ? "the position" : content.str()));
+    explanation.push_back("supplied by the engine: '" + graph.value(id).name +
+                          "' = " + (content.has_index() ? "the position" : content.str()));
   }
   explanation.insert(explanation.end(), prover.notes.begin(), prover.notes.end());
   return out;
@@ -195,10 +195,10 @@ RowGraph prove(Graph graph, ValueId output, std::vector<std::string>& explanatio
 
 }  // namespace
 
-RowProof prove_rowwise(const Graph& graph, ValueId output) {
+RowProof prove_rowwise(const Graph& graph, ValueId output, const DimLimits& limits) {
   RowProof proof;
   try {
-    proof.rows = prove(graph, output, proof.explanation);
+    proof.rows = prove(graph, output, limits, proof.explanation);
   } catch (const ProofStop& stopped) {
     proof.rows.reset();
     proof.reason = stopped.reason;

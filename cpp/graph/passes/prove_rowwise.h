@@ -1,8 +1,8 @@
 // The row-wise proof: may this graph be run incrementally, one token row at a time?
 //
-// Input: a canonical, shape-inferred, fused graph that maps token ids [batch, sequence] to an output
-// [batch, sequence, features...]. The pass follows the batch and the token axis from the token
-// input to the output. If every operator on the way is row-wise, position-dependent or causal
+// Input: a canonical, shape-inferred, fused graph that maps token ids [batch, sequence] to an
+// output [batch, sequence, features...]. The pass follows the batch and the token axis from the
+// token input to the output. If every operator on the way is row-wise, position-dependent or causal
 // (see cpp/README.md), it returns the same computation on a flat batch of token rows: every value
 // that had a batch or token axis has one leading axis "rows" instead, and the two axes have size 1.
 #pragma once
@@ -13,6 +13,7 @@
 #include <vector>
 
 #include "graph/graph.h"
+#include "graph/infer/infer.h"
 
 namespace kvik::graph {
 
@@ -23,9 +24,10 @@ namespace kvik::graph {
 // Row r of sequence s at position p first stores its k and v at position p of s's cache, then
 // attends to the positions 0..p (where `bias` says so).
 struct RowAttention {
-  NodeId node = kNoNode;  // in RowGraph::graph; its int attribute "layer" is the index of this entry
+  NodeId node =
+      kNoNode;  // in RowGraph::graph; its int attribute "layer" is the index of this entry
   int heads = 0;
-  int kv_heads = 0;       // query head h uses key/value head h / (heads / kv_heads)
+  int kv_heads = 0;  // query head h uses key/value head h / (heads / kv_heads)
   int head_dim = 0;
   int value_dim = 0;
   float scale = 1.0F;
@@ -49,13 +51,16 @@ struct RowGraph {
 };
 
 struct RowProof {
-  std::optional<RowGraph> rows;          // absent: not proved
-  std::vector<std::string> explanation;  // what was proved, or where the proof stopped; one line each
-  std::string reason;                    // not proved: one sentence that names the node
+  std::optional<RowGraph> rows;  // absent: not proved
+  std::vector<std::string>
+      explanation;     // what was proved, or where the proof stopped; one line each
+  std::string reason;  // not proved: one sentence that names the node
 };
 
 // Never throws for a valid graph: what can't be proved is said in the result.
 // `output`: the graph output to follow; kNoValue: the first.
-RowProof prove_rowwise(const Graph& graph, ValueId output = kNoValue);
+// `limits`: bounds on dimensions that the passes before took for granted; the bound on the sequence
+// becomes the context limit.
+RowProof prove_rowwise(const Graph& graph, ValueId output = kNoValue, const DimLimits& limits = {});
 
 }  // namespace kvik::graph

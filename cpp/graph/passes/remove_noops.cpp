@@ -10,7 +10,9 @@ namespace {
 
 using Same = ValueId (*)(const Rewriter&, const Node&);  // the input that it equals, or kNoValue
 
-ValueId first(const Rewriter& /*r*/, const Node& node) { return node.input(0); }
+ValueId first(const Rewriter& /*r*/, const Node& node) {
+  return node.input(0);
+}
 
 ValueId same_type(const Rewriter& r, const Node& node) {
   const DType from = r.dtype(node.input(0));

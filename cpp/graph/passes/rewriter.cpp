@@ -7,7 +7,9 @@ namespace kvik::graph {
 
 namespace {
 
-std::size_t at(std::int32_t id) { return static_cast<std::size_t>(id); }
+std::size_t at(std::int32_t id) {
+  return static_cast<std::size_t>(id);
+}
 
 }  // namespace
 
@@ -43,9 +45,13 @@ const std::vector<NodeId>& Rewriter::consumers(ValueId v) const {
   return v == kNoValue ? kNone : uses_.consumers[at(v)];
 }
 
-bool Rewriter::is_output(ValueId v) const { return v != kNoValue && uses_.is_output[at(v)]; }
+bool Rewriter::is_output(ValueId v) const {
+  return v != kNoValue && uses_.is_output[at(v)];
+}
 
-bool Rewriter::used_once(ValueId v) const { return consumers(v).size() == 1 && !is_output(v); }
+bool Rewriter::used_once(ValueId v) const {
+  return consumers(v).size() == 1 && !is_output(v);
+}
 
 std::optional<Shape> Rewriter::shape(ValueId v) const {
   return v == kNoValue ? std::nullopt : graph_.value(v).shape;
@@ -67,7 +73,12 @@ std::optional<std::int64_t> Rewriter::upper_bound(const Expr& dim) const {
 }
 
 void Rewriter::add_use(ValueId v, NodeId n) {
-  if (v != kNoValue) uses_.consumers[at(v)].push_back(n);
+  if (v == kNoValue) return;
+  uses_.consumers[at(v)].push_back(n);
+  // A node that was dead and is needed again uses its inputs again.
+  const NodeId by = uses_.producer[at(v)];
+  if (by == kNoNode || dropped_.erase(by) == 0) return;
+  for (const ValueId input : node(by).inputs) add_use(input, by);
 }
 
 bool Rewriter::alive(NodeId n) const {
@@ -90,7 +101,7 @@ void Rewriter::drop_use(ValueId v, NodeId n) {
     if (it == list.end()) continue;
     list.erase(it);
     const NodeId by = uses_.producer[at(value)];
-    if (by == kNoNode || alive(by)) continue;
+    if (by == kNoNode || alive(by) || !dropped_.insert(by).second) continue;
     for (const ValueId input : node(by).inputs) pending.emplace_back(input, by);
   }
 }
@@ -197,12 +208,11 @@ void Rewriter::replace_uses(ValueId from, ValueId to) {
 
 bool Rewriter::bypass(ValueId from, ValueId to) {
   if (!uses_.is_output[at(from)]) {
-    if (uses_.consumers[at(from)].empty()) return false;
-    const std::size_t uses_before = uses_.consumers[at(to)].size();
+    const std::size_t uses_before = uses_.consumers[at(from)].size();
     replace_uses(from, to);
-    if (uses_.consumers[at(to)].size() == uses_before) return false;
-    ++changes_;
-    return true;
+    const bool replaced = uses_.consumers[at(from)].size() < uses_before;  // bodies keep theirs
+    changes_ += replaced ? 1 : 0;
+    return replaced;
   }
   // `to` ceases to exist: its producer makes `from` instead.
   const NodeId maker = producer_id(to);
@@ -243,6 +253,8 @@ void Rewriter::finish() {
                        [](ValueId out) { return out == kNoValue; });
   });
   graph_.nodes = std::move(ordered);
+  // A use that moved to another value may stand before the node that now produces it.
+  sort_nodes(graph_);
 }
 
 }  // namespace kvik::graph

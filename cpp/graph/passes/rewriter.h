@@ -9,6 +9,7 @@
 #include <deque>
 #include <map>
 #include <optional>
+#include <set>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -36,8 +37,8 @@ class Rewriter {
   bool alive(NodeId n) const;
 
   // ---- values: kNoValue is allowed everywhere, and has nothing --------------------------------
-  NodeId producer_id(ValueId v) const;          // kNoNode for inputs and constants
-  const Node* producer(ValueId v) const;        // null for inputs and constants
+  NodeId producer_id(ValueId v) const;    // kNoNode for inputs and constants
+  const Node* producer(ValueId v) const;  // null for inputs and constants
   const Node* producer(ValueId v, std::string_view op, std::string_view domain = "") const;
   const std::vector<NodeId>& consumers(ValueId v) const;  // one entry per use
   // Whether exactly one node uses the value, once, and it is no output of the graph: rewriting that
@@ -85,9 +86,10 @@ class Rewriter {
   Contents contents_;
   DimLimits* limits_;
   Uses uses_;
-  std::deque<Node> inserted_;                   // node ids from count() on
+  std::deque<Node> inserted_;                     // node ids from count() on
   std::map<NodeId, std::vector<NodeId>> before_;  // by the node that they precede, in order
-  std::vector<NodeId> anchor_;                  // of each inserted node: the original it precedes
+  std::vector<NodeId> anchor_;                    // of each inserted node: the original it precedes
+  std::set<NodeId> dropped_;                      // dead nodes whose uses are not counted
   int changes_ = 0;
   std::int64_t serial_ = 0;
 };

@@ -46,8 +46,8 @@ bool reshape_result(Rewriter& r, NodeId n, ValueId inner, const Shape& shape) {
 
 bool is_unary(const Node& node) {
   static constexpr std::string_view kUnary[] = {
-      "Relu", "Sigmoid", "Tanh",       "Erf",  "Gelu", "Swish", "Exp",  "Sqrt",
-      "Neg",  "Abs",     "Reciprocal", "Log",  "Cast", "IsNaN", "Silu", "HardSwish"};
+      "Relu", "Sigmoid", "Tanh",       "Erf", "Gelu", "Swish", "Exp",  "Sqrt",
+      "Neg",  "Abs",     "Reciprocal", "Log", "Cast", "IsNaN", "Silu", "HardSwish"};
   return node.domain.empty() && node.outputs.size() == 1 &&
          std::find(std::begin(kUnary), std::end(kUnary), node.op) != std::end(kUnary);
 }

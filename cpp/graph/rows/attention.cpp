@@ -149,9 +149,9 @@ bool exactly_tokens(const Axis& axis) {
 Heads four_dimensional(Prover& p, const Node& node, std::size_t input, bool may_repeat) {
   Heads out{p.get(node.input(input))};
   const auto check = [&](const Layout& layout) {
-    if (has_role(layout[0], kTokenRole) || (!layout[0].empty() && !has_role(layout[0], kBatchRole)) ||
-        layout[0].size() > 1 || !features_only(layout[1]) || !exactly_tokens(layout[2]) ||
-        !features_only(layout[3])) {
+    if (has_role(layout[0], kTokenRole) ||
+        (!layout[0].empty() && !has_role(layout[0], kBatchRole)) || layout[0].size() > 1 ||
+        !features_only(layout[1]) || !exactly_tokens(layout[2]) || !features_only(layout[3])) {
       stop(node.label() + " has an operand whose axes are not [batch, heads, tokens, features]");
     }
   };
@@ -231,10 +231,12 @@ void attention(Prover& p, const Node& node) {
 void rotary(Prover& p, const Node& node) {
   RowValue x = p.dense(p.get(node.input(0)));
   const bool flat = x.layout.size() == 3;
-  if (!x.rows || (x.layout.size() != 4 && !flat)) stop(node.label() + " does not rotate token rows");
+  if (!x.rows || (x.layout.size() != 4 && !flat))
+    stop(node.label() + " does not rotate token rows");
   const Axis& token_axis = x.layout[flat ? 1 : 2];
   if (!exactly_tokens(token_axis) || has_role(x.layout[0], kTokenRole) ||
-      !features_only(x.layout.back()) || !features_only(x.layout[x.layout.size() - (flat ? 1 : 3)])) {
+      !features_only(x.layout.back()) ||
+      !features_only(x.layout[x.layout.size() - (flat ? 1 : 3)])) {
     stop(node.label() + " has an operand whose axes are not [batch, heads, tokens, features]");
   }
   const bool by_position = node.input(3) != kNoValue;
@@ -270,9 +272,8 @@ void rotary(Prover& p, const Node& node) {
                       node.label() + " reads a table of " + std::to_string(*size) + " positions");
     }
   }
-  const ValueId rotated =
-      p.emit("RotaryEmbedding", "", std::move(inputs), node.attributes, dtype, inner, true,
-             p.source().value(node.outputs[0]).name);
+  const ValueId rotated = p.emit("RotaryEmbedding", "", std::move(inputs), node.attributes, dtype,
+                                 inner, true, p.source().value(node.outputs[0]).name);
   x.id = p.reshaped(rotated, dims);
   p.set(node.outputs[0], std::move(x));
 }

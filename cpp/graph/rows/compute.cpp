@@ -146,8 +146,8 @@ void along_axis(Prover& p, const Node& node) {
   }
   auto attributes = node.attributes;
   attributes["axis"] = std::int64_t{axis + (x.rows ? 1 : 0)};
-  x.id = p.emit(node.op, "", {x.id}, attributes, first_result(p, node).dtype,
-                stored_dims(x.layout), x.rows, first_result(p, node).name);
+  x.id = p.emit(node.op, "", {x.id}, attributes, first_result(p, node).dtype, stored_dims(x.layout),
+                x.rows, first_result(p, node).name);
   p.set(node.outputs[0], std::move(x));
 }
 
@@ -201,9 +201,9 @@ std::vector<RowEntry> rowwise_compute_rules() {
                                  {"", "Softmax", along_axis},
                                  {"", "LogSoftmax", along_axis},
                                  {"", "LpNormalization", along_axis}};
-  for (const char* op : {"ReduceMean", "ReduceSum", "ReduceMax", "ReduceMin", "ReduceProd",
-                         "ReduceL1", "ReduceL2", "ReduceSumSquare", "ReduceLogSum",
-                         "ReduceLogSumExp"}) {
+  for (const char* op :
+       {"ReduceMean", "ReduceSum", "ReduceMax", "ReduceMin", "ReduceProd", "ReduceL1", "ReduceL2",
+        "ReduceSumSquare", "ReduceLogSum", "ReduceLogSumExp"}) {
     rules.push_back({"", op, reduce});
   }
   return rules;

@@ -55,7 +55,9 @@ void unary(Prover& p, const Node& node) {
   p.set(node.outputs[0], std::move(value));
 }
 
-void pass_through(Prover& p, const Node& node) { p.set(node.outputs[0], p.get(node.input(0))); }
+void pass_through(Prover& p, const Node& node) {
+  p.set(node.outputs[0], p.get(node.input(0)));
+}
 
 }  // namespace
 
@@ -63,20 +65,73 @@ std::vector<RowEntry> rowwise_elementwise_rules() {
   std::vector<RowEntry> rules = {{"", "Identity", pass_through},
                                  {"", "Dropout", pass_through},
                                  {"kvik", "SiluMul", elementwise}};
-  for (const char* op : {"Add", "Sub", "Mul", "Div", "Pow", "Mod", "Min", "Max", "Sum", "And",
-                         "Or", "Xor", "Equal", "Less", "LessOrEqual", "Greater", "GreaterOrEqual",
-                         "BitwiseAnd", "BitwiseOr", "BitwiseXor", "Where", "PRelu"}) {
+  for (const char* op : {"Add",
+                         "Sub",
+                         "Mul",
+                         "Div",
+                         "Pow",
+                         "Mod",
+                         "Min",
+                         "Max",
+                         "Sum",
+                         "And",
+                         "Or",
+                         "Xor",
+                         "Equal",
+                         "Less",
+                         "LessOrEqual",
+                         "Greater",
+                         "GreaterOrEqual",
+                         "BitwiseAnd",
+                         "BitwiseOr",
+                         "BitwiseXor",
+                         "Where",
+                         "PRelu"}) {
     rules.push_back({"", op, elementwise});
   }
-  for (const char* op :
-       {"Neg",      "Abs",      "Exp",      "Log",      "Sqrt",       "Floor",
-        "Ceil",     "Not",      "IsNaN",    "IsInf",    "Cast",       "Relu",
-        "Sigmoid",  "Tanh",     "Erf",      "Gelu",     "Swish",      "Cos",
-        "Sin",      "Tan",      "Reciprocal", "Softplus", "Softsign", "Elu",
-        "Selu",     "Celu",     "LeakyRelu", "HardSigmoid", "HardSwish", "Mish",
-        "ThresholdedRelu", "Clip", "Round", "Sign",     "Acos",       "Asin",
-        "Atan",     "Cosh",     "Sinh",     "Acosh",    "Asinh",      "Atanh",
-        "BitwiseNot"}) {
+  for (const char* op : {"Neg",
+                         "Abs",
+                         "Exp",
+                         "Log",
+                         "Sqrt",
+                         "Floor",
+                         "Ceil",
+                         "Not",
+                         "IsNaN",
+                         "IsInf",
+                         "Cast",
+                         "Relu",
+                         "Sigmoid",
+                         "Tanh",
+                         "Erf",
+                         "Gelu",
+                         "Swish",
+                         "Cos",
+                         "Sin",
+                         "Tan",
+                         "Reciprocal",
+                         "Softplus",
+                         "Softsign",
+                         "Elu",
+                         "Selu",
+                         "Celu",
+                         "LeakyRelu",
+                         "HardSigmoid",
+                         "HardSwish",
+                         "Mish",
+                         "ThresholdedRelu",
+                         "Clip",
+                         "Round",
+                         "Sign",
+                         "Acos",
+                         "Asin",
+                         "Atan",
+                         "Cosh",
+                         "Sinh",
+                         "Acosh",
+                         "Asinh",
+                         "Atanh",
+                         "BitwiseNot"}) {
     rules.push_back({"", op, unary});
   }
   return rules;

@@ -35,8 +35,7 @@ void regrouping(Prover& p, const Node& node) {
 void transpose(Prover& p, const Node& node) {
   RowValue value = p.get(node.input(0));
   const std::size_t rank = value.layout.size();
-  std::vector<std::int64_t> perm =
-      node.ints_attr("perm").value_or(std::vector<std::int64_t>{});
+  std::vector<std::int64_t> perm = node.ints_attr("perm").value_or(std::vector<std::int64_t>{});
   if (perm.empty()) {
     for (std::size_t i = rank; i-- > 0;) perm.push_back(static_cast<std::int64_t>(i));
   }
@@ -151,10 +150,11 @@ RowValue sliced(Prover& p, const RowValue& value, int axis, std::int64_t start, 
   Axis& atoms = out.layout[static_cast<std::size_t>(axis)];
   atoms = size == 1 ? Axis{} : Axis{{kFeatureRole, Expr(size), false}};
   const std::int64_t row_axis = axis + (value.rows ? 1 : 0);
-  out.id = p.emit("Slice", "",
-                  {value.id, p.constant_ints({start}), p.constant_ints({start + (size - 1) * step + 1}),
-                   p.constant_ints({row_axis}), p.constant_ints({step})},
-                  {}, result.dtype, stored_dims(out.layout), value.rows, result.name);
+  out.id =
+      p.emit("Slice", "",
+             {value.id, p.constant_ints({start}), p.constant_ints({start + (size - 1) * step + 1}),
+              p.constant_ints({row_axis}), p.constant_ints({step})},
+             {}, result.dtype, stored_dims(out.layout), value.rows, result.name);
   return out;
 }
 
@@ -191,10 +191,9 @@ void split(Prover& p, const Node& node) {
 // A table's rows [start, start + length of the sequence): each token reads the row of its position.
 void slice_of_table(Prover& p, const Node& node, const RowValue& table, int axis,
                     std::int64_t start) {
-  const std::int64_t size =
-      *p.shape(node.input(0))[static_cast<std::size_t>(axis)].constant();
-  p.limit_context(size - start, node.label() + " reads a table of " + std::to_string(size) +
-                                    " positions");
+  const std::int64_t size = *p.shape(node.input(0))[static_cast<std::size_t>(axis)].constant();
+  p.limit_context(size - start,
+                  node.label() + " reads a table of " + std::to_string(size) + " positions");
   const ValueId front = p.axis_to_front(table.id, axis);
   ValueId at = p.result().positions;
   if (start != 0) {
@@ -225,11 +224,10 @@ void slice(Prover& p, const Node& node) {
   const auto steps = p.source().constant_ints(node.input(4));
   const std::size_t count = p.shape(node.input(1))[0].constant().value_or(0);
   for (std::size_t i = 0; i < count; ++i) {
-    const auto axis = normalize_axis(
-        node.input(3) == kNoValue ? static_cast<std::int64_t>(i)
-        : axes                    ? (*axes)[i]
-                                  : std::int64_t{99},
-        from.size());
+    const auto axis = normalize_axis(node.input(3) == kNoValue ? static_cast<std::int64_t>(i)
+                                     : axes                    ? (*axes)[i]
+                                                               : std::int64_t{99},
+                                     from.size());
     const std::int64_t step = node.input(4) == kNoValue ? 1 : steps ? (*steps)[i] : 0;
     if (!axis || step == 0) stop(node.label() + " has axes or steps that are not constant");
     const auto a = static_cast<std::size_t>(*axis);
@@ -246,10 +244,11 @@ void slice(Prover& p, const Node& node) {
     if (!size || !to[a].constant() || step < 0) {
       stop(node.label() + " cuts an axis of unknown size");
     }
-    const std::int64_t start = std::clamp<std::int64_t>(*begin < 0 ? *begin + *size : *begin, 0, *size);
+    const std::int64_t start =
+        std::clamp<std::int64_t>(*begin < 0 ? *begin + *size : *begin, 0, *size);
     if (to[a].is(0)) stop(node.label() + " cuts out nothing");
-    value = sliced(p, value, *axis, start, *to[a].constant(), step,
-                   p.source().value(node.outputs[0]));
+    value =
+        sliced(p, value, *axis, start, *to[a].constant(), step, p.source().value(node.outputs[0]));
   }
   p.set(node.outputs[0], std::move(value));
 }
@@ -284,7 +283,8 @@ void gather(Prover& p, const Node& node) {
   const auto leading = stored_dims(Layout(data.layout.begin(), data.layout.begin() + axis));
   const auto picked = stored_dims(at.layout);
   const bool one_each = std::all_of(picked.begin(), picked.end(), [](auto d) { return d == 1; });
-  const bool no_leading = std::all_of(leading.begin(), leading.end(), [](auto d) { return d == 1; });
+  const bool no_leading =
+      std::all_of(leading.begin(), leading.end(), [](auto d) { return d == 1; });
   if (!no_leading && !one_each) stop(node.label() + " picks several entries per token");
 
   // Positions that index a table bound the length of the sequence.
@@ -293,8 +293,8 @@ void gather(Prover& p, const Node& node) {
       if (!has_role(at.layout[static_cast<std::size_t>(i)], kTokenRole)) continue;
       if (const auto offset = (*content - Expr::index(i)).constant(); offset && *offset >= 0) {
         const std::int64_t size = *p.shape(node.input(0))[a].constant();
-        p.limit_context(size - *offset, node.label() + " reads a table of " +
-                                            std::to_string(size) + " positions");
+        p.limit_context(size - *offset,
+                        node.label() + " reads a table of " + std::to_string(size) + " positions");
       }
     }
   }
@@ -312,9 +312,9 @@ void gather(Prover& p, const Node& node) {
 }  // namespace
 
 std::vector<RowEntry> rowwise_movement_rules() {
-  return {{"", "Reshape", regrouping},   {"", "Squeeze", regrouping}, {"", "Unsqueeze", regrouping},
-          {"", "Flatten", regrouping},   {"", "Transpose", transpose}, {"", "Expand", expand},
-          {"", "Concat", concat},        {"", "Split", split},         {"", "Slice", slice},
+  return {{"", "Reshape", regrouping}, {"", "Squeeze", regrouping},  {"", "Unsqueeze", regrouping},
+          {"", "Flatten", regrouping}, {"", "Transpose", transpose}, {"", "Expand", expand},
+          {"", "Concat", concat},      {"", "Split", split},         {"", "Slice", slice},
           {"", "Gather", gather}};
 }
 

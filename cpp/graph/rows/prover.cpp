@@ -7,7 +7,9 @@
 
 namespace kvik::graph {
 
-void stop(const std::string& reason) { throw ProofStop{reason}; }
+void stop(const std::string& reason) {
+  throw ProofStop{reason};
+}
 
 bool has_role(const Axis& axis, int role) {
   return std::any_of(axis.begin(), axis.end(), [role](const Atom& a) { return a.role == role; });

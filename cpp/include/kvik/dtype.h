@@ -10,11 +10,22 @@ namespace kvik {
 
 enum class DType : std::uint8_t {
   kUndefined = 0,
-  kF32, kF16, kBF16, kF64,
-  kI8, kU8, kI16, kU16, kI32, kU32, kI64, kU64,
+  kF32,
+  kF16,
+  kBF16,
+  kF64,
+  kI8,
+  kU8,
+  kI16,
+  kU16,
+  kI32,
+  kU32,
+  kI64,
+  kU64,
   kBool,
-  kI4, kU4,  // two elements a byte, the first in the low nibble
-  kString,   // recognised in files, never computed with
+  kI4,
+  kU4,      // two elements a byte, the first in the low nibble
+  kString,  // recognised in files, never computed with
 };
 
 // "float32", "int64", ...: the names numpy uses ("int4" and "bfloat16" where it has none).

@@ -46,9 +46,9 @@ struct GenerateResult {
 
 // A token that was just drawn, or the end of a request.
 struct GenerateEvent {
-  std::size_t request = 0;   // index into the requests
-  std::int64_t token = -1;   // -1: none; the request has ended (see finished)
-  bool finished = false;     // the request is done, `reason` says why
+  std::size_t request = 0;  // index into the requests
+  std::int64_t token = -1;  // -1: none; the request has ended (see finished)
+  bool finished = false;    // the request is done, `reason` says why
   FinishReason reason = FinishReason::kLength;
 };
 

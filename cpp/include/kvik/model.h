@@ -35,9 +35,9 @@
 namespace kvik {
 
 struct LoadOptions {
-  int threads = 0;        // the caller's thread included; 0: the CPUs this process may run on
-  bool optimize = true;   // false: nothing is fused (slower; for comparing). Numbers may differ
-                          // in the last bits.
+  int threads = 0;          // the caller's thread included; 0: the CPUs this process may run on
+  bool optimize = true;     // false: nothing is fused (slower; for comparing). Numbers may differ
+                            // in the last bits.
   bool incremental = true;  // false: always recompute the whole sequence (for comparing)
   // Token rows that are computed at once; a longer prefill is cut into chunks of this size. It
   // sets the size of the activations and never the numbers. 1 .. 65536.
@@ -55,11 +55,11 @@ struct ModelInfo {
   std::vector<TensorInfo> inputs;
   std::vector<TensorInfo> outputs;
 
-  std::int64_t parameters = 0;      // elements of the weights in the file
-  std::int64_t weight_bytes = 0;    // the same in bytes, as stored
-  std::int64_t packed_bytes = 0;    // weights packed for this CPU and other constants, in memory
-  std::int64_t activation_bytes = 0;         // the arena, for max_rows rows
-  std::int64_t state_bytes_per_position = 0; // keys and values that one token adds to a sequence
+  std::int64_t parameters = 0;        // elements of the weights in the file
+  std::int64_t weight_bytes = 0;      // the same in bytes, as stored
+  std::int64_t packed_bytes = 0;      // weights packed for this CPU and other constants, in memory
+  std::int64_t activation_bytes = 0;  // the arena, for max_rows rows
+  std::int64_t state_bytes_per_position = 0;  // keys and values that one token adds to a sequence
 
   OpCounts ops_before;  // of the graph in the file, most frequent first
   OpCounts ops_after;   // of the graph that runs
@@ -69,7 +69,7 @@ struct ModelInfo {
   std::int64_t token_limit = 0;     // ids below this are accepted; 0: not known
   std::int64_t context_length = 0;  // positions a sequence may have; 0: not limited
   int threads = 1;
-  std::string isa;                  // kernels in use: "avx512", ...
+  std::string isa;  // kernels in use: "avx512", ...
 };
 
 // A graph on its way from the file to the plan.
@@ -80,9 +80,9 @@ enum class GraphStage : std::uint8_t {
 };
 
 struct GraphNode {
-  std::string op;    // "Gemm", "kvik.RowAttention"
-  std::string name;  // as in the file
-  std::vector<std::string> inputs;   // names of values; empty where left out. Weights included.
+  std::string op;                   // "Gemm", "kvik.RowAttention"
+  std::string name;                 // as in the file
+  std::vector<std::string> inputs;  // names of values; empty where left out. Weights included.
   std::vector<std::string> outputs;
 };
 
@@ -102,7 +102,7 @@ class KVIK_API Sequence {
   Sequence& operator=(Sequence&&) noexcept;
   ~Sequence();
 
-  bool valid() const noexcept;         // false for an empty handle
+  bool valid() const noexcept;           // false for an empty handle
   std::int64_t length() const noexcept;  // tokens so far
 
   // A second sequence with the same tokens so far. Full blocks of 64 positions are shared by

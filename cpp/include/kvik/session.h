@@ -101,7 +101,7 @@ class KVIK_API Session {
   Session& operator=(Session&&) noexcept;
   ~Session();
 
-  const std::vector<TensorInfo>& inputs() const;   // without those that have a default
+  const std::vector<TensorInfo>& inputs() const;  // without those that have a default
   const std::vector<TensorInfo>& outputs() const;
 
   // Runs the graph. Feeds every input by name, in any order. Returns the outputs named in

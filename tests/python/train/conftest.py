@@ -8,9 +8,10 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import kvik_train
 import pytest
 import torch
+
+import kvik_train
 from kvik_train.checkpoint import Checkpoint
 from kvik_train.cli import main
 from kvik_train.config import DataConfig, RunConfig, TrainConfig

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
+
 from kvik_train import load_checkpoint
 from kvik_train.atomic import atomic_write
 from kvik_train.checkpoint import checkpoint_path, read_checkpoint, save_config

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 import torch
 from conftest import Finished
+
 from kvik_train import load_checkpoint
 from kvik_train.checkpoint import checkpoint_path
 from kvik_train.data.corpus import NAMED

@@ -10,6 +10,7 @@ from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
 import pytest
+
 from kvik_train.data import corpus, download
 from kvik_train.data.corpus import open_corpus
 from kvik_train.errors import TrainError

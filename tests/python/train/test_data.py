@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+
 from kvik_train.config import DataConfig
 from kvik_train.data import corpus, prepare
 from kvik_train.data.sampler import dropout_seed, evaluation_starts, window_starts

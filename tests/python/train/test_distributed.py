@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 from conftest import Finished
+
 from kvik_train import load_checkpoint
 from kvik_train.config import TrainConfig
 from kvik_train.distributed import World

@@ -7,10 +7,11 @@ from dataclasses import replace
 
 import pytest
 import torch
+from torch.nn import functional as F
+
 from kvik_train.errors import TrainError
 from kvik_train.models import build_model, config_from_dict, family_of
 from kvik_train.models.gpt import GPT, PRESETS, GPTConfig
-from torch.nn import functional as F
 
 TINY = GPTConfig(vocab_size=50, context_length=12, n_layer=3, n_head=4, n_embd=32)
 

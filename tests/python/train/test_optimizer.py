@@ -7,6 +7,7 @@ import math
 
 import pytest
 import torch
+
 from kvik_train.config import TrainConfig
 from kvik_train.models.gpt import GPT, GPTConfig
 from kvik_train.optimizer import decay_groups, learning_rate_at, make_optimizer

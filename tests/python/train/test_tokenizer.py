@@ -8,6 +8,8 @@ import pytest
 from conftest import SENTENCES
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tokenizers import Tokenizer
+
 from kvik_train.errors import TrainError
 from kvik_train.tokenizer import (
     END_OF_TEXT,
@@ -18,7 +20,6 @@ from kvik_train.tokenizer import (
     save_tokenizer,
     train_tokenizer,
 )
-from tokenizers import Tokenizer
 
 TRAINED = {kind: train_tokenizer(kind, SENTENCES * 50, 400) for kind in KINDS}
 # All of Unicode but lone surrogates, which are not text; with pieces that look like tokens.

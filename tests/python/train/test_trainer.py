@@ -12,6 +12,8 @@ from dataclasses import replace
 
 import pytest
 import torch
+from torch import Tensor, nn
+
 from kvik_train.checkpoint import checkpoint_path, load_checkpoint, read_checkpoint
 from kvik_train.config import RunConfig
 from kvik_train.errors import DivergedError
@@ -19,7 +21,6 @@ from kvik_train.interrupt import StopRequest
 from kvik_train.objective import Batch, NextToken
 from kvik_train.runlog import plot_losses, read_log
 from kvik_train.trainer import Trainer, autocast_dtype
-from torch import Tensor, nn
 
 MakeTrainer = Callable[..., Trainer]
 

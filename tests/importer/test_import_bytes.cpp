@@ -96,4 +96,6 @@ KVIK_TEST(random_mutations) {
   CHECK(imported < kRounds) << imported;
 }
 
-int main(int argc, char** argv) { return kvik::test::run_all(argc, argv); }
+int main(int argc, char** argv) {
+  return kvik::test::run_all(argc, argv);
+}

@@ -72,12 +72,12 @@ inline Message model(const Message& graph, std::uint64_t opset) {
 // Initializers in raw_data, in packed varints and in packed floats.
 inline std::string weights_model() {
   const std::string raw(24, '\x01');
-  const Message w =
-      Message().varint(1, 2).varint(1, 3).varint(2, 1).bytes(8, "w").bytes(9, raw);
+  const Message w = Message().varint(1, 2).varint(1, 3).varint(2, 1).bytes(8, "w").bytes(9, raw);
   const Message shape = Message().varint(1, 2).varint(2, 7).bytes(7, "\x03\x02").bytes(8, "shape");
-  const Message bias = Message().varint(1, 3).varint(2, 1).bytes(4, std::string(12, '\x02'))
-                           .bytes(8, "bias");
-  const Message reduce = node("ReduceMean", {"sum"}, {"mean"}).message(5, int_attribute("keepdims", 1));
+  const Message bias =
+      Message().varint(1, 3).varint(2, 1).bytes(4, std::string(12, '\x02')).bytes(8, "bias");
+  const Message reduce =
+      node("ReduceMean", {"sum"}, {"mean"}).message(5, int_attribute("keepdims", 1));
   const Message graph = Message()
                             .message(1, node("MatMul", {"x", "w"}, {"product"}))
                             .message(1, node("Add", {"product", "bias"}, {"sum"}))
@@ -101,10 +101,9 @@ inline std::string control_model() {
         .bytes(2, op)
         .message(12, value_info(output, 1, {}));
   };
-  const Message condition =
-      node("If", {"flag"}, {"chosen"})
-          .message(5, graph_attribute("then_branch", branch("Add", "a")))
-          .message(5, graph_attribute("else_branch", branch("Mul", "b")));
+  const Message condition = node("If", {"flag"}, {"chosen"})
+                                .message(5, graph_attribute("then_branch", branch("Add", "a")))
+                                .message(5, graph_attribute("else_branch", branch("Mul", "b")));
   const Message axes = Message().bytes(1, "axes").varint(8, 0).varint(8, 1).varint(20, 7);
   const Message softmax = node("Softmax", {"twice"}, {"soft"}).message(5, int_attribute("axis", 0));
   const Message function = Message()
@@ -128,6 +127,8 @@ inline std::string control_model() {
   return model(graph, 12).message(25, function).text();
 }
 
-inline std::vector<std::string> sample_models() { return {weights_model(), control_model()}; }
+inline std::vector<std::string> sample_models() {
+  return {weights_model(), control_model()};
+}
 
 }  // namespace kvik::test

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import pytest
-from conftest import Import
-from models import field, model, tensor, tensor_model, varint, wire_graph, wire_model
 from onnx import SparseTensorProto, TensorProto, helper
+
+from .conftest import Import
+from .models import field, model, tensor, tensor_model, varint, wire_graph, wire_model
 
 INVALID = "invalid model"
 UNSUPPORTED = "unsupported"

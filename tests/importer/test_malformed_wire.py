@@ -6,9 +6,10 @@ import os
 from pathlib import Path
 
 import pytest
-from conftest import Import
-from models import field, model, tensor, tensor_model, varint, wire_graph, wire_model
 from onnx import TensorProto, helper
+
+from .conftest import Import
+from .models import field, model, tensor, tensor_model, varint, wire_graph, wire_model
 
 RELU = helper.make_node("Relu", ["x"], ["y"], name="relu")
 INVALID = "invalid model"
@@ -21,6 +22,15 @@ def test_the_hand_made_models_are_valid(import_model: Import) -> None:
     assert import_model(wire_model(wire_graph())).ok
     assert import_model(tensor_model(tensor([1], raw_data=b"1234"))).ok
     assert import_model(model([RELU])).ok
+
+
+def test_the_probe_sees_memory(import_model: Import) -> None:
+    """Else no bound on the peak could fail: 16 MiB that are decoded must show."""
+    count = 2**21
+    initializer = field(1, count) + field(2, TensorProto.INT64) + field(8, b"w")
+    result = import_model(tensor_model(initializer + field(7, bytes(count))))
+    assert result.ok
+    assert 16 <= result.peak_mib < 64
 
 
 # Wire

@@ -8,9 +8,10 @@ import ml_dtypes
 import numpy as np
 import onnx
 import pytest
-from conftest import Import
-from models import body, field, model, value
 from onnx import TensorProto, helper, numpy_helper
+
+from .conftest import Import
+from .models import body, field, model, value
 
 node = helper.make_node
 

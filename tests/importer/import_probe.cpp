@@ -6,7 +6,8 @@
 // The time is that of the processor, user and system: other programs do not count.
 //
 // --dump adds the listing of the graph; --constants adds a line for each constant of the main graph
-// (name, type, dims, elements in hexadecimal); --supported=Add,com.acme.Foo refuses other operators;
+// (name, type, dims, elements in hexadecimal); --supported=Add,com.acme.Foo refuses other
+// operators;
 // --cut-to=N cuts the file (or that of --cut-file=PATH) to N bytes after it was imported and then
 // asks whether it is intact; --from-bytes imports the file's content from memory.
 //
@@ -14,7 +15,7 @@
 #include <sys/resource.h>
 #include <unistd.h>
 
-#include <cstdio>
+#include <cstdlib>
 #include <fstream>
 #include <iostream>
 #include <iterator>
@@ -31,10 +32,15 @@
 
 namespace {
 
+// The peak of the resident set of this program. getrusage's ru_maxrss would do, were it not
+// inherited from the process that started this one.
 long peak_kib() {
-  rusage usage{};
-  getrusage(RUSAGE_SELF, &usage);
-  return usage.ru_maxrss;
+  std::ifstream status("/proc/self/status");
+  for (std::string line; std::getline(status, line);) {
+    if (line.rfind("VmHWM:", 0) == 0) return std::stol(line.substr(6));
+  }
+  std::cerr << "no VmHWM in /proc/self/status\n";
+  std::exit(1);
 }
 
 long cpu_microseconds() {
@@ -49,7 +55,7 @@ struct Settings {
   bool constants = false;
   bool from_bytes = false;
   long cut_to = -1;
-  std::string cut_file;  // empty: the model's
+  std::string cut_file;             // empty: the model's
   std::set<std::string> supported;  // empty: all
 };
 
@@ -81,8 +87,8 @@ kvik::onnx::ImportOptions options_of(const Settings& settings) {
 kvik::graph::Model import_content(const std::string& path,
                                   const kvik::onnx::ImportOptions& options) {
   std::ifstream file(path, std::ios::binary);
-  const auto content =
-      std::make_shared<std::string>(std::istreambuf_iterator<char>(file), std::istreambuf_iterator<char>());
+  const auto content = std::make_shared<std::string>(std::istreambuf_iterator<char>(file),
+                                                     std::istreambuf_iterator<char>());
   try {
     return kvik::onnx::import_bytes(std::as_bytes(std::span(*content)), options, content);
   } catch (const kvik::Error& error) {

@@ -8,8 +8,7 @@
 
 extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size) {
   try {
-    const auto model =
-        kvik::onnx::import_bytes({reinterpret_cast<const std::byte*>(data), size});
+    const auto model = kvik::onnx::import_bytes({reinterpret_cast<const std::byte*>(data), size});
     kvik::graph::verify(model.graph);
     kvik::graph::dump(model.graph);
   } catch (const kvik::Error& error) {

@@ -7,9 +7,10 @@ import os
 from pathlib import Path
 
 import pytest
-from conftest import Import, run_probe
-from models import field, model, tensor, wire_graph, wire_model
 from onnx import StringStringEntryProto, TensorProto, helper
+
+from .conftest import Import, run_probe
+from .models import field, model, tensor, wire_graph, wire_model
 
 INVALID = "invalid model"
 IO = "input/output error"

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import onnx
 import pytest
-from conftest import SANITIZED, Import
-from models import body, field, model, value, wire_graph, wire_model
 from onnx import AttributeProto, TensorProto, helper
+
+from .conftest import SANITIZED, Import
+from .models import body, field, model, value, wire_graph, wire_model
 
 INVALID = "invalid model"
 UNSUPPORTED = "unsupported"

@@ -38,7 +38,8 @@ def find_probe() -> Path:
     if chosen:
         return Path(chosen)
     found = sorted(
-        ROOT.glob("build/**/tests/onnx/kvik_import_probe"), key=lambda path: path.stat().st_mtime
+        ROOT.glob("build/**/tests/importer/kvik_import_probe"),
+        key=lambda path: path.stat().st_mtime,
     )
     if not found:
         raise FileNotFoundError("kvik_import_probe is not built: build with KVIK_BUILD_TESTS=ON")

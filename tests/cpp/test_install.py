@@ -10,11 +10,11 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
+from onnx import TensorProto, helper, numpy_helper
 
 import kvik
-import onnx
-from onnx import TensorProto, helper, numpy_helper
 
 ROOT = Path(__file__).parents[2]
 BUILD = ROOT / "build" / "dev"

@@ -3,9 +3,8 @@
 import json
 
 import numpy as np
-import pytest
-
 import onnx
+import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 VOCAB, CONTEXT, WIDTH, HEADS = 258, 64, 16, 2

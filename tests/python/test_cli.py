@@ -6,11 +6,11 @@ import subprocess
 import sys
 import xml.etree.ElementTree as ElementTree
 
+import onnx
 import pytest
+from onnx import helper
 
 import kvik
-import onnx
-from onnx import helper
 
 
 def run(*arguments, stdin=None, env=None):

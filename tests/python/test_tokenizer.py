@@ -1,10 +1,10 @@
 """Where the tokenizer comes from."""
 
+import onnx
 import pytest
+from onnx import helper
 
 import kvik
-import onnx
-from onnx import helper
 
 
 @pytest.fixture

@@ -6,12 +6,12 @@ import json
 from pathlib import Path
 
 import numpy as np
+import onnx
 import onnxruntime
 import pytest
 import torch
 from torch import nn
 
-import onnx
 from kvik_export import ExportError
 from kvik_export.exporter import export_checkpoint, export_module
 from kvik_train import load_checkpoint

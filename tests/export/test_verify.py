@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import numpy as np
+import onnx
 import pytest
 from typer.testing import CliRunner
 
-import onnx
 from kvik_export import ExportError, bisect, verify_model
 from kvik_export.bisect import first_divergence
 

@@ -14,9 +14,8 @@ from pathlib import Path
 
 import ml_dtypes
 import numpy as np
-from numpy.typing import NDArray
-
 import onnx
+from numpy.typing import NDArray
 
 ROOT = Path(__file__).resolve().parents[2]
 Array = NDArray[np.generic]

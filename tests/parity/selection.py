@@ -6,10 +6,10 @@ import os
 from pathlib import Path
 
 import numpy as np
+import onnx
 import onnxruntime
 import pytest
 
-import onnx
 from parity.zoo import all_cases
 
 # KVIK_TEST_ZOO=wide adds every architecture at every opset, which takes half an hour to export.

@@ -14,11 +14,10 @@ from functools import cache
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
 from onnx.backend.test.case.test_case import TestCase
 from onnx.reference import ReferenceEvaluator
-
-import onnx
 
 from .engine import Array, Case, Result, run_batch
 

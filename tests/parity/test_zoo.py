@@ -7,8 +7,8 @@ each negative model some row does.
 from __future__ import annotations
 
 import numpy as np
-
 import onnx
+
 from parity.selection import Recomputation, each_negative, each_positive, random_ids, takes_batches
 
 LENGTH, CUT = 20, 12

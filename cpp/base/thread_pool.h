@@ -4,22 +4,12 @@
 #include <cstdint>
 #include <memory>
 
+#include "base/function_ref.h"
+
 namespace kvik {
 
-// A non-owning reference to a callable void(int worker, int workers): nothing is allocated to pass
-// a lambda. The callable must outlive the call, as a temporary in the call's argument does.
-class ParallelBody {
- public:
-  template <typename F>
-  ParallelBody(const F& f)  // NOLINT: implicit on purpose
-      : object_(&f),
-        call_([](const void* o, int w, int n) { (*static_cast<const F*>(o))(w, n); }) {}
-  void operator()(int worker, int workers) const { call_(object_, worker, workers); }
-
- private:
-  const void* object_;
-  void (*call_)(const void*, int, int);
-};
+// Called as body(worker, workers).
+using ParallelBody = FunctionRef<void(int, int)>;
 
 // A half-open range of work.
 struct Range {

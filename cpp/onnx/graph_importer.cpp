@@ -3,6 +3,7 @@
 
 #include <set>
 
+#include "base/fail.h"
 #include "base/text.h"
 #include "graph/bodies.h"
 #include "kvik/error.h"
@@ -18,10 +19,6 @@ using graph::ValueId;
 
 namespace {
 
-[[noreturn]] void fail(const std::string& message) {
-  throw Error(ErrorCode::kInvalidModel, message);
-}
-
 // What a value costs besides its name: itself, its place in the maps of names, its flags.
 constexpr std::int64_t kValueCost = static_cast<std::int64_t>(sizeof(Value)) + 96;
 constexpr std::int64_t kDimCost = 256;  // an expression of one symbol
@@ -33,9 +30,9 @@ constexpr std::size_t kShownMissing = 1000;  // operators listed in the error
 void GraphImporter::add_function(FunctionView view, OpsetMap opsets) {
   const auto key = std::tuple(view.domain, view.name, view.overload);
   const std::string name = bare(view.domain) + "." + bare(view.name);
-  if (view.name.empty()) fail("a function without a name");
+  if (view.name.empty()) fail_model("a function without a name");
   if (!functions_.emplace(key, Function{std::move(view), std::move(opsets)}).second) {
-    fail("function " + name + " is defined twice");
+    fail_model("function " + name + " is defined twice");
   }
 }
 
@@ -47,7 +44,7 @@ bool GraphImporter::has_function_domain(std::string_view domain) const {
 
 Graph GraphImporter::import_main(Bytes bytes, const OpsetMap& opsets) {
   const GraphView view = parse_graph(source_, bytes);
-  if (view.outputs.empty()) fail("the graph has no outputs");
+  if (view.outputs.empty()) fail_model("the graph has no outputs");
   Graph graph;
   graph.name = view.name;
   GraphState state;
@@ -88,7 +85,7 @@ void GraphImporter::import_content(Scope& scope, const GraphView& view, bool is_
     import_output(scope, output);
     const ValueId id = scope.state->graph->outputs.back();
     if (is_main && !seen.insert(id).second) {
-      fail("output " + quote(scope.state->graph->value(id).name) + " is listed twice");
+      fail_model("output " + quote(scope.state->graph->value(id).name) + " is listed twice");
     }
   }
   finish(scope);
@@ -97,8 +94,8 @@ void GraphImporter::import_content(Scope& scope, const GraphView& view, bool is_
 void GraphImporter::import_initializers(Scope& scope, const GraphView& view) {
   Graph& graph = *scope.state->graph;
   const auto add = [&](std::string_view name, const std::string& what, auto read) {
-    if (name.empty()) fail(what + ": an initializer without a name");
-    if (scope.names.count(name)) fail(what + " is there twice");
+    if (name.empty()) fail_model(what + ": an initializer without a name");
+    if (scope.names.count(name)) fail_model(what + " is there twice");
     const ValueId id = declare(scope, name);
     set_constant(graph.value(id), std::make_shared<const graph::ConstantTensor>(read()));
     flags(*scope.state, id) |= kDefined;
@@ -110,7 +107,7 @@ void GraphImporter::import_initializers(Scope& scope, const GraphView& view) {
   }
   for (Bytes bytes : view.sparse_initializers) {
     const SparseTensorView sparse = parse_sparse_tensor(source_, bytes);
-    if (!sparse.values) fail("a sparse initializer without values");
+    if (!sparse.values) fail_model("a sparse initializer without values");
     const std::string_view name = parse_tensor(source_, *sparse.values).name;
     const std::string what = "sparse initializer " + quote(name);
     add(name, what, [&] { return tensors_.read_sparse(sparse, what); });
@@ -119,20 +116,20 @@ void GraphImporter::import_initializers(Scope& scope, const GraphView& view) {
 
 void GraphImporter::import_input(Scope& scope, Bytes bytes, bool is_main) {
   const ValueInfoView info = parse_value_info(source_, bytes);
-  if (info.name.empty()) fail("a graph input without a name");
+  if (info.name.empty()) fail_model("a graph input without a name");
   Graph& graph = *scope.state->graph;
   // Old files list initializers as inputs too, newer ones let a caller override them: here they
   // are constants.
   if (const auto it = scope.names.find(info.name); it != scope.names.end()) {
     if (graph.constant(it->second)) return;
-    fail("input " + quote(info.name) + " is there twice");
+    fail_model("input " + quote(info.name) + " is there twice");
   }
   const ValueId id = declare(scope, info.name);
   flags(*scope.state, id) |= kDefined | kPinned;
   graph.inputs.push_back(id);
   if (!is_main) return;  // what a body is given decides, not what it declares
   const std::string what = "input " + quote(info.name);
-  if (!info.has_type) fail(what + " has no type");
+  if (!info.has_type) fail_model(what + " has no type");
   if (!info.is_tensor) {
     throw Error(ErrorCode::kUnsupported, what + " is no tensor (a sequence, map or optional)");
   }
@@ -164,7 +161,7 @@ std::vector<Expr> GraphImporter::input_shape(const ValueInfoView& info) {
       continue;
     }
     if (dim.value && *dim.value != -1) {  // some exporters write -1 for "unknown"
-      fail("input " + quote(info.name) + " has the dimension " + std::to_string(*dim.value));
+      fail_model("input " + quote(info.name) + " has the dimension " + std::to_string(*dim.value));
     }
     std::string symbol(dim.param);
     if (symbol.empty()) {
@@ -181,9 +178,9 @@ std::vector<Expr> GraphImporter::input_shape(const ValueInfoView& info) {
 
 void GraphImporter::import_output(Scope& scope, Bytes bytes) {
   const ValueInfoView info = parse_value_info(source_, bytes);
-  if (info.name.empty()) fail("a graph output without a name");
+  if (info.name.empty()) fail_model("a graph output without a name");
   const auto id = find(scope, info.name);
-  if (!id) fail("graph output " + quote(info.name) + " is never produced");
+  if (!id) fail_model("graph output " + quote(info.name) + " is never produced");
   scope.state->graph->outputs.push_back(*id);
 }
 
@@ -197,7 +194,7 @@ std::shared_ptr<Graph> GraphImporter::import_body(Scope& outer, Bytes bytes,
                                                   const std::string& label) {
   const int limit = source_.budget.limits().graph_depth;
   if (outer.depth + 1 > limit) {
-    fail(label + ": more than " + std::to_string(limit) + " graphs within one another");
+    fail_model(label + ": more than " + std::to_string(limit) + " graphs within one another");
   }
   const GraphView view = parse_graph(source_, bytes);
   source_.budget.take_memory(512 + static_cast<std::int64_t>(view.name.size()), label);
@@ -224,10 +221,11 @@ ValueId GraphImporter::add_value(GraphState& state, std::string name) {
 }
 
 ValueId GraphImporter::declare(Scope& scope, std::string_view name) {
-  if (scope.names.count(name)) fail("value " + quote(name) + " is defined twice");
+  if (scope.names.count(name)) fail_model("value " + quote(name) + " is defined twice");
   for (const Scope* outer = scope.outer; outer; outer = outer->outer) {
     if (outer->names.count(name)) {
-      fail("value " + quote(name) + " in a body has the name of a value of an enclosing graph");
+      fail_model("value " + quote(name) +
+                 " in a body has the name of a value of an enclosing graph");
     }
   }
   std::string full = scope.prefix + std::string(name);

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 
+#include "base/fail.h"
 #include "base/text.h"
 #include "kvik/error.h"
 #include "onnx/external.h"
@@ -14,13 +15,9 @@ namespace kvik::onnx {
 
 namespace {
 
-[[noreturn]] void fail(const std::string& message) {
-  throw Error(ErrorCode::kInvalidModel, message);
-}
-
 // Says what a file is that is often mistaken for a model.
 void check_magic(Bytes bytes) {
-  if (bytes.empty()) fail("the file is empty");
+  if (bytes.empty()) fail_model("the file is empty");
   struct Magic {
     std::string_view start;
     const char* kind;
@@ -37,12 +34,12 @@ void check_magic(Bytes bytes) {
   const std::string_view text(reinterpret_cast<const char*>(bytes.data()), bytes.size());
   for (const Magic& magic : kMagics) {
     if (text.substr(0, magic.start.size()) != magic.start) continue;
-    fail(std::string("not an ONNX model: this is ") + magic.kind);
+    fail_model(std::string("not an ONNX model: this is ") + magic.kind);
   }
   // A model cannot begin like that: '{' and '\n{' are tags of wire types that ONNX does not use.
   const std::size_t first = text.substr(0, 64).find_first_not_of(" \t\r\n");
   if (first != std::string_view::npos && text[first] == '{' && text.find('"') < first + 64) {
-    fail("not an ONNX model: this is JSON");
+    fail_model("not an ONNX model: this is JSON");
   }
 }
 
@@ -51,10 +48,11 @@ OpsetMap check_opsets(const std::vector<OpsetId>& opsets, const std::string& whe
   for (const OpsetId& opset : opsets) {
     const std::string name = quote(opset.domain.empty() ? "ai.onnx" : opset.domain);
     if (!out.emplace(opset.domain, opset.version).second) {
-      fail(where + "opset_import has the domain " + name + " twice");
+      fail_model(where + "opset_import has the domain " + name + " twice");
     }
     if (opset.version < 1) {
-      fail(where + "opset_import has version " + std::to_string(opset.version) + " of " + name);
+      fail_model(where + "opset_import has version " + std::to_string(opset.version) + " of " +
+                 name);
     }
     if (opset.domain.empty() && (opset.version < kMinOpset || opset.version > kMaxOpset)) {
       throw Error(ErrorCode::kUnsupported, where + "opset " + std::to_string(opset.version) +
@@ -71,17 +69,17 @@ OpsetMap check_opsets(const std::vector<OpsetId>& opsets, const std::string& whe
 }
 
 void check_header(const ModelView& model) {
-  if (!model.ir_version) fail("no ir_version: not an ONNX model, or one that was cut short");
+  if (!model.ir_version) fail_model("no ir_version: not an ONNX model, or one that was cut short");
   if (*model.ir_version < 3) {
-    fail("ir_version is " + std::to_string(*model.ir_version) + ", expected 3 to " +
-         std::to_string(kMaxIrVersion));
+    fail_model("ir_version is " + std::to_string(*model.ir_version) + ", expected 3 to " +
+               std::to_string(kMaxIrVersion));
   }
   if (*model.ir_version > kMaxIrVersion) {
     throw Error(ErrorCode::kUnsupported, "ir_version is " + std::to_string(*model.ir_version) +
                                              "; Kvik knows up to " + std::to_string(kMaxIrVersion));
   }
-  if (model.opsets.empty()) fail("no opset_import");
-  if (!model.graph) fail("no graph");
+  if (model.opsets.empty()) fail_model("no opset_import");
+  if (!model.graph) fail_model("no graph");
 }
 
 std::string producer_of(const ModelView& model) {
@@ -117,7 +115,7 @@ graph::Model import_source(Bytes bytes, std::shared_ptr<const void> owner, Exter
     budget.take_memory(static_cast<std::int64_t>(key.size() + value.size()) + 128,
                        "metadata_props");
     if (!model.metadata.emplace(key, value).second) {
-      fail("metadata_props has the key " + quote(key) + " twice");
+      fail_model("metadata_props has the key " + quote(key) + " twice");
     }
   }
   model.graph = importer.import_main(*view.graph, opsets);

@@ -1,6 +1,7 @@
 // Nodes, their attributes, and functions in place of their calls.
 #include <algorithm>
 
+#include "base/fail.h"
 #include "base/text.h"
 #include "graph/bodies.h"
 #include "kvik/error.h"
@@ -21,10 +22,6 @@ namespace {
 // Estimates of what nodes and attributes take on the heap, besides their names.
 constexpr std::int64_t kNodeCost = static_cast<std::int64_t>(sizeof(Node)) + 96;
 constexpr std::int64_t kAttributeCost = static_cast<std::int64_t>(sizeof(Attribute)) + 128;
-
-[[noreturn]] void fail(const std::string& message) {
-  throw Error(ErrorCode::kInvalidModel, message);
-}
 
 std::string qualified(std::string_view domain, std::string_view op) {
   return (domain.empty() ? "" : bare(domain) + ".") + bare(op);
@@ -65,7 +62,7 @@ ConstantTensor constant_of(const std::string& key, const Attribute& value,
   if (key == "value_string" || key == "value_strings") {
     throw Error(ErrorCode::kUnsupported, label + ": string constants are not supported");
   }
-  fail(label + ": attribute " + quote(key) + " is no constant's value");
+  fail_model(label + ": attribute " + quote(key) + " is no constant's value");
 }
 
 }  // namespace
@@ -119,7 +116,7 @@ void GraphImporter::declare_outputs(Scope& scope, const NodeView& view) {
     if (bound == scope.outputs.end() || bound->second == kNoValue) {
       declare(scope, output);
     } else if (!scope.names.emplace(output, bound->second).second) {
-      fail("value " + quote(output) + " is defined twice");
+      fail_model("value " + quote(output) + " is defined twice");
     }
   }
 }
@@ -141,12 +138,13 @@ void GraphImporter::import_constant(Scope& scope, const NodeView& view) {
   node.op = view.op;
   node.name = node_name(scope, view);
   if (view.outputs.size() != 1 || view.outputs[0].empty()) {
-    fail(node.label() + " has " + std::to_string(view.outputs.size()) + " outputs, expected one");
+    fail_model(node.label() + " has " + std::to_string(view.outputs.size()) +
+               " outputs, expected one");
   }
   import_attributes(scope, view, node);
   if (node.attributes.size() != 1) {
-    fail(node.label() + " has " + std::to_string(node.attributes.size()) +
-         " attributes, expected exactly one value");
+    fail_model(node.label() + " has " + std::to_string(node.attributes.size()) +
+               " attributes, expected exactly one value");
   }
   const auto& [key, value] = *node.attributes.begin();
   const ValueId id = scope.names.find(view.outputs[0])->second;
@@ -160,7 +158,7 @@ void GraphImporter::import_node(Scope& scope, const NodeView& view) {
   node.domain = view.domain;
   node.op = view.op;
   node.name = node_name(scope, view);
-  if (node.op.empty()) fail("node " + quote(node.name) + " has no op_type");
+  if (node.op.empty()) fail_model("node " + quote(node.name) + " has no op_type");
   const auto function = functions_.find(std::tuple(view.domain, view.op, view.overload));
   if (function != functions_.end()) {
     return inline_call(scope, view, function->second, node.name);
@@ -174,7 +172,7 @@ void GraphImporter::import_node(Scope& scope, const NodeView& view) {
       "nodes");
   for (std::string_view input : view.inputs) {
     const auto id = input.empty() ? kNoValue : find(scope, input);
-    if (!id) fail(node.label() + ": input " + quote(input) + " is not defined");
+    if (!id) fail_model(node.label() + ": input " + quote(input) + " is not defined");
     node.inputs.push_back(*id);
     if (*id != kNoValue) flags(state, *id) |= kUsed;
   }
@@ -199,7 +197,7 @@ std::int64_t GraphImporter::opset_of(const Scope& scope, const NodeView& view,
                                      const std::string& label) const {
   const auto it = scope.opsets->find(view.domain);
   if (it != scope.opsets->end()) return it->second;
-  fail(label + ": its domain " + quote(view.domain) + " is not in opset_import");
+  fail_model(label + ": its domain " + quote(view.domain) + " is not in opset_import");
 }
 
 void GraphImporter::emit(GraphState& state, Node node) {
@@ -240,17 +238,17 @@ void GraphImporter::import_attributes(Scope& scope, const NodeView& view, Node& 
   for (Bytes bytes : view.attributes) {
     const AttributeView attribute = parse_attribute(source_, bytes);
     const std::string label = node.label();
-    if (attribute.name.empty()) fail(label + ": an attribute without a name");
+    if (attribute.name.empty()) fail_model(label + ": an attribute without a name");
     if (node.has_attr(attribute.name)) {
-      fail(label + ": attribute " + quote(attribute.name) + " is there twice");
+      fail_model(label + ": attribute " + quote(attribute.name) + " is there twice");
     }
     const AttributeType expected =
         node.domain.empty() ? expected_attribute_type(attribute.name) : AttributeType::kUndefined;
     if (expected != AttributeType::kUndefined &&
         attribute.type != static_cast<std::int64_t>(expected)) {
-      fail(label + ": attribute " + quote(attribute.name) + " has the type " +
-           type_text(attribute.type) + ", expected " +
-           type_text(static_cast<std::int64_t>(expected)));
+      fail_model(label + ": attribute " + quote(attribute.name) + " has the type " +
+                 type_text(attribute.type) + ", expected " +
+                 type_text(static_cast<std::int64_t>(expected)));
     }
     auto value = import_attribute(scope, attribute, label);
     if (value) node.attributes.emplace(attribute.name, std::move(*value));
@@ -263,24 +261,24 @@ std::optional<Attribute> GraphImporter::import_attribute(Scope& scope, const Att
   source_.budget.take_memory(
       kAttributeCost + static_cast<std::int64_t>(view.name.size() + view.s.size()), what);
   if (!view.ref.empty()) {
-    if (!scope.call) fail(what + " refers to an attribute of a function, outside of any");
+    if (!scope.call) fail_model(what + " refers to an attribute of a function, outside of any");
     const auto it = scope.call->attributes.find(view.ref);
     if (it == scope.call->attributes.end()) return std::nullopt;  // the call leaves it out
     return it->second;
   }
   const auto type = static_cast<AttributeType>(view.type);
   if (!attribute_type_name(view.type) || type == AttributeType::kUndefined) {
-    fail(what + (view.type == 0 ? " has no type"
-                                : " has " + type_text(view.type) + ", which does not exist"));
+    fail_model(what + (view.type == 0 ? " has no type"
+                                      : " has " + type_text(view.type) + ", which does not exist"));
   }
   if (view.holds != AttributeType::kUndefined && view.holds != type) {
-    fail(what + " is declared " + type_text(view.type) + " and holds " +
-         type_text(static_cast<std::int64_t>(view.holds)));
+    fail_model(what + " is declared " + type_text(view.type) + " and holds " +
+               type_text(static_cast<std::int64_t>(view.holds)));
   }
   const bool is_message = type == AttributeType::kTensor || type == AttributeType::kGraph ||
                           type == AttributeType::kSparseTensor;
   if (is_message && view.holds == AttributeType::kUndefined) {
-    fail(what + " is declared " + type_text(view.type) + " and holds nothing");
+    fail_model(what + " is declared " + type_text(view.type) + " and holds nothing");
   }
   switch (type) {
     case AttributeType::kFloat: return view.f;
@@ -309,7 +307,7 @@ void GraphImporter::inline_call(Scope& scope, const NodeView& view, const Functi
   const std::string label = qualified(view.domain, view.op) + " node " + quote(name);
   for (const Call* call = scope.call; call; call = call->caller) {
     if (call->function == &function) {
-      fail(label + ": function " + qualified(view.domain, view.op) + " calls itself");
+      fail_model(label + ": function " + qualified(view.domain, view.op) + " calls itself");
     }
   }
   Call call;
@@ -318,7 +316,8 @@ void GraphImporter::inline_call(Scope& scope, const NodeView& view, const Functi
   call.depth = scope.call ? scope.call->depth + 1 : 1;
   const int limit = source_.budget.limits().function_depth;
   if (call.depth > limit) {
-    fail(label + ": more than " + std::to_string(limit) + " calls of functions within one another");
+    fail_model(label + ": more than " + std::to_string(limit) +
+               " calls of functions within one another");
   }
   source_.budget.take_memory(256, "calls of functions");
 
@@ -335,7 +334,7 @@ void GraphImporter::inline_call(Scope& scope, const NodeView& view, const Functi
   // Outputs that no node of the body made are its inputs, passed through.
   for (const auto& [formal, actual] : inner.outputs) {
     const auto id = find(inner, formal);
-    if (!id) fail(label + ": the function's output " + quote(formal) + " is never produced");
+    if (!id) fail_model(label + ": the function's output " + quote(formal) + " is never produced");
     if (actual == kNoValue || (flags(*scope.state, actual) & kDefined)) continue;
     if (*id != actual) forward(*scope.state, actual, *id, name);
   }
@@ -347,8 +346,8 @@ void GraphImporter::bind_call(Scope& scope, const NodeView& view, Scope& inner, 
   const FunctionView& function = call.function->view;
   const auto check_count = [&](std::size_t found, std::size_t most, const char* what) {
     if (found > most) {
-      fail(label + " has " + std::to_string(found) + " " + what + ", its function has " +
-           std::to_string(most));
+      fail_model(label + " has " + std::to_string(found) + " " + what + ", its function has " +
+                 std::to_string(most));
     }
   };
   check_count(view.inputs.size(), function.inputs.size(), "inputs");
@@ -359,24 +358,24 @@ void GraphImporter::bind_call(Scope& scope, const NodeView& view, Scope& inner, 
   for (std::size_t i = 0; i < function.inputs.size(); ++i) {
     const std::string_view actual = i < view.inputs.size() ? view.inputs[i] : std::string_view();
     const auto id = actual.empty() ? kNoValue : find(scope, actual);
-    if (!id) fail(label + ": input " + quote(actual) + " is not defined");
+    if (!id) fail_model(label + ": input " + quote(actual) + " is not defined");
     if (*id != kNoValue) flags(*scope.state, *id) |= kUsed;
     if (!inner.names.emplace(function.inputs[i], *id).second) {
-      fail(label + ": its function has the input " + quote(function.inputs[i]) + " twice");
+      fail_model(label + ": its function has the input " + quote(function.inputs[i]) + " twice");
     }
   }
   for (std::size_t i = 0; i < function.outputs.size(); ++i) {
     const std::string_view actual = i < view.outputs.size() ? view.outputs[i] : std::string_view();
     const ValueId id = actual.empty() ? kNoValue : scope.names.find(actual)->second;
     if (!inner.outputs.emplace(function.outputs[i], id).second) {
-      fail(label + ": its function has the output " + quote(function.outputs[i]) + " twice");
+      fail_model(label + ": its function has the output " + quote(function.outputs[i]) + " twice");
     }
   }
   const auto add_attribute = [&](Scope& from, Bytes bytes, bool is_default) {
     const AttributeView attribute = parse_attribute(source_, bytes);
     if (call.attributes.count(attribute.name)) {
       if (is_default) return;
-      fail(label + ": attribute " + quote(attribute.name) + " is there twice");
+      fail_model(label + ": attribute " + quote(attribute.name) + " is there twice");
     }
     if (attribute.type == static_cast<std::int64_t>(AttributeType::kGraph)) {
       throw Error(ErrorCode::kUnsupported, label + ": attribute " + quote(attribute.name) +

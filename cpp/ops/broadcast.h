@@ -28,36 +28,10 @@ BroadcastPlan plan_broadcast(std::span<const Tensor* const> operands);
 
 // Calls body(out, offsets, n) for the segments of the result range [begin, end): n elements from
 // index `out` on; operand i starts at offsets[i] and moves by its last stride (0 or 1).
-template <typename F>
-void for_segments(const BroadcastPlan& plan, std::int64_t begin, std::int64_t end, const F& body) {
-  if (begin >= end) return;
-  const int outer = plan.loop.rank - 1;
-  Dims index;
-  index.rank = plan.loop.rank;
-  std::array<std::int64_t, BroadcastPlan::kMaxOperands> base{};
-  std::int64_t rest = begin / plan.inner;
-  for (int axis = outer - 1; axis >= 0; --axis) {
-    index[axis] = rest % plan.loop[axis];
-    rest /= plan.loop[axis];
-    for (std::size_t i = 0; i < base.size(); ++i) base[i] += index[axis] * plan.strides[i][axis];
-  }
-  std::int64_t first = begin % plan.inner;
-  for (std::int64_t at = begin; at < end;) {
-    const std::int64_t n = std::min(plan.inner - first, end - at);
-    std::array<std::int64_t, BroadcastPlan::kMaxOperands> offsets = base;
-    for (std::size_t i = 0; i < base.size(); ++i) offsets[i] += first * plan.strides[i][outer];
-    body(at, offsets, n);
-    at += n;
-    first = 0;
-    for (int axis = outer - 1; axis >= 0; --axis) {
-      for (std::size_t i = 0; i < base.size(); ++i) base[i] += plan.strides[i][axis];
-      if (++index[axis] < plan.loop[axis]) break;
-      for (std::size_t i = 0; i < base.size(); ++i) {
-        base[i] -= plan.strides[i][axis] * plan.loop[axis];
-      }
-      index[axis] = 0;
-    }
-  }
-}
+using SegmentBody =
+    FunctionRef<void(std::int64_t out, const std::array<std::int64_t, BroadcastPlan::kMaxOperands>&,
+                     std::int64_t n)>;
+void for_segments(const BroadcastPlan& plan, std::int64_t begin, std::int64_t end,
+                  SegmentBody body);
 
 }  // namespace kvik::ops

@@ -8,45 +8,55 @@ namespace kvik::ops {
 
 namespace {
 
-// Runs body(x, n, y) over an input that may be strided, split on the pool.
-template <typename In, typename Out, typename F>
-void map_elements(OpContext& context, const Tensor& x, Out* y, std::int64_t cost, const F& body) {
+// A loop over the n elements from `in` on, to `out`; the pointers have the type that the caller of
+// map_elements works with.
+using SliceBody = FunctionRef<void(const void* in, std::int64_t n, void* out)>;
+
+// Runs body over an input that may be strided, split on the pool.
+void map_elements(OpContext& context, const Tensor& x, Tensor& y, std::int64_t cost,
+                  SliceBody body) {
   const Slices slices = slices_of(x);
-  const In* in = x.as<In>();
+  const auto in_size = static_cast<std::int64_t>(dtype_bits(x.dtype) / 8);
+  const auto out_size = static_cast<std::int64_t>(dtype_bits(y.dtype) / 8);
+  const auto* in = x.as<std::byte>();
+  auto* out = y.as<std::byte>();
   if (slices.count == 1) {
     parallel_for(context.pool(), slices.size, cost, 64, [&](std::int64_t begin, std::int64_t end) {
-      body(in + begin, end - begin, y + begin);
+      body(in + begin * in_size, end - begin, out + begin * out_size);
     });
     return;
   }
-  parallel_for(context, slices.count, slices.size * cost,
-               [&](std::int64_t begin, std::int64_t end) {
-                 for (std::int64_t row = begin; row < end; ++row) {
-                   body(in + row * slices.stride, slices.size, y + row * slices.size);
-                 }
-               });
+  parallel_for(
+      context, slices.count, slices.size * cost, [&](std::int64_t begin, std::int64_t end) {
+        for (std::int64_t row = begin; row < end; ++row) {
+          body(in + row * slices.stride * in_size, slices.size, out + row * slices.size * out_size);
+        }
+      });
+}
+
+// As map_elements for a body on T -> T.
+template <typename T, typename F>
+void map_typed(OpContext& context, const Tensor& x, Tensor& y, std::int64_t cost, const F& f) {
+  map_elements(context, x, y, cost, [&](const void* in, std::int64_t n, void* out) {
+    f(static_cast<const T*>(in), n, static_cast<T*>(out));
+  });
 }
 
 // Element operations that a transcendental function costs, for deciding about threads.
 constexpr std::int64_t kFunctionCost = 8;
 
-void run_table(OpContext& context, kernels::Unary f) {
-  const Tensor& x = context.input(0);
-  Tensor& y = context.output(0, x.dtype, x.dims);
-  const auto unary = context.kernels().unary_f32;
-  if (x.dtype == DType::kF32) {
-    map_elements<float>(context, x, y.as<float>(), kFunctionCost,
-                        [&](const float* in, std::int64_t n, float* out) { unary(f, in, n, out); });
-    return;
-  }
-  // Other float types pass through float in pieces; float64 keeps float's accuracy.
+// out[i] = f(in[i]) on float32 numbers.
+using FloatLoop = FunctionRef<void(const float* in, std::int64_t n, float* out)>;
+
+// A float32 function on elements of another float type, which pass through float in pieces.
+void run_in_float(OpContext& context, const Tensor& x, Tensor& y, FloatLoop loop) {
   visit_float(x.dtype, [&]<typename T>() {
-    map_elements<T>(context, x, y.as<T>(), kFunctionCost, [&](const T* in, std::int64_t n, T* out) {
+    map_typed<T>(context, x, y, kFunctionCost, [&](const T* in, std::int64_t n, T* out) {
       float piece[256];
       for (std::int64_t i = 0; i < n; i += 256) {
         const std::int64_t count = std::min<std::int64_t>(256, n - i);
         for (std::int64_t j = 0; j < count; ++j) piece[j] = static_cast<float>(widen(in[i + j]));
-        unary(f, piece, count, piece);
+        loop(piece, count, piece);
         for (std::int64_t j = 0; j < count; ++j) {
           out[i + j] = narrow<T>(static_cast<Compute<T>>(piece[j]));
         }
@@ -55,16 +65,27 @@ void run_table(OpContext& context, kernels::Unary f) {
   });
 }
 
-// f maps Compute<T> to Compute<T> for float (double) elements.
+// A function of the kernel table. float64 keeps float's accuracy.
+void run_table(OpContext& context, kernels::Unary f) {
+  const Tensor& x = context.input(0);
+  Tensor& y = context.output(0, x.dtype, x.dims);
+  const auto unary = context.kernels().unary_f32;
+  const auto loop = [&](const float* in, std::int64_t n, float* out) { unary(f, in, n, out); };
+  if (x.dtype != DType::kF32) return run_in_float(context, x, y, loop);
+  map_typed<float>(context, x, y, kFunctionCost, loop);
+}
+
+// f maps float to float and double to double.
 template <typename F>
 void run_float(OpContext& context, const F& f) {
   const Tensor& x = context.input(0);
   Tensor& y = context.output(0, x.dtype, x.dims);
-  visit_float(x.dtype, [&]<typename T>() {
-    map_elements<T>(context, x, y.as<T>(), kFunctionCost, [&](const T* in, std::int64_t n, T* out) {
-      for (std::int64_t i = 0; i < n; ++i) out[i] = narrow<T>(f(widen(in[i])));
-    });
-  });
+  const auto loop = [&]<typename T>(const T* in, std::int64_t n, T* out) {
+    for (std::int64_t i = 0; i < n; ++i) out[i] = f(in[i]);
+  };
+  if (x.dtype == DType::kF64) return map_typed<double>(context, x, y, kFunctionCost, loop);
+  if (x.dtype == DType::kF32) return map_typed<float>(context, x, y, kFunctionCost, loop);
+  run_in_float(context, x, y, loop);
 }
 
 template <typename F>
@@ -72,7 +93,7 @@ void run_integer(OpContext& context, const F& f) {
   const Tensor& x = context.input(0);
   Tensor& y = context.output(0, x.dtype, x.dims);
   visit_integer(x.dtype, [&]<typename T>() {
-    map_elements<T>(context, x, y.as<T>(), 1, [&](const T* in, std::int64_t n, T* out) {
+    map_typed<T>(context, x, y, 1, [&](const T* in, std::int64_t n, T* out) {
       for (std::int64_t i = 0; i < n; ++i) out[i] = f(in[i]);
     });
   });
@@ -274,13 +295,17 @@ void register_parametric(Registry& r) {
   });
 }
 
+// f(T) -> bool for each float type T that is computed in.
 template <typename F>
 void run_predicate(OpContext& context, const F& f) {
   const Tensor& x = context.input(0);
-  std::uint8_t* y = context.output(0, DType::kBool, x.dims).as<std::uint8_t>();
+  Tensor& y = context.output(0, DType::kBool, x.dims);
   visit_float(x.dtype, [&]<typename T>() {
-    map_elements<T>(context, x, y, 1, [&](const T* in, std::int64_t n, std::uint8_t* out) {
-      for (std::int64_t i = 0; i < n; ++i) out[i] = f(widen(in[i])) ? 1 : 0;
+    map_elements(context, x, y, 1, [&](const void* in, std::int64_t n, void* out) {
+      for (std::int64_t i = 0; i < n; ++i) {
+        const bool holds = f(widen(static_cast<const T*>(in)[i]));
+        static_cast<std::uint8_t*>(out)[i] = holds ? 1 : 0;
+      }
     });
   });
 }

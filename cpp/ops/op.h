@@ -7,11 +7,11 @@
 #include <string>
 #include <string_view>
 
+#include "base/fail.h"
 #include "base/tensor.h"
 #include "base/thread_pool.h"
 #include "graph/graph.h"
 #include "kernels/kernels.h"
-#include "kvik/error.h"
 
 namespace kvik::ops {
 
@@ -99,7 +99,5 @@ class Registry {
 
 // All operators of the library.
 const Registry& registry();
-
-[[noreturn]] void fail(ErrorCode code, const std::string& message);
 
 }  // namespace kvik::ops

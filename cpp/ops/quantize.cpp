@@ -54,45 +54,66 @@ ScaleIndex scale_index(const Dims& x, const Dims& scale, std::int64_t axis_attri
   return index;
 }
 
-// Element i as an integer, for the types that quantised tensors have.
-template <typename F>
-void visit_quantised(const Tensor& x, const F& body) {
-  const auto* bytes = x.as<std::uint8_t>();
-  if (x.dtype == DType::kU4) {
-    return body(
-        [bytes](std::int64_t i) { return std::int32_t{(bytes[i / 2] >> (i % 2 * 4)) & 0xf}; });
-  }
-  if (x.dtype == DType::kI4) {
-    return body([bytes](std::int64_t i) {
-      const int nibble = (bytes[i / 2] >> (i % 2 * 4)) & 0xf;
-      return std::int32_t{nibble >= 8 ? nibble - 16 : nibble};
-    });
-  }
-  switch (x.dtype) {
+void check_quantised(DType dtype) {
+  switch (dtype) {
+    case DType::kI4:
+    case DType::kU4:
     case DType::kI8:
-      return body([p = x.as<std::int8_t>()](std::int64_t i) { return std::int32_t{p[i]}; });
     case DType::kU8:
-      return body([p = x.as<std::uint8_t>()](std::int64_t i) { return std::int32_t{p[i]}; });
     case DType::kI16:
-      return body([p = x.as<std::int16_t>()](std::int64_t i) { return std::int32_t{p[i]}; });
     case DType::kU16:
-      return body([p = x.as<std::uint16_t>()](std::int64_t i) { return std::int32_t{p[i]}; });
-    case DType::kI32: return body([p = x.as<std::int32_t>()](std::int64_t i) { return p[i]; });
-    default: fail_dtype(x.dtype);
+    case DType::kI32: return;
+    default: fail_dtype(dtype);
   }
 }
 
-// zero(i): the zero point that belongs to scale i; 0 where there is none.
-template <typename F>
-void visit_zero_point(OpContext& context, const Tensor& scale, const F& body) {
-  if (!context.has_input(2)) return body([](std::int64_t) { return std::int32_t{0}; });
-  const Tensor& zero = context.input(2);
-  check(zero.elements() == scale.elements(), [&] {
-    return "the zero point has shape " + zero.dims.str() + "; expected " + scale.dims.str() +
-           ", the scale's";
-  });
-  visit_quantised(zero, body);
+// Element i as an integer, for the types that quantised tensors have.
+std::int32_t integer_at(const Tensor& x, std::int64_t i) {
+  switch (x.dtype) {
+    case DType::kI8: return x.as<std::int8_t>()[i];
+    case DType::kU8: return x.as<std::uint8_t>()[i];
+    case DType::kI16: return x.as<std::int16_t>()[i];
+    case DType::kU16: return x.as<std::uint16_t>()[i];
+    case DType::kI32: return x.as<std::int32_t>()[i];
+    default: break;
+  }
+  const int nibble = (x.as<std::uint8_t>()[i / 2] >> (i % 2 * 4)) & 0xf;
+  return x.dtype == DType::kI4 && nibble >= 8 ? nibble - 16 : nibble;
 }
+
+// Element i as a float, for floating-point tensors and int32.
+float float_at(const Tensor& x, std::int64_t i) {
+  switch (x.dtype) {
+    case DType::kF32: return x.as<float>()[i];
+    case DType::kF16: return static_cast<float>(x.as<Float16>()[i]);
+    case DType::kBF16: return static_cast<float>(x.as<BFloat16>()[i]);
+    case DType::kF64: return static_cast<float>(x.as<double>()[i]);
+    default: return static_cast<float>(x.as<std::int32_t>()[i]);
+  }
+}
+
+// The scales and zero points of a node, whatever their types, read one by one: there are few of
+// them, or they are read once for every element of a block.
+class Steps {
+ public:
+  Steps(OpContext& context, const Tensor& scale)
+      : scale_(scale), zero_(context.has_input(2) ? &context.input(2) : nullptr) {
+    if (!dtype_is_float(scale.dtype)) fail_dtype(scale.dtype);
+    if (zero_ == nullptr) return;
+    check(zero_->elements() == scale.elements(), [&] {
+      return "the zero point has shape " + zero_->dims.str() + "; expected " + scale.dims.str() +
+             ", the scale's";
+    });
+    check_quantised(zero_->dtype);
+  }
+
+  float scale(std::int64_t i) const { return float_at(scale_, i); }
+  std::int32_t zero(std::int64_t i) const { return zero_ == nullptr ? 0 : integer_at(*zero_, i); }
+
+ private:
+  const Tensor& scale_;
+  const Tensor* zero_;
+};
 
 void check_block(std::int64_t block) {
   if (block < 0) {
@@ -114,22 +135,17 @@ std::unique_ptr<OpKernel> make_dequantize(Info info) {
     if (context.has_input(2)) check_same_dtype(x, context.input(2), "x", "the zero point");
     const DType dtype = fixed == DType::kUndefined ? scale.dtype : fixed;
     Tensor& y = context.output(0, dtype, x.dims);
-    visit_quantised(x, [&](const auto& load) {
-      visit_zero_point(context, scale, [&](const auto& zero) {
-        visit_float(scale.dtype, [&]<typename S>() {
-          visit_float(dtype, [&]<typename T>() {
-            parallel_for(context.pool(), x.elements(), 4, 64,
-                         [&](std::int64_t begin, std::int64_t end) {
-                           for (std::int64_t i = begin; i < end; ++i) {
-                             const std::int64_t s = index(i);
-                             const auto factor = static_cast<float>(widen(scale.as<S>()[s]));
-                             // In 64 bits: the difference of two int32 may not fit.
-                             const auto steps = static_cast<float>(std::int64_t{load(i)} - zero(s));
-                             y.as<T>()[i] = narrow<T>(static_cast<Compute<T>>(steps * factor));
-                           }
-                         });
-          });
-        });
+    check_quantised(x.dtype);
+    const Steps steps(context, scale);
+    visit_float(dtype, [&]<typename T>() {
+      parallel_for(context.pool(), x.elements(), 4, 64, [&](std::int64_t begin, std::int64_t end) {
+        for (std::int64_t i = begin; i < end; ++i) {
+          const std::int64_t s = index(i);
+          // In 64 bits: the difference of two int32 may not fit.
+          const std::int64_t distance = std::int64_t{integer_at(x, i)} - steps.zero(s);
+          const float value = static_cast<float>(distance) * steps.scale(s);
+          y.as<T>()[i] = narrow<T>(static_cast<Compute<T>>(value));
+        }
       });
     });
   });
@@ -183,27 +199,20 @@ std::unique_ptr<OpKernel> make_quantize(Info info) {
     }
     const Limits limits = limits_of(dtype);
     Tensor& y = context.output(0, dtype, x.dims);
-    const auto quantise = [&](double value, double factor, std::int32_t zero) {
-      const double steps = std::nearbyint(value / factor) + static_cast<double>(zero);
-      if (std::isnan(steps)) return limits.low;
-      return static_cast<std::int64_t>(
-          std::clamp(steps, static_cast<double>(limits.low), static_cast<double>(limits.high)));
-    };
-    visit_zero_point(context, scale, [&](const auto& zero) {
-      visit_float(scale.dtype, [&]<typename S>() {
-        const auto run = [&](const auto* in) {
-          for (std::int64_t i = 0; i < x.elements(); ++i) {
-            const std::int64_t s = index(i);
-            // In the input's precision: float32 division, as the standard's reference does.
-            const auto factor = static_cast<float>(widen(scale.as<S>()[s]));
-            const float value = static_cast<float>(widen(in[i]));
-            store_quantised(y, i, quantise(static_cast<double>(value / factor), 1.0, zero(s)));
-          }
-        };
-        if (x.dtype == DType::kI32) return run(x.as<std::int32_t>());
-        visit_float(x.dtype, [&]<typename T>() { run(x.as<T>()); });
-      });
-    });
+    if (x.dtype != DType::kI32 && !dtype_is_float(x.dtype)) fail_dtype(x.dtype);
+    const Steps steps(context, scale);
+    for (std::int64_t i = 0; i < x.elements(); ++i) {
+      const std::int64_t s = index(i);
+      // In the input's precision: float32 division, as the standard's reference does.
+      const float quotient = float_at(x, i) / steps.scale(s);
+      const double value =
+          std::nearbyint(static_cast<double>(quotient)) + static_cast<double>(steps.zero(s));
+      const double low = static_cast<double>(limits.low), high = static_cast<double>(limits.high);
+      // NaN has no integer: the lowest, as other engines give.
+      store_quantised(
+          y, i,
+          std::isnan(value) ? limits.low : static_cast<std::int64_t>(std::clamp(value, low, high)));
+    }
   });
 }
 

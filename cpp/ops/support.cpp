@@ -2,10 +2,6 @@
 
 namespace kvik::ops {
 
-void fail(ErrorCode code, const std::string& message) {
-  throw Error(code, message);
-}
-
 void fail_dtype(DType dtype) {
   fail(ErrorCode::kUnsupported,
        std::string("elements of type ") + dtype_name(dtype) + " are not supported here");
@@ -135,6 +131,20 @@ Dims strides_of(const Dims& dims) {
     stride *= dims[axis];
   }
   return strides;
+}
+
+void parallel_for(ThreadPool& pool, std::int64_t total, std::int64_t cost, std::int64_t grain,
+                  RangeBody body) {
+  if (total <= 0) return;
+  if (pool.threads() == 1 || total <= grain ||
+      total < kMinParallelWork / std::max<std::int64_t>(cost, 1)) {
+    body(std::int64_t{0}, total);
+    return;
+  }
+  pool.run([&](int worker, int workers) {
+    const Range range = split_range(total, worker, workers, grain);
+    if (range.begin < range.end) body(range.begin, range.end);
+  });
 }
 
 Slices slices_of(const Tensor& tensor) {

@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "base/checked.h"
+#include "base/function_ref.h"
 #include "base/short_list.h"
 #include "base/tensor.h"
 #include "ops/dispatch.h"
@@ -108,31 +109,22 @@ inline bool advance(const Dims& dims, int rank, Dims& index, const Dims& strides
 // thread needs for this many simple element operations. Smaller work stays on the caller.
 inline constexpr std::int64_t kMinParallelWork = 16384;
 
+// The loop over elements or rows [begin, end). By reference and not as a template parameter: the
+// operators have hundreds of such loops, and one indirect call per range costs nothing.
+using RangeBody = FunctionRef<void(std::int64_t begin, std::int64_t end)>;
+
 // Calls body(begin, end) on disjoint ranges that cover [0, total), in parallel where
 // total · cost (in element operations) pays for it. Ranges are multiples of `grain`.
-template <typename F>
 void parallel_for(ThreadPool& pool, std::int64_t total, std::int64_t cost, std::int64_t grain,
-                  const F& body) {
-  if (total <= 0) return;
-  if (pool.threads() == 1 || total <= grain ||
-      total < kMinParallelWork / std::max<std::int64_t>(cost, 1)) {
-    body(std::int64_t{0}, total);
-    return;
-  }
-  pool.run([&](int worker, int workers) {
-    const Range range = split_range(total, worker, workers, grain);
-    if (range.begin < range.end) body(range.begin, range.end);
-  });
-}
+                  RangeBody body);
 
-template <typename F>
-void parallel_for(OpContext& context, std::int64_t total, std::int64_t cost, const F& body) {
+inline void parallel_for(OpContext& context, std::int64_t total, std::int64_t cost,
+                         RangeBody body) {
   parallel_for(context.pool(), total, cost, 1, body);
 }
 
 // Element ranges start at multiples of 64 elements, so that no cache line has two writers.
-template <typename F>
-void parallel_elements(OpContext& context, std::int64_t total, const F& body) {
+inline void parallel_elements(OpContext& context, std::int64_t total, RangeBody body) {
   parallel_for(context.pool(), total, 1, 64, body);
 }
 

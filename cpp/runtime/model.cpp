@@ -1,4 +1,5 @@
 #include "kvik/model.h"
+#include "base/fail.h"
 
 #include <algorithm>
 #include <charconv>
@@ -19,10 +20,6 @@ namespace kvik {
 namespace {
 
 constexpr int kMaxRows = 65536;
-
-[[noreturn]] void refuse(const std::string& message) {
-  throw Error(ErrorCode::kInvalidArgument, message);
-}
 
 // The metadata's number under `key`, or 0.
 std::int64_t metadata_number(const std::map<std::string, std::string>& metadata,
@@ -77,8 +74,8 @@ struct Sequence::Impl {
 Model::Impl::Impl(graph::Model loaded, const LoadOptions& options)
     : workshop(options.threads), metadata(std::move(loaded.metadata)) {
   if (options.max_rows < 1 || options.max_rows > kMaxRows) {
-    refuse("max_rows is " + std::to_string(options.max_rows) + "; expected 1 to " +
-           std::to_string(kMaxRows));
+    fail_argument("max_rows is " + std::to_string(options.max_rows) + "; expected 1 to " +
+                  std::to_string(kMaxRows));
   }
   graph::infer(loaded.graph);  // types and shapes of the outputs are not taken from the file
   describe_file(loaded);
@@ -169,15 +166,15 @@ std::int64_t Sequence::state_bytes() const noexcept {
 }
 
 Sequence Sequence::fork() const {
-  if (!impl_) refuse("fork() of an empty sequence handle");
+  if (!impl_) fail_argument("fork() of an empty sequence handle");
   return Sequence(std::make_unique<Impl>(Impl{impl_->model, impl_->state->fork()}));
 }
 
 void Sequence::truncate(std::int64_t length) {
-  if (!impl_) refuse("truncate() of an empty sequence handle");
+  if (!impl_) fail_argument("truncate() of an empty sequence handle");
   if (length < 0 || length > this->length()) {
-    refuse("truncate to " + std::to_string(length) + " tokens; the sequence has " +
-           std::to_string(this->length()));
+    fail_argument("truncate to " + std::to_string(length) + " tokens; the sequence has " +
+                  std::to_string(this->length()));
   }
   impl_->state->truncate(length);
 }
@@ -243,23 +240,23 @@ void Model::Impl::check_size(std::span<const Step> steps, std::span<float> logit
   const std::int64_t wanted = logits_rows(steps);
   const auto size = static_cast<std::int64_t>(logits.size());
   if (size == wanted * info.vocab_size) return;
-  refuse("the logits buffer holds " + std::to_string(size) + " floats; the steps ask for " +
-         std::to_string(wanted) + " rows of " + std::to_string(info.vocab_size));
+  fail_argument("the logits buffer holds " + std::to_string(size) + " floats; the steps ask for " +
+                std::to_string(wanted) + " rows of " + std::to_string(info.vocab_size));
 }
 
 void Model::Impl::check_step(const Step& step, std::size_t index) const {
   const auto where = [&] { return "step " + std::to_string(index) + ": "; };
-  if (step.tokens.empty()) refuse(where() + "no tokens");
+  if (step.tokens.empty()) fail_argument(where() + "no tokens");
   for (const std::int64_t id : step.tokens) {
     if (id >= 0 && (info.token_limit == 0 || id < info.token_limit)) continue;
-    refuse(where() + "token id " + std::to_string(id) + "; the model accepts 0 to " +
-           (info.token_limit == 0 ? "2^63-1" : std::to_string(info.token_limit - 1)));
+    fail_argument(where() + "token id " + std::to_string(id) + "; the model accepts 0 to " +
+                  (info.token_limit == 0 ? "2^63-1" : std::to_string(info.token_limit - 1)));
   }
   const std::int64_t length = step.sequence->length();
   const auto added = static_cast<std::int64_t>(step.tokens.size());
   if (info.context_length > 0 && added > info.context_length - length) {
-    refuse(where() + std::to_string(length) + " + " + std::to_string(added) +
-           " tokens exceed the model's context of " + std::to_string(info.context_length));
+    fail_argument(where() + std::to_string(length) + " + " + std::to_string(added) +
+                  " tokens exceed the model's context of " + std::to_string(info.context_length));
   }
 }
 
@@ -270,13 +267,14 @@ void Model::Impl::take(std::span<const Step> steps) {
   for (std::size_t i = 0; i < steps.size(); ++i) {
     const Step& step = steps[i];
     if (step.sequence == nullptr || !step.sequence->valid()) {
-      refuse("step " + std::to_string(i) + ": no sequence");
+      fail_argument("step " + std::to_string(i) + ": no sequence");
     }
     const Sequence::Impl& own = *step.sequence->impl_;
     if (own.model.get() != this) {
-      refuse("step " + std::to_string(i) + ": the sequence belongs to another model");
+      fail_argument("step " + std::to_string(i) + ": the sequence belongs to another model");
     }
-    if (own.state->taken) refuse("step " + std::to_string(i) + ": the sequence occurs twice");
+    if (own.state->taken)
+      fail_argument("step " + std::to_string(i) + ": the sequence occurs twice");
     check_step(step, i);
     own.state->taken = true;
     taken.push_back({.state = own.state.get(), .tokens = step.tokens, .logits = step.logits});

@@ -1,4 +1,5 @@
 #include "kvik/sampler.h"
+#include "base/fail.h"
 
 #include <algorithm>
 #include <cmath>
@@ -14,31 +15,30 @@ namespace {
 
 constexpr float kInfinity = std::numeric_limits<float>::infinity();
 
-[[noreturn]] void refuse(const std::string& message) {
-  throw Error(ErrorCode::kInvalidArgument, message);
-}
-
 void check(const SamplerOptions& o, std::int64_t vocab_size) {
   const auto number = [](double value) { return std::to_string(value); };
-  if (vocab_size < 1) refuse("a vocabulary of " + std::to_string(vocab_size) + " tokens");
+  if (vocab_size < 1) fail_argument("a vocabulary of " + std::to_string(vocab_size) + " tokens");
   if (!(o.temperature >= 0) || std::isinf(o.temperature)) {
-    refuse("temperature " + number(o.temperature) + "; expected 0 (greedy) or a finite number > 0");
+    fail_argument("temperature " + number(o.temperature) +
+                  "; expected 0 (greedy) or a finite number > 0");
   }
-  if (o.top_k < 0) refuse("top_k " + std::to_string(o.top_k) + "; expected 0 (off) or more");
-  if (!(o.top_p > 0 && o.top_p <= 1)) refuse("top_p " + number(o.top_p) + "; expected (0, 1]");
-  if (!(o.min_p >= 0 && o.min_p <= 1)) refuse("min_p " + number(o.min_p) + "; expected [0, 1]");
+  if (o.top_k < 0) fail_argument("top_k " + std::to_string(o.top_k) + "; expected 0 (off) or more");
+  if (!(o.top_p > 0 && o.top_p <= 1))
+    fail_argument("top_p " + number(o.top_p) + "; expected (0, 1]");
+  if (!(o.min_p >= 0 && o.min_p <= 1))
+    fail_argument("min_p " + number(o.min_p) + "; expected [0, 1]");
   if (!(o.repetition_penalty > 0) || std::isinf(o.repetition_penalty)) {
-    refuse("repetition_penalty " + number(o.repetition_penalty) +
-           "; expected a finite number > 0 (1 is off)");
+    fail_argument("repetition_penalty " + number(o.repetition_penalty) +
+                  "; expected a finite number > 0 (1 is off)");
   }
   for (const auto& [id, bias] : o.logit_bias) {
     if (id < 0 || id >= vocab_size) {
-      refuse("logit_bias for token " + std::to_string(id) + "; the vocabulary has " +
-             std::to_string(vocab_size) + " tokens");
+      fail_argument("logit_bias for token " + std::to_string(id) + "; the vocabulary has " +
+                    std::to_string(vocab_size) + " tokens");
     }
     if (std::isnan(bias) || bias == std::numeric_limits<double>::infinity()) {
-      refuse("logit_bias of token " + std::to_string(id) + " is " + number(bias) +
-             "; expected a finite number or -infinity");
+      fail_argument("logit_bias of token " + std::to_string(id) + " is " + number(bias) +
+                    "; expected a finite number or -infinity");
     }
   }
 }
@@ -127,11 +127,11 @@ void Sampler::Impl::refuse_logits(std::span<const float> logits) const {
   const std::string where = "step " + std::to_string(step) + ": ";
   for (std::size_t i = 0; i < logits.size(); ++i) {
     if (logits[i] < kInfinity) continue;
-    refuse(where + "the logit of token " + std::to_string(i) + " is " +
-           (std::isnan(logits[i]) ? "NaN" : "+infinity") +
-           "; the model's numbers overflowed or its weights are damaged");
+    fail_argument(where + "the logit of token " + std::to_string(i) + " is " +
+                  (std::isnan(logits[i]) ? "NaN" : "+infinity") +
+                  "; the model's numbers overflowed or its weights are damaged");
   }
-  refuse(where + "every token is forbidden: all logits are -infinity");
+  fail_argument(where + "every token is forbidden: all logits are -infinity");
 }
 
 // The largest logit, after a look at all of them.
@@ -275,8 +275,8 @@ void Sampler::observe(std::span<const std::int64_t> tokens) {
 
 std::int64_t Sampler::sample(std::span<const float> logits) {
   if (logits.size() != impl_->vocab) {
-    refuse("logits of " + std::to_string(logits.size()) + " tokens; the sampler was made for " +
-           std::to_string(impl_->vocab));
+    fail_argument("logits of " + std::to_string(logits.size()) +
+                  " tokens; the sampler was made for " + std::to_string(impl_->vocab));
   }
   const std::span<const float> processed = impl_->processed(logits);
   const Impl::Candidate top = impl_->largest(processed);

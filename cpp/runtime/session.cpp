@@ -5,6 +5,7 @@
 #include <utility>
 
 #include "base/checked.h"
+#include "base/fail.h"
 #include "graph/graph.h"
 #include "runtime/executor.h"
 #include "runtime/load.h"
@@ -38,10 +39,6 @@ struct Session::Impl {
 
 namespace {
 
-[[noreturn]] void refuse(const std::string& message) {
-  throw Error(ErrorCode::kInvalidArgument, message);
-}
-
 std::string name_list(const std::vector<TensorInfo>& infos) {
   std::string list;
   for (const TensorInfo& info : infos) list += (list.empty() ? "'" : ", '") + info.name + "'";
@@ -52,7 +49,7 @@ void add_outputs(graph::Graph& graph, const std::vector<std::string>& names) {
   for (const std::string& name : names) {
     const auto found = std::find_if(graph.values.begin(), graph.values.end(),
                                     [&](const graph::Value& value) { return value.name == name; });
-    if (found == graph.values.end()) refuse("the graph has no value '" + name + "'");
+    if (found == graph.values.end()) fail_argument("the graph has no value '" + name + "'");
     graph.outputs.push_back(static_cast<graph::ValueId>(found - graph.values.begin()));
   }
 }
@@ -81,14 +78,15 @@ std::size_t Session::Impl::input_index(std::string_view name) const {
   for (std::size_t i = 0; i < inputs.size(); ++i) {
     if (inputs[i].name == name) return i;
   }
-  refuse("the model has no input '" + std::string(name) + "'; it has " + name_list(inputs));
+  fail_argument("the model has no input '" + std::string(name) + "'; it has " + name_list(inputs));
 }
 
 std::size_t Session::Impl::output_index(std::string_view name) const {
   for (std::size_t i = 0; i < outputs.size(); ++i) {
     if (outputs[i].name == name) return i;
   }
-  refuse("the model has no output '" + std::string(name) + "'; it has " + name_list(outputs));
+  fail_argument("the model has no output '" + std::string(name) + "'; it has " +
+                name_list(outputs));
 }
 
 // The feeds in the order of the graph's inputs.
@@ -97,11 +95,11 @@ std::vector<Tensor> Session::Impl::bind(std::span<const Feed> feeds) const {
   std::vector<bool> given(inputs.size());
   for (const Feed& feed : feeds) {
     const std::size_t i = input_index(feed.name);
-    if (given[i]) refuse("input '" + std::string(feed.name) + "' was given twice");
+    if (given[i]) fail_argument("input '" + std::string(feed.name) + "' was given twice");
     const auto elements = checked_elements(feed.tensor.dims);
-    if (!elements) refuse("input '" + inputs[i].name + "' has impossible dimensions");
+    if (!elements) fail_argument("input '" + inputs[i].name + "' has impossible dimensions");
     if (*elements > 0 && feed.tensor.data == nullptr) {
-      refuse("input '" + inputs[i].name + "' has elements but no data");
+      fail_argument("input '" + inputs[i].name + "' has elements but no data");
     }
     given[i] = true;
     tensors[i] = {.dtype = feed.tensor.dtype,
@@ -109,7 +107,7 @@ std::vector<Tensor> Session::Impl::bind(std::span<const Feed> feeds) const {
                   .data = const_cast<void*>(feed.tensor.data)};  // inputs are not written to
   }
   for (std::size_t i = 0; i < inputs.size(); ++i) {
-    if (!given[i]) refuse("input '" + inputs[i].name + "' was not given");
+    if (!given[i]) fail_argument("input '" + inputs[i].name + "' was not given");
   }
   return tensors;
 }

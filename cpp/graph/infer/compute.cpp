@@ -5,7 +5,7 @@ namespace kvik::graph {
 
 namespace {
 
-void same_as_first(InferContext& c) {
+void as_first_input(InferContext& c) {
   c.set(0, c.dtype(0), c.shape(0));
 }
 
@@ -99,7 +99,7 @@ void top_k(InferContext& c) {
 }
 
 void layer_norm(InferContext& c) {
-  same_as_first(c);
+  as_first_input(c);
   const auto& from = c.shape(0);
   const auto axis =
       from ? normalize_axis(c.node().int_attr("axis", -1), from->size()) : std::nullopt;
@@ -146,7 +146,7 @@ std::vector<InferEntry> compute_rules() {
   for (const char* op : {"Softmax", "LogSoftmax", "Hardmax", "RMSNormalization", "RotaryEmbedding",
                          "LpNormalization", "BatchNormalization", "InstanceNormalization",
                          "GroupNormalization", "MeanVarianceNormalization"}) {
-    rules.push_back({"", op, same_as_first});
+    rules.push_back({"", op, as_first_input});
   }
   for (const char* op :
        {"ReduceMean", "ReduceSum", "ReduceMax", "ReduceMin", "ReduceProd", "ReduceL1", "ReduceL2",

@@ -31,7 +31,7 @@ bool fuse_quotient(Rewriter& r, NodeId n) {
 }
 
 // Add(LayerNormalization(x, scale), bias)
-bool absorb_bias(Rewriter& r, NodeId n) {
+bool absorb_norm_bias(Rewriter& r, NodeId n) {
   const Node& node = r.node(n);
   if (!node.is("Add") || node.inputs.size() != 2) return false;
   for (const std::size_t i : {0U, 1U}) {
@@ -57,7 +57,7 @@ bool absorb_bias(Rewriter& r, NodeId n) {
 void fuse_layer_norm(Rewriter& r, PassState& /*state*/) {
   for (NodeId n = 0; n < r.count(); ++n) {
     if (!r.alive(n)) continue;
-    if (!fuse_quotient(r, n) && !absorb_scale(r, n, "LayerNormalization")) absorb_bias(r, n);
+    if (!fuse_quotient(r, n) && !absorb_scale(r, n, "LayerNormalization")) absorb_norm_bias(r, n);
   }
 }
 

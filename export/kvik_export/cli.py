@@ -102,10 +102,12 @@ def report(result: Verification) -> None:
 
 
 def table(result: Verification) -> Table:
+    from rich import box
     from rich.table import Table
 
-    made = Table(title=str(result.path), title_justify="left")
-    for name in ("comparison", "prompts", "compared"):
+    title = f"{result.path} against onnxruntime"
+    made = Table(title=title, title_justify="left", title_style="", box=box.SIMPLE_HEAD)
+    for name in ("", "prompts", "compared"):
         made.add_column(name)
     made.add_column("largest error", justify="right")
     made.add_column("")

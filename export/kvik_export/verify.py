@@ -36,8 +36,10 @@ TEXTS = (
 )
 GREEDY_STEPS = 256
 LENGTH = 48  # tokens of a prompt whose every prefix is computed
+# The ways in which logits are computed, each compared with onnxruntime's.
+TORCH = "torch"
 AT_ONCE, BY_TOKEN = "kvik, prompt at once", "kvik, token by token"
-UNCACHED = "kvik, every prefix anew"
+UNCACHED = "kvik without a cache"
 _UNKNOWN_CONTEXT = 512  # longest sequence tried where nothing bounds it
 
 
@@ -166,19 +168,19 @@ class _Comparison:
             found[name] = [run(ids) for ids in prompts]
             worst = _worst(found[name], reference)
             note = "" if worst.ok else f"row {worst.row}, token {worst.token}"
-            self._add(f"{name} = onnxruntime", kind, compared, worst.error, worst.ok, note)
+            self._add(name, kind, compared, worst.error, worst.ok, note)
         equal = all(
             _same_bits(rows, uncached)
             for name in (AT_ONCE, BY_TOKEN)
             for rows, uncached in zip(found[name], found[UNCACHED], strict=True)
         )
-        self._add("kvik: cached = uncached, bit for bit", kind, compared, None, equal)
+        self._add("kvik cached = uncached, bits", kind, compared, None, equal)
 
     def _ways(self) -> dict[str, Callable[[Ids], Logits]]:
         """The computations that are compared with onnxruntime's, by name."""
         ways: dict[str, Callable[[Ids], Logits]] = {}
         if self.torch is not None:
-            ways["torch, every prefix anew"] = partial(by_prefix, self.torch)
+            ways[TORCH] = partial(by_prefix, self.torch)
         ways[AT_ONCE] = self.model.logits
         ways[BY_TOKEN] = partial(self.model.logits, chunk=1)
         ways[UNCACHED] = partial(self.model.logits, cache=False)
@@ -195,7 +197,7 @@ class _Comparison:
         )
         complete = len(tokens) == count
         note = _greedy_note(result) if complete else f"kvik stopped after {len(tokens)} of {count}"
-        self._add("kvik greedy = onnxruntime greedy", kind, f"{len(tokens)} tokens", None,
+        self._add("greedy tokens", kind, f"{len(tokens)} tokens", None,
                   result.ok and complete, note)  # fmt: skip
 
     def _add(

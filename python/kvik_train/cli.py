@@ -121,7 +121,7 @@ def _train(
 
     present = None if overwrite else run.find_checkpoint(folder)
     if present is None:
-        config = _with_options(_preset_config(preset or DEFAULT_PRESET), given)
+        config = _with_options(preset_config(preset or DEFAULT_PRESET), given)
         return _exit_status(run.run_training(config, folder))
     progress, saved = present.progress, present.config
     where = f"{folder} holds a run at step {progress.step} of {saved.train.steps}"
@@ -144,7 +144,8 @@ def _train(
     return _exit_status(run.run_training(config, folder, present))
 
 
-def _preset_config(name: str) -> RunConfig:
+def preset_config(name: str) -> RunConfig:
+    """The settings of a preset."""
     from kvik_train.config import RunConfig
     from kvik_train.presets import find_preset
 

@@ -33,7 +33,7 @@ RECIPES: dict[str, Recipe] = {
     "char-tiny": Recipe(
         DataConfig(max_bytes=4_000_000),
         TrainConfig(
-            steps=2000,
+            steps=1600,
             batch_size=8,
             learning_rate=4e-3,
             min_learning_rate=2e-4,

@@ -12,12 +12,13 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import Finished
 
 from kvik_train import load_checkpoint
 from kvik_train.checkpoint import checkpoint_path
 from kvik_train.data.corpus import NAMED
 from kvik_train.presets import RECIPES, find_preset
+
+from .conftest import Finished
 
 Command = Callable[..., Finished]
 

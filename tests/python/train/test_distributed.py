@@ -9,7 +9,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import Finished
 
 from kvik_train import load_checkpoint
 from kvik_train.config import TrainConfig
@@ -17,6 +16,8 @@ from kvik_train.distributed import World
 from kvik_train.errors import TrainError
 from kvik_train.objective import batch_share
 from kvik_train.runlog import read_log
+
+from .conftest import Finished
 
 
 @pytest.mark.parametrize("accumulate", ["1", "2"])

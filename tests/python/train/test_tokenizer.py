@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from conftest import SENTENCES
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers import Tokenizer
@@ -20,6 +19,8 @@ from kvik_train.tokenizer import (
     save_tokenizer,
     train_tokenizer,
 )
+
+from .conftest import SENTENCES
 
 TRAINED = {kind: train_tokenizer(kind, SENTENCES * 50, 400) for kind in KINDS}
 # All of Unicode but lone surrogates, which are not text; with pieces that look like tokens.

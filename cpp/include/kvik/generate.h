@@ -82,7 +82,7 @@ class KVIK_API Generator {
   // Results so far, one a request.
   const std::vector<GenerateResult>& results() const noexcept;
 
-  struct Impl;
+  struct KVIK_HIDDEN Impl;
 
  private:
   std::unique_ptr<Impl> impl_;

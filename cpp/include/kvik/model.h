@@ -114,7 +114,7 @@ class KVIK_API Sequence {
   // Bytes of keys and values that this sequence refers to, shared ones included.
   std::int64_t state_bytes() const noexcept;
 
-  struct Impl;
+  struct KVIK_HIDDEN Impl;
 
  private:
   friend class Model;
@@ -192,7 +192,7 @@ class KVIK_API Model {
   // Rows of logits that the steps ask for.
   static std::int64_t logits_rows(std::span<const Step> steps) noexcept;
 
-  struct Impl;
+  struct KVIK_HIDDEN Impl;
 
  private:
   friend class Generator;  // keeps the model alive

@@ -54,7 +54,7 @@ class KVIK_API Sampler {
   // Tokens drawn so far.
   std::int64_t steps() const noexcept;
 
-  struct Impl;
+  struct KVIK_HIDDEN Impl;
 
  private:
   std::unique_ptr<Impl> impl_;

@@ -113,7 +113,7 @@ class KVIK_API Session {
                                std::span<const std::string> output_names = {},
                                const CancelCheck& cancelled = {}) const;
 
-  struct Impl;
+  struct KVIK_HIDDEN Impl;
 
  private:
   explicit Session(std::unique_ptr<Impl> impl);

@@ -14,8 +14,9 @@ namespace {
 #if defined(KVIK_KERNELS_X86)
 
 struct CpuFeatures {
-  bool avx2 = false;    // AVX2 and FMA
+  bool avx2 = false;    // AVX2, FMA and F16C
   bool avx512 = false;  // AVX-512 F, BW, DQ and VL
+  bool vnni = false;    // AVX-512 VNNI
 };
 
 constexpr unsigned bit(int n) {
@@ -35,8 +36,8 @@ CpuFeatures detect() {
   unsigned a = 0, b = 0, c = 0, d = 0;
   if (!__get_cpuid(1, &a, &b, &c, &d)) return features;
   const bool osxsave = c & bit(27);
-  const bool fma = c & bit(12);
-  if (!osxsave || !fma) return features;
+  const unsigned needed = bit(12) | bit(29);  // FMA, F16C
+  if (!osxsave || (c & needed) != needed) return features;
 
   // An instruction set is usable only if the system preserves its registers across a task switch.
   constexpr std::uint64_t kYmm = 0x06;         // XMM and YMM state
@@ -46,6 +47,7 @@ CpuFeatures detect() {
   features.avx2 = b & bit(5);
   const unsigned avx512 = bit(16) | bit(17) | bit(30) | bit(31);  // F, DQ, BW, VL
   features.avx512 = features.avx2 && (b & avx512) == avx512 && (saved & kZmm) == kZmm;
+  features.vnni = features.avx512 && (c & bit(11));
   return features;
 }
 
@@ -71,6 +73,7 @@ const KernelTable* table_for(Isa isa) noexcept {
 #if defined(KVIK_KERNELS_X86)
     case Isa::kAvx2: return cpu().avx2 ? &kAvx2Table : nullptr;
     case Isa::kAvx512: return cpu().avx512 ? &kAvx512Table : nullptr;
+    case Isa::kAvx512Vnni: return cpu().vnni ? &kAvx512VnniTable : nullptr;
 #endif
     default: return nullptr;
   }
@@ -78,7 +81,7 @@ const KernelTable* table_for(Isa isa) noexcept {
 
 std::vector<const KernelTable*> available_tables() {
   std::vector<const KernelTable*> tables;
-  for (Isa isa : {Isa::kAvx512, Isa::kAvx2, Isa::kNeon, Isa::kReference}) {
+  for (Isa isa : {Isa::kAvx512Vnni, Isa::kAvx512, Isa::kAvx2, Isa::kNeon, Isa::kReference}) {
     if (const KernelTable* table = table_for(isa)) tables.push_back(table);
   }
   return tables;

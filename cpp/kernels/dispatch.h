@@ -13,6 +13,7 @@ extern const KernelTable kReferenceTable;
 #if defined(KVIK_KERNELS_X86)
 extern const KernelTable kAvx2Table;
 extern const KernelTable kAvx512Table;
+extern const KernelTable kAvx512VnniTable;
 #endif
 
 // The tables that this CPU and its operating system can run, the best first; reference is last.

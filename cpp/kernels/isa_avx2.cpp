@@ -1,12 +1,15 @@
 // The AVX2 table. This file alone is compiled with the flags of this instruction set.
-#include "kernels/vec_avx2.h"
-// The algorithms are written over the Vec above.
 // clang-format off: each builds on those above it
+#include "kernels/vec_avx2.h"
+#include "kernels/dot_avx2.h"
+// The algorithms are written over the Vec above.
 #include "kernels/math.inl.h"
 #include "kernels/elementwise.inl.h"
 #include "kernels/rows.inl.h"
 #include "kernels/product.inl.h"
 #include "kernels/matmul.inl.h"
+#include "kernels/bfloat16.inl.h"
+#include "kernels/quantized.inl.h"
 #include "kernels/attention.inl.h"
 // clang-format on
 
@@ -19,6 +22,10 @@ const KernelTable kAvx2Table = {
     .panel = kPanel,
     .pack_f32 = pack_f32,
     .matmul_f32 = matmul_f32,
+    .quantize_rows = quantize_rows,
+    .matmul_i8 = matmul_i8,
+    .matmul_i4 = matmul_i4,
+    .matmul_bf16 = matmul_bf16,
     .attention_f32 = attention_f32,
     .attention_scratch = attention_scratch,
     .store_kv_f32 = store_kv_f32,

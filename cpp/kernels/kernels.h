@@ -17,7 +17,7 @@
 
 namespace kvik::kernels {
 
-enum class Isa : std::uint8_t { kReference, kAvx2, kAvx512, kNeon };
+enum class Isa : std::uint8_t { kReference, kAvx2, kAvx512, kAvx512Vnni, kNeon };
 
 // Element-wise functions, in the order of their ONNX names.
 enum class Unary : std::uint8_t {
@@ -53,6 +53,25 @@ struct MatmulEpilogue {
   std::ptrdiff_t residual_stride = 0;
 };
 
+// Consecutive k of a quantised product: int4 weights of a column share a scale in a group, and
+// quantised rows carry the sum of each. k is padded with zeros to whole groups.
+inline constexpr int kGroup = 32;
+
+// Rows as 8-bit integers: x[r, i] ≈ scale[r] · q[r, i].
+struct QuantizedRows {
+  const std::int8_t* q;      // [rows, groups · kGroup], in [-127, 127]; 4-byte aligned
+  const float* scale;        // [rows]
+  const std::int32_t* sums;  // [rows, groups]: Σ q over each group
+  std::int64_t rows;
+  std::int64_t groups;
+};
+
+// Integer weights in panels (see below), and a scale per column.
+struct IntegerPanels {
+  const std::uint8_t* data;   // kAlignment-aligned
+  const float* column_scale;  // [round_up(n, panel)]
+};
+
 // Keys and values of one key/value head, in blocks of kKvBlock positions. The blocks of a sequence
 // need not be adjacent: k_blocks[b] and v_blocks[b] hold positions [b·kKvBlock, (b+1)·kKvBlock).
 //   K block: [head_dim, kKvBlock]     (a dimension's kKvBlock positions are adjacent)
@@ -85,7 +104,7 @@ struct AttentionArgs {
 
 struct KernelTable {
   Isa isa;
-  const char* name;  // "reference", "avx2", "avx512", "neon"
+  const char* name;  // "reference", "avx2", "avx512", "avx512vnni", "neon"
 
   // ---- Matrix product with packed weights -------------------------------------------------
   // y[r, c] = epilogue( Σ_k x[r, k] · w[k, c] ), accumulated in fp32, k ascending, one fused
@@ -105,6 +124,36 @@ struct KernelTable {
                      const float* packed, std::int64_t n, std::int64_t panel_begin,
                      std::int64_t panel_end, const MatmulEpilogue& epilogue, float* y,
                      std::ptrdiff_t y_stride);
+
+  // ---- Matrix product with low-precision weights ----------------------------------------------
+  // Panels hold the same columns as above. Weights are stored shifted to be unsigned, and the sums
+  // of the rows undo the shift, so that every instruction set multiplies unsigned by signed bytes.
+  // The sums of products are exact integers; what is done to them in fp32 has one fixed order.
+  // With D(r, c, g) = Σ q[r, k] · (u[k, c] - shift) over the k of group g:
+  //
+  // q = round(x · 127/max|x|) to nearest, ties to even; scale = max|x| / 127, per row. A row whose
+  // largest magnitude is below 1e-30 is zeros with scale 0; one with a NaN or an infinity is zeros
+  // with scale NaN. q: [rows, groups · kGroup], scale: [rows], sums: [rows, groups].
+  void (*quantize_rows)(const float* x, std::ptrdiff_t x_stride, std::int64_t rows, std::int64_t k,
+                        std::int8_t* q, float* scale, std::int32_t* sums);
+  // shift 128; y = epilogue( (float(Σ_g D(r, c, g)) · column_scale[c]) · scale[r] ).
+  // A panel is [groups · kGroup / 4, panel, 4] bytes u: four k of a column are adjacent.
+  void (*matmul_i8)(const QuantizedRows& x, const IntegerPanels& w, std::int64_t n,
+                    std::int64_t panel_begin, std::int64_t panel_end,
+                    const MatmulEpilogue& epilogue, float* y, std::ptrdiff_t y_stride);
+  // shift 8; f = 0, then for each group f = fma(float(D(r, c, g)), s[g, c], f), and
+  // y = epilogue( (f · column_scale[c]) · scale[r] ).
+  // A group of a panel is its scales s [panel] in binary16, then [kGroup / 8, panel, 4] bytes: the
+  // low nibbles of byte j are k = 8·i + j of the group, the high ones k = 8·i + 4 + j.
+  void (*matmul_i4)(const QuantizedRows& x, const IntegerPanels& w, std::int64_t n,
+                    std::int64_t panel_begin, std::int64_t panel_end,
+                    const MatmulEpilogue& epilogue, float* y, std::ptrdiff_t y_stride);
+  // As matmul_f32 with weights in bfloat16, widened as they are read. A panel is
+  // [round_up(k, 2) / 2, panel, 2]: two k of a column are adjacent.
+  void (*matmul_bf16)(const float* x, std::ptrdiff_t x_stride, std::int64_t rows, std::int64_t k,
+                      const std::uint16_t* packed, std::int64_t n, std::int64_t panel_begin,
+                      std::int64_t panel_end, const MatmulEpilogue& epilogue, float* y,
+                      std::ptrdiff_t y_stride);
 
   // ---- Attention ----------------------------------------------------------------------------
   // out[r] = Σ_j softmax_j(score(r, j)) · v[j], online over the blocks in ascending order, each

@@ -3,8 +3,10 @@
 // the same promises.
 #include <algorithm>
 #include <cmath>
+#include <cstring>
 #include <limits>
 
+#include "base/float16.h"
 #include "kernels/dispatch.h"
 
 namespace kvik::kernels {
@@ -109,6 +111,13 @@ void pack_f32(const float* w, std::ptrdiff_t k_stride, std::ptrdiff_t c_stride, 
   }
 }
 
+float finish(float sum, std::int64_t r, std::int64_t c, const MatmulEpilogue& epilogue) {
+  if (epilogue.bias) sum += epilogue.bias[c];
+  sum = activate(epilogue.activation, sum);
+  if (epilogue.residual) sum += epilogue.residual[r * epilogue.residual_stride + c];
+  return sum;
+}
+
 void matmul_f32(const float* x, std::ptrdiff_t x_stride, std::int64_t rows, std::int64_t k,
                 const float* packed, std::int64_t n, std::int64_t panel_begin,
                 std::int64_t panel_end, const MatmulEpilogue& epilogue, float* y,
@@ -119,10 +128,107 @@ void matmul_f32(const float* x, std::ptrdiff_t x_stride, std::int64_t rows, std:
       const float* w = packed + (c / kPanel) * kPanel * k + c % kPanel;
       float sum = 0.0f;
       for (std::int64_t i = 0; i < k; ++i) sum = std::fma(x[r * x_stride + i], w[i * kPanel], sum);
-      if (epilogue.bias) sum += epilogue.bias[c];
-      sum = activate(epilogue.activation, sum);
-      if (epilogue.residual) sum += epilogue.residual[r * epilogue.residual_stride + c];
-      y[r * y_stride + c] = sum;
+      y[r * y_stride + c] = finish(sum, r, c, epilogue);
+    }
+  }
+}
+
+// ---- Matrix product with low-precision weights --------------------------------------------------
+
+void quantize_rows(const float* x, std::ptrdiff_t x_stride, std::int64_t rows, std::int64_t k,
+                   std::int8_t* q, float* scale, std::int32_t* sums) {
+  const std::int64_t groups = (k + kGroup - 1) / kGroup;
+  for (std::int64_t r = 0; r < rows; ++r, x += x_stride) {
+    float largest = 0.0f;
+    bool finite = true;
+    for (std::int64_t i = 0; i < k; ++i) {
+      largest = std::max(largest, std::fabs(x[i]));
+      finite = finite && std::isfinite(x[i]);
+    }
+    const bool zero = !finite || largest < 1e-30f;
+    const float inverse = zero ? 0.0f : 127.0f / largest;
+    scale[r] = !finite ? std::numeric_limits<float>::quiet_NaN() : zero ? 0.0f : largest / 127.0f;
+    for (std::int64_t g = 0; g < groups; ++g) {
+      std::int32_t sum = 0;
+      for (std::int64_t i = g * kGroup; i < (g + 1) * kGroup; ++i) {
+        const float steps = zero || i >= k ? 0.0f : std::nearbyint(x[i] * inverse);
+        *q = static_cast<std::int8_t>(steps);
+        sum += *q++;
+      }
+      *sums++ = sum;
+    }
+  }
+}
+
+// D(r, c, g) for weights u(k, c) stored with a shift.
+template <typename Weight>
+std::int32_t group_dot(const QuantizedRows& x, std::int64_t r, std::int64_t g, int shift,
+                       Weight weight) {
+  std::int32_t sum = 0;
+  for (std::int64_t i = g * kGroup; i < (g + 1) * kGroup; ++i) {
+    sum += x.q[r * x.groups * kGroup + i] * (weight(i) - shift);
+  }
+  return sum;
+}
+
+void matmul_i8(const QuantizedRows& x, const IntegerPanels& w, std::int64_t n,
+               std::int64_t panel_begin, std::int64_t panel_end, const MatmulEpilogue& epilogue,
+               float* y, std::ptrdiff_t y_stride) {
+  const std::int64_t column_end = std::min(n, panel_end * kPanel);
+  for (std::int64_t r = 0; r < x.rows; ++r) {
+    for (std::int64_t c = panel_begin * kPanel; c < column_end; ++c) {
+      const std::uint8_t* panel = w.data + c / kPanel * x.groups * kGroup * kPanel;
+      std::int32_t sum = 0;
+      for (std::int64_t g = 0; g < x.groups; ++g) {
+        sum += group_dot(x, r, g, 128, [&](std::int64_t i) -> int {
+          return panel[(i / 4 * kPanel + c % kPanel) * 4 + i % 4];
+        });
+      }
+      const float value = static_cast<float>(sum) * w.column_scale[c] * x.scale[r];
+      y[r * y_stride + c] = finish(value, r, c, epilogue);
+    }
+  }
+}
+
+void matmul_i4(const QuantizedRows& x, const IntegerPanels& w, std::int64_t n,
+               std::int64_t panel_begin, std::int64_t panel_end, const MatmulEpilogue& epilogue,
+               float* y, std::ptrdiff_t y_stride) {
+  constexpr int kGroupBytes = (2 + kGroup / 2) * kPanel;
+  const std::int64_t column_end = std::min(n, panel_end * kPanel);
+  for (std::int64_t r = 0; r < x.rows; ++r) {
+    for (std::int64_t c = panel_begin * kPanel; c < column_end; ++c) {
+      const std::uint8_t* panel = w.data + c / kPanel * x.groups * kGroupBytes;
+      float f = 0.0f;
+      for (std::int64_t g = 0; g < x.groups; ++g) {
+        const std::uint8_t* group = panel + g * kGroupBytes;
+        std::uint16_t scale = 0;
+        std::memcpy(&scale, group + c % kPanel * 2, 2);
+        const std::int32_t sum = group_dot(x, r, g, 8, [&](std::int64_t i) -> int {
+          const std::int64_t place = i % kGroup;
+          const std::int64_t at = (place / 8 * kPanel + c % kPanel) * 4 + place % 4;
+          return (group[2 * kPanel + at] >> (place % 8 / 4 * 4)) & 0xf;
+        });
+        f = std::fma(static_cast<float>(sum), Float16::to_float(scale), f);
+      }
+      y[r * y_stride + c] = finish(f * w.column_scale[c] * x.scale[r], r, c, epilogue);
+    }
+  }
+}
+
+void matmul_bf16(const float* x, std::ptrdiff_t x_stride, std::int64_t rows, std::int64_t k,
+                 const std::uint16_t* packed, std::int64_t n, std::int64_t panel_begin,
+                 std::int64_t panel_end, const MatmulEpilogue& epilogue, float* y,
+                 std::ptrdiff_t y_stride) {
+  const std::int64_t column_end = std::min(n, panel_end * kPanel);
+  for (std::int64_t r = 0; r < rows; ++r) {
+    for (std::int64_t c = panel_begin * kPanel; c < column_end; ++c) {
+      const std::uint16_t* panel = packed + c / kPanel * kPanel * ((k + 1) / 2 * 2);
+      float sum = 0.0f;
+      for (std::int64_t i = 0; i < k; ++i) {
+        const std::uint16_t weight = panel[(i / 2 * kPanel + c % kPanel) * 2 + i % 2];
+        sum = std::fma(x[r * x_stride + i], BFloat16::to_float(weight), sum);
+      }
+      y[r * y_stride + c] = finish(sum, r, c, epilogue);
     }
   }
 }
@@ -242,6 +348,10 @@ const KernelTable kReferenceTable = {
     .panel = kPanel,
     .pack_f32 = pack_f32,
     .matmul_f32 = matmul_f32,
+    .quantize_rows = quantize_rows,
+    .matmul_i8 = matmul_i8,
+    .matmul_i4 = matmul_i4,
+    .matmul_bf16 = matmul_bf16,
     .attention_f32 = attention_f32,
     .attention_scratch = attention_scratch,
     .store_kv_f32 = store_kv_f32,

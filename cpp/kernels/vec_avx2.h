@@ -10,6 +10,7 @@ namespace kvik::kernels {
 namespace {
 
 constexpr int kWidth = 8;
+constexpr int kRegisters = 16;
 
 // Register tiles. Up to 3 rows take 4 vectors, so that a single row has 4 chains in flight and a
 // panel is read in one pass; 4 to 6 rows take 2: 12 accumulators, 2 vectors of weights and a
@@ -167,6 +168,27 @@ inline Int shift_left(Int a) {
 template <int kBits>
 inline Int shift_right(Int a) {
   return {_mm256_srai_epi32(a.v, kBits)};
+}
+inline Int max(Int a, Int b) {
+  return {_mm256_max_epi32(a.v, b.v)};
+}
+inline std::int32_t sum(Int a) {
+  __m128i half = _mm_add_epi32(_mm256_castsi256_si128(a.v), _mm256_extracti128_si256(a.v, 1));
+  half = _mm_add_epi32(half, _mm_shuffle_epi32(half, 0x4e));
+  return _mm_cvtsi128_si32(_mm_add_epi32(half, _mm_shuffle_epi32(half, 0xb1)));
+}
+inline std::int32_t largest(Int a) {
+  __m128i half = _mm_max_epi32(_mm256_castsi256_si128(a.v), _mm256_extracti128_si256(a.v, 1));
+  half = _mm_max_epi32(half, _mm_shuffle_epi32(half, 0x4e));
+  return _mm_cvtsi128_si32(_mm_max_epi32(half, _mm_shuffle_epi32(half, 0xb1)));
+}
+inline void store_bytes(std::int8_t* p, Int a) {
+  const __m128i words =
+      _mm_packs_epi32(_mm256_castsi256_si128(a.v), _mm256_extracti128_si256(a.v, 1));
+  _mm_storel_epi64(reinterpret_cast<__m128i*>(p), _mm_packs_epi16(words, words));
+}
+inline Vec load_half(const std::uint8_t* p) {
+  return {_mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)))};
 }
 inline Mask is_zero(Int a) {
   return {_mm256_castsi256_ps(_mm256_cmpeq_epi32(a.v, _mm256_setzero_si256()))};

@@ -23,6 +23,7 @@ namespace kvik::kernels {
 namespace {
 
 constexpr int kWidth = 16;  // lanes
+constexpr int kRegisters = 32;
 
 // Register tiles of a matrix product: some rows of tile_vecs(rows) accumulators each.
 //   up to 6 rows x 4:  24 accumulators, 4 vectors of weights and a broadcast: 29 of 32 registers.
@@ -188,6 +189,23 @@ inline Int shift_left(Int a) {
 template <int kBits>
 inline Int shift_right(Int a) {  // with the sign
   return {_mm512_srai_epi32(a.v, kBits)};
+}
+inline Int max(Int a, Int b) {
+  return {_mm512_max_epi32(a.v, b.v)};
+}
+inline std::int32_t sum(Int a) {
+  return _mm512_reduce_add_epi32(a.v);
+}
+inline std::int32_t largest(Int a) {
+  return _mm512_reduce_max_epi32(a.v);
+}
+// The low byte of each lane, which must hold it with its sign.
+inline void store_bytes(std::int8_t* p, Int a) {
+  _mm_storeu_si128(reinterpret_cast<__m128i*>(p), _mm512_cvtepi32_epi8(a.v));
+}
+// kWidth binary16 numbers.
+inline Vec load_half(const std::uint8_t* p) {
+  return {_mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)))};
 }
 inline Mask is_zero(Int a) {
   return {_mm512_testn_epi32_mask(a.v, a.v)};

@@ -95,8 +95,7 @@ class Linear final : public OpKernel {
  private:
   void product(OpContext& context, const float* x, const Rows& rows,
                const kernels::MatmulEpilogue& epilogue, float* y) const {
-    multiply(context.kernels(), context.pool(), x, rows.stride, rows.rows,
-             weights_->panels.as<float>(), weights_->k, weights_->n, epilogue, y, weights_->n);
+    multiply(context, x, rows.stride, rows.rows, *weights_, epilogue, y, weights_->n);
   }
 
   static const float* operand(OpContext& context, int i, const Dims& expected, const char* name) {

@@ -179,8 +179,7 @@ class MatMul final : public OpKernel {
     float* y = out.as<float>();
     const std::int64_t rows = s.a_batch.elements() * s.m;
     if (weights_) {
-      multiply(context.kernels(), context.pool(), a.as<float>(), s.k, rows,
-               weights_->panels.as<float>(), s.k, s.n, {}, y, s.n);
+      multiply(context, a.as<float>(), s.k, rows, *weights_, {}, y, s.n);
     } else if (s.b_batch.elements() == 1 && s.a_batch.elements() == s.batch.elements()) {
       multiply_shared(context, a.as<float>(), s.k, rows, b.as<float>(), s.n, 1, s.k, s.n, y);
     } else {
@@ -247,8 +246,7 @@ class Gemm final : public OpKernel {
   void product_f32(OpContext& context, const Tensor& a, const Tensor& b, std::int64_t m,
                    std::int64_t k, std::int64_t n, float* y) const {
     if (weights_) {
-      multiply(context.kernels(), context.pool(), a.as<float>(), k, m, weights_->panels.as<float>(),
-               k, n, {}, y, n);
+      multiply(context, a.as<float>(), k, m, *weights_, {}, y, n);
     } else {
       multiply_shared(context, a.as<float>(), k, m, b.as<float>(), trans_b_ ? 1 : n,
                       trans_b_ ? k : 1, k, n, y);

@@ -2,51 +2,146 @@
 
 #include <cstring>
 
+#include "ops/quantize_weights.h"
 #include "ops/support.h"
 
 namespace kvik::ops {
 
 namespace {
 
-// Packs one panel from elements that may be unaligned or of another float type, through a block
-// of floats [k, columns].
+// What is smaller stays in fp32 whatever the cache's precision (see kvik/weights.h).
+constexpr std::int64_t kLeastInputs = kernels::kGroup;
+constexpr std::int64_t kLeastElements = 4096;
+// Sums of products of bytes stay below 2^31 up to here.
+constexpr std::int64_t kMostInputs = std::int64_t{1} << 17;
+
+WeightType type_for(WeightType wanted, std::int64_t k, std::int64_t n) {
+  const bool worth_it = k >= kLeastInputs && k * n >= kLeastElements && k <= kMostInputs;
+  return worth_it ? wanted : WeightType::kF32;
+}
+
+std::size_t panel_bytes(WeightType type, std::int64_t k, int width) {
+  switch (type) {
+    case WeightType::kF32: break;
+    case WeightType::kBF16: return panel_bytes_bf16(k, width);
+    case WeightType::kI8: return panel_bytes_i8(k, width);
+    case WeightType::kI4: return panel_bytes_i4(k, width);
+  }
+  return checked_product(static_cast<std::size_t>(k * width), sizeof(float));
+}
+
+// Columns [first, first + columns) of W as floats [k, columns], from elements that may be unaligned
+// or of another float type.
 template <typename T>
-void pack_panel(const kernels::KernelTable& table, const std::byte* data, bool transposed,
-                const PackedWeights& w, std::int64_t panel, float* block, float* packed) {
-  const std::int64_t first = panel * table.panel;
-  const std::int64_t columns = std::min<std::int64_t>(table.panel, w.n - first);
+void read_block(const std::byte* data, bool transposed, const PackedWeights& w, std::int64_t first,
+                std::int64_t columns, float* block) {
+  const auto element = [&](std::int64_t at) {
+    T value;
+    std::memcpy(&value, data + static_cast<std::size_t>(at) * sizeof(T), sizeof(T));
+    return static_cast<float>(widen(value));
+  };
+  if (transposed) {  // along each column of W: its elements are adjacent
+    for (std::int64_t c = 0; c < columns; ++c) {
+      for (std::int64_t i = 0; i < w.k; ++i) {
+        block[i * columns + c] = element((first + c) * w.k + i);
+      }
+    }
+    return;
+  }
   for (std::int64_t i = 0; i < w.k; ++i) {
     for (std::int64_t c = 0; c < columns; ++c) {
-      const std::int64_t at = transposed ? (first + c) * w.k + i : i * w.n + first + c;
-      T element;
-      std::memcpy(&element, data + static_cast<std::size_t>(at) * sizeof(T), sizeof(T));
-      block[i * columns + c] = static_cast<float>(widen(element));
+      block[i * columns + c] = element(i * w.n + first + c);
     }
   }
-  table.pack_f32(block, columns, 1, w.k, columns, 0, 1, packed + panel * table.panel * w.k);
+}
+
+void pack_panel(const kernels::KernelTable& table, const float* block, std::int64_t panel,
+                int columns, PackedWeights& w) {
+  const int width = table.panel;
+  std::byte* out =
+      w.panels.as<std::byte>() + static_cast<std::size_t>(panel) * panel_bytes(w.type, w.k, width);
+  auto* bytes = reinterpret_cast<std::uint8_t*>(out);
+  float* scale = w.column_scale.size() == 0 ? nullptr : w.column_scale.as<float>() + panel * width;
+  switch (w.type) {
+    case WeightType::kF32:
+      return table.pack_f32(block, columns, 1, w.k, columns, 0, 1, reinterpret_cast<float*>(out));
+    case WeightType::kBF16:
+      return pack_bf16(block, w.k, columns, width, reinterpret_cast<std::uint16_t*>(out));
+    case WeightType::kI8: return pack_i8(block, w.k, columns, width, bytes, scale);
+    case WeightType::kI4: return pack_i4(block, w.k, columns, width, bytes, scale);
+  }
 }
 
 void pack(const kernels::KernelTable& table, ThreadPool& pool,
           const graph::ConstantTensor& constant, bool transposed, PackedWeights& w) {
-  float* packed = w.panels.as<float>();
+  const std::int64_t panels = (w.n + table.panel - 1) / table.panel;
+  w.panels = AlignedBuffer(
+      checked_product(panel_bytes(w.type, w.k, table.panel), static_cast<std::size_t>(panels)));
+  if (w.type == WeightType::kI8 || w.type == WeightType::kI4) {
+    w.column_scale = AlignedBuffer(static_cast<std::size_t>(panels * table.panel) * sizeof(float));
+  }
   const std::byte* data = constant.data.data();
-  const std::int64_t panels = w.panel_count(table);
-  const bool direct =
-      constant.dtype == DType::kF32 && reinterpret_cast<std::uintptr_t>(data) % alignof(float) == 0;
+  // Floats that lie as the kernel reads them need no block in between.
+  const bool direct = w.type == WeightType::kF32 && constant.dtype == DType::kF32 &&
+                      reinterpret_cast<std::uintptr_t>(data) % alignof(float) == 0;
   parallel_for(pool, panels, w.k * table.panel, 1, [&](std::int64_t begin, std::int64_t end) {
     if (direct) {
       table.pack_f32(reinterpret_cast<const float*>(data), transposed ? 1 : w.n,
-                     transposed ? w.k : 1, w.k, w.n, begin, end, packed);
+                     transposed ? w.k : 1, w.k, w.n, begin, end, w.panels.as<float>());
       return;
     }
     AlignedBuffer block(
         checked_product(static_cast<std::size_t>(w.k * table.panel), sizeof(float)));
     visit_float(constant.dtype, [&]<typename T>() {
       for (std::int64_t panel = begin; panel < end; ++panel) {
-        pack_panel<T>(table, data, transposed, w, panel, block.as<float>(), packed);
+        const std::int64_t first = panel * table.panel;
+        const auto columns = std::min<std::int64_t>(table.panel, w.n - first);
+        read_block<T>(data, transposed, w, first, columns, block.as<float>());
+        pack_panel(table, block.as<float>(), panel, static_cast<int>(columns), w);
       }
     });
   });
+}
+
+// Rows as bytes, in the context's workspace.
+kernels::QuantizedRows quantize(OpContext& context, const float* x, std::ptrdiff_t x_stride,
+                                std::int64_t rows, std::int64_t k) {
+  const std::int64_t groups = (k + kernels::kGroup - 1) / kernels::kGroup;
+  const std::int64_t row_bytes = groups * kernels::kGroup;
+  // [rows, groups · kGroup] bytes, [rows, groups] sums, [rows] scales
+  const std::int64_t sums_at = rows * row_bytes, scales_at = sums_at + rows * groups * 4;
+  auto* memory = static_cast<std::byte*>(
+      context.workspace(checked_product(static_cast<std::size_t>(scales_at + rows * 4), 1)));
+  auto* q = reinterpret_cast<std::int8_t*>(memory);
+  auto* sums = reinterpret_cast<std::int32_t*>(memory + sums_at);
+  auto* scales = reinterpret_cast<float*>(memory + scales_at);
+  parallel_for(context, rows, k, [&](std::int64_t begin, std::int64_t end) {
+    context.kernels().quantize_rows(x + begin * x_stride, x_stride, end - begin, k,
+                                    q + begin * row_bytes, scales + begin, sums + begin * groups);
+  });
+  return {.q = q, .scale = scales, .sums = sums, .rows = rows, .groups = groups};
+}
+
+// The epilogue as it is for the rows from `row` on.
+kernels::MatmulEpilogue epilogue_from(const kernels::MatmulEpilogue& epilogue, std::int64_t row) {
+  kernels::MatmulEpilogue part = epilogue;
+  if (part.residual) part.residual += row * part.residual_stride;
+  return part;
+}
+
+// Calls body(first row, rows, first panel, last panel) on parts of a product, on the pool: by
+// panels or, where there are few panels, by rows. `cost`: of one row of a panel, in element
+// operations.
+void split_product(ThreadPool& pool, std::int64_t rows, std::int64_t panels, std::int64_t cost,
+                   FunctionRef<void(std::int64_t, std::int64_t, std::int64_t, std::int64_t)> body) {
+  const std::int64_t threads = pool.threads();
+  if (panels >= 2 * threads || rows < 2 * threads) {
+    parallel_for(pool, panels, rows * cost, 1,
+                 [&](std::int64_t begin, std::int64_t end) { body(0, rows, begin, end); });
+    return;
+  }
+  parallel_for(pool, rows, panels * cost, 1,
+               [&](std::int64_t begin, std::int64_t end) { body(begin, end - begin, 0, panels); });
 }
 
 }  // namespace
@@ -76,7 +171,7 @@ std::shared_ptr<const PackedWeights> WeightCache::get(const graph::ConstantTenso
   auto packed = std::make_shared<PackedWeights>();
   packed->k = k;
   packed->n = n;
-  packed->panels = AlignedBuffer(checked_product(packed_floats(table, k, n), sizeof(float)));
+  packed->type = type_for(type_, k, n);
   pack(table, pool, constant, transposed, *packed);
   entry = packed;
   return packed;
@@ -86,7 +181,7 @@ std::int64_t WeightCache::bytes() const {
   const std::lock_guard lock(mutex_);
   std::int64_t sum = 0;
   for (const auto& [key, entry] : entries_) {
-    if (const auto packed = entry.lock()) sum += static_cast<std::int64_t>(packed->panels.size());
+    if (const auto packed = entry.lock()) sum += static_cast<std::int64_t>(packed->bytes());
   }
   return sum;
 }
@@ -98,20 +193,46 @@ void multiply(const kernels::KernelTable& table, ThreadPool& pool, const float* 
   if (rows == 0 || n == 0) return;
   const std::int64_t count = (n + table.panel - 1) / table.panel;
   // About 8 multiply-adds take the time of one simple element operation.
-  const std::int64_t threads = pool.threads();
-  if (count >= 2 * threads || rows < 2 * threads) {
-    const std::int64_t cost = rows * k * table.panel / 8;
-    parallel_for(pool, count, cost, 1, [&](std::int64_t begin, std::int64_t end) {
-      table.matmul_f32(x, x_stride, rows, k, panels, n, begin, end, epilogue, y, y_stride);
-    });
-    return;
+  split_product(pool, rows, count, k * table.panel / 8,
+                [&](std::int64_t row, std::int64_t part, std::int64_t begin, std::int64_t end) {
+                  table.matmul_f32(x + row * x_stride, x_stride, part, k, panels, n, begin, end,
+                                   epilogue_from(epilogue, row), y + row * y_stride, y_stride);
+                });
+}
+
+void multiply(OpContext& context, const float* x, std::ptrdiff_t x_stride, std::int64_t rows,
+              const PackedWeights& w, const kernels::MatmulEpilogue& epilogue, float* y,
+              std::ptrdiff_t y_stride) {
+  if (rows == 0 || w.n == 0) return;
+  const kernels::KernelTable& table = context.kernels();
+  const std::int64_t count = (w.n + table.panel - 1) / table.panel;
+  const std::int64_t cost = w.k * table.panel / 8;
+  if (w.type == WeightType::kF32) {
+    return multiply(table, context.pool(), x, x_stride, rows, w.panels.as<float>(), w.k, w.n,
+                    epilogue, y, y_stride);
   }
-  parallel_for(pool, rows, k * n / 8, 1, [&](std::int64_t begin, std::int64_t end) {
-    kernels::MatmulEpilogue part = epilogue;
-    if (part.residual) part.residual += begin * part.residual_stride;
-    table.matmul_f32(x + begin * x_stride, x_stride, end - begin, k, panels, n, 0, count, part,
-                     y + begin * y_stride, y_stride);
-  });
+  if (w.type == WeightType::kBF16) {
+    return split_product(
+        context.pool(), rows, count, cost,
+        [&](std::int64_t row, std::int64_t part, std::int64_t begin, std::int64_t end) {
+          table.matmul_bf16(x + row * x_stride, x_stride, part, w.k, w.panels.as<std::uint16_t>(),
+                            w.n, begin, end, epilogue_from(epilogue, row), y + row * y_stride,
+                            y_stride);
+        });
+  }
+  const kernels::QuantizedRows all = quantize(context, x, x_stride, rows, w.k);
+  const kernels::IntegerPanels panels{w.panels.as<std::uint8_t>(), w.column_scale.as<float>()};
+  const auto product = w.type == WeightType::kI8 ? table.matmul_i8 : table.matmul_i4;
+  split_product(context.pool(), rows, count, cost / 2,
+                [&](std::int64_t row, std::int64_t part, std::int64_t begin, std::int64_t end) {
+                  const kernels::QuantizedRows some{.q = all.q + row * all.groups * kernels::kGroup,
+                                                    .scale = all.scale + row,
+                                                    .sums = all.sums + row * all.groups,
+                                                    .rows = part,
+                                                    .groups = all.groups};
+                  product(some, panels, w.n, begin, end, epilogue_from(epilogue, row),
+                          y + row * y_stride, y_stride);
+                });
 }
 
 }  // namespace kvik::ops

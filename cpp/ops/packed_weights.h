@@ -11,18 +11,21 @@
 #include "base/thread_pool.h"
 #include "graph/graph.h"
 #include "kernels/kernels.h"
+#include "kvik/weights.h"
+#include "ops/op.h"
 
 namespace kvik::ops {
 
-// The product's right side W [k, n] in panels of the kernel table (see KernelTable::pack_f32).
+// The product's right side W [k, n] in panels of the kernel table, in one of the precisions that
+// the table multiplies (see kernels.h for the layouts).
 struct PackedWeights {
+  WeightType type = WeightType::kF32;
   AlignedBuffer panels;
+  AlignedBuffer column_scale;  // float [round_up(n, panel)]; integer types alone
   std::int64_t k = 0;
   std::int64_t n = 0;
 
-  std::int64_t panel_count(const kernels::KernelTable& table) const {
-    return (n + table.panel - 1) / table.panel;
-  }
+  std::size_t bytes() const { return panels.size() + column_scale.size(); }
 };
 
 // Floats that a packed [k, n] takes. Throws kOutOfMemory when that overflows.
@@ -33,7 +36,9 @@ std::size_t packed_floats(const kernels::KernelTable& table, std::int64_t k, std
 // outlive the cache: their addresses are the keys. Safe to use from several threads.
 class WeightCache {
  public:
-  // W from a constant of any float dtype, converted to float32. transposed: the constant is
+  explicit WeightCache(WeightType type = WeightType::kF32) : type_(type) {}
+
+  // W from a constant of any float dtype, in the cache's precision. transposed: the constant is
   // [n, k], else [k, n]. Throws kUnsupported for other dtypes, kInvalidModel unless it has k·n
   // elements.
   std::shared_ptr<const PackedWeights> get(const graph::ConstantTensor& constant, std::int64_t k,
@@ -43,14 +48,21 @@ class WeightCache {
   std::int64_t bytes() const;
 
  private:
+  const WeightType type_;
   using Key =
       std::tuple<const void*, std::int64_t, std::int64_t, bool, const kernels::KernelTable*>;
   mutable std::mutex mutex_;
   std::map<Key, std::weak_ptr<const PackedWeights>> entries_;
 };
 
-// y = epilogue(x · W) for `rows` rows, split over the pool by panels or, where there are few
-// panels, by rows; never along k.
+// y = epilogue(x · W) for `rows` rows, in the weights' precision. Takes the context's workspace for
+// integer weights.
+void multiply(OpContext& context, const float* x, std::ptrdiff_t x_stride, std::int64_t rows,
+              const PackedWeights& weights, const kernels::MatmulEpilogue& epilogue, float* y,
+              std::ptrdiff_t y_stride);
+
+// The same for fp32 panels alone. Split over the pool by panels or, where there are few panels, by
+// rows; never along k.
 void multiply(const kernels::KernelTable& table, ThreadPool& pool, const float* x,
               std::ptrdiff_t x_stride, std::int64_t rows, const float* panels, std::int64_t k,
               std::int64_t n, const kernels::MatmulEpilogue& epilogue, float* y,

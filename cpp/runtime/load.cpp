@@ -78,7 +78,10 @@ std::optional<std::vector<ConstantTensor>> evaluate(const Graph& graph, const No
                                                     const Engine& engine, std::int64_t& budget) {
   if (!foldable(node)) return std::nullopt;
   const Graph single = graph_of(graph, node);
-  const GraphExecutor executor(single, engine, {.max_bytes = budget});
+  // In the file's own precision: a product of two constants is no linear layer.
+  ops::WeightCache weights;
+  const Engine exact{engine.kernels, engine.pool, weights};
+  const GraphExecutor executor(single, exact, {.max_bytes = budget});
   std::vector<ConstantTensor> out;
   for (const OwnedTensor& result : executor.run({})) {
     out.push_back(to_constant(result));
@@ -89,7 +92,7 @@ std::optional<std::vector<ConstantTensor>> evaluate(const Graph& graph, const No
 
 }  // namespace
 
-Workshop::Workshop(int threads) : pool(thread_count(threads)) {}
+Workshop::Workshop(int threads, WeightType type) : pool(thread_count(threads)), weights(type) {}
 
 graph::Model import_model(const std::filesystem::path& path) {
   return onnx::import_file(path.string(), import_options());

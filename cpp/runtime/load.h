@@ -21,7 +21,7 @@ namespace kvik::runtime {
 
 // What kernels of one model share; it outlives them.
 struct Workshop {
-  explicit Workshop(int threads);  // 0: all CPUs
+  explicit Workshop(int threads, WeightType type = WeightType::kF32);  // 0 threads: all CPUs
   Engine engine() { return {kernels::active_table(), pool, weights}; }
 
   ThreadPool pool;

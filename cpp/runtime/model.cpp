@@ -72,7 +72,7 @@ struct Sequence::Impl {
 // ---- loading -----------------------------------------------------------------------------------
 
 Model::Impl::Impl(graph::Model loaded, const LoadOptions& options)
-    : workshop(options.threads), metadata(std::move(loaded.metadata)) {
+    : workshop(options.threads, options.weights), metadata(std::move(loaded.metadata)) {
   if (options.max_rows < 1 || options.max_rows > kMaxRows) {
     fail_argument("max_rows is " + std::to_string(options.max_rows) + "; expected 1 to " +
                   std::to_string(kMaxRows));
@@ -97,6 +97,7 @@ Model::Impl::Impl(graph::Model loaded, const LoadOptions& options)
   }
   info.incremental = rows != nullptr;
   info.ops_after = runtime::count_ops(rows ? rows->graph : optimized);
+  info.weights = options.weights;
   info.threads = workshop.pool.threads();
   info.isa = workshop.engine().kernels.name;
 }

@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from kvik.errors import InvalidArgumentError
 
-__all__ = ["check_count", "check_ids", "check_number", "check_path", "check_threads"]
+__all__ = ["check_choice", "check_count", "check_ids", "check_number", "check_path", "check_threads"]
 
 _INT64 = np.iinfo(np.int64)
 
@@ -37,6 +37,15 @@ def check_count(value: object, name: str, least: int, most: int = int(_INT64.max
 def check_threads(threads: object) -> int:
     """A number of threads as the engine takes it: None becomes 0, one for each CPU."""
     return 0 if threads is None else check_count(threads, "threads", 1, 4096)
+
+
+def check_choice(value: object, name: str, choices: Iterable[str]) -> str:
+    """One of a few words."""
+    known = tuple(choices)
+    if isinstance(value, str) and value in known:
+        return value
+    listed = ", ".join(map(repr, known[:-1])) + f" or {known[-1]!r}"
+    raise InvalidArgumentError(f"{name} must be {listed}; found {_shown(value)}")
 
 
 def check_number(value: object, name: str) -> float:

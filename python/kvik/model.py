@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, TypeAlias, overload
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias, get_args, overload
 
 import numpy as np
 import numpy.typing as npt
 
 from kvik import _core
-from kvik.arguments import check_count, check_path, check_threads
+from kvik.arguments import check_choice, check_count, check_path, check_threads
 from kvik.errors import InvalidArgumentError
 from kvik.generation import DEFAULT_NEW_TOKENS, Prompts, Run, Settings, read_prompts
 from kvik.info import ModelInfo, Score, model_info
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 __all__ = ["Model", "load"]
 
 Ids: TypeAlias = "Sequence[int] | npt.NDArray[np.integer[Any]]"
+WeightType: TypeAlias = Literal["f32", "bf16", "int8", "int4"]
 
 _SCORE_ROWS = 64  # logits rows held at once while scoring: 64 · vocabulary · 4 bytes
 
@@ -37,6 +38,7 @@ def load(
     *,
     threads: int | None = None,
     tokenizer: TokenizerLike | None = None,
+    weights: WeightType = "f32",
     max_rows: int = 256,
 ) -> Model:
     """Load an ONNX file that maps token ids to logits.
@@ -49,6 +51,10 @@ def load(
         tokenizer: Path of a tokenizer.json, a folder that holds one, or a tokenizers.Tokenizer.
             None: the one in the model's metadata, else tokenizer.json beside the file, else none
             (token ids only).
+        weights: Precision in which the matrices of linear layers are kept in memory, whatever it is
+            in the file. "bf16" halves what is read for each token; "int8" quarters it and
+            quantises the layers' inputs row by row; "int4" reads an eighth, with a scale for each 32
+            weights. Embedding tables stay in the mapped file; attention is computed in fp32.
         max_rows: Tokens of the prompts that are computed at once, 1 to 65536. More need more memory
             for activations; the numbers are the same.
 
@@ -62,6 +68,7 @@ def load(
     core = _core.Model.load(
         file,
         threads=check_threads(threads),
+        weights=check_choice(weights, "weights", get_args(WeightType)),
         max_rows=check_count(max_rows, "max_rows", 1, 65536),
     )
     return Model(core, find_tokenizer(file, core.metadata, tokenizer))

@@ -8,3 +8,4 @@
 #include "kvik/sampler.h"
 #include "kvik/session.h"
 #include "kvik/version.h"
+#include "kvik/weights.h"

@@ -13,8 +13,9 @@
 // maps ids to logits runs all the same, recomputing the whole sequence on each call; explain()
 // says which, and why.
 //
-// For one file and one ISA the logits of a token are bitwise the same whatever the number of
-// threads, the sequences that share the call, and how the tokens before it were split into calls.
+// For one file, one precision and one ISA the logits of a token are bitwise the same whatever the
+// number of threads, the sequences that share the call, and how the tokens before it were split
+// into calls.
 #pragma once
 
 #include <cstddef>
@@ -31,11 +32,13 @@
 #include "kvik/error.h"
 #include "kvik/export.h"
 #include "kvik/session.h"
+#include "kvik/weights.h"
 
 namespace kvik {
 
 struct LoadOptions {
-  int threads = 0;          // the caller's thread included; 0: the CPUs this process may run on
+  int threads = 0;  // the caller's thread included; 0: the CPUs this process may run on
+  WeightType weights = WeightType::kF32;  // in memory; the file keeps its own
   bool optimize = true;     // false: nothing is fused (slower; for comparing). Numbers may differ
                             // in the last bits.
   bool incremental = true;  // false: always recompute the whole sequence (for comparing)
@@ -64,6 +67,7 @@ struct ModelInfo {
   OpCounts ops_before;  // of the graph in the file, most frequent first
   OpCounts ops_after;   // of the graph that runs
 
+  WeightType weights = WeightType::kF32;
   bool incremental = false;
   std::int64_t vocab_size = 0;      // logits a row
   std::int64_t token_limit = 0;     // ids below this are accepted; 0: not known

@@ -1,0 +1,256 @@
+// Rows as bytes, and products of such rows with int8 and int4 weights. Include a vec_*.h, a
+// dot_*.h, math.inl.h, elementwise.inl.h, product.inl.h and matmul.inl.h first.
+#pragma once
+
+#include "kernels/kernels.h"
+
+namespace kvik::kernels {
+namespace {
+
+static_assert(kPanel % (kDotVecs * kWidth) == 0 && kGroup % kWidth == 0);
+
+// ---- Rows ---------------------------------------------------------------------------------------
+
+// The bits of max|x|: a NaN's are beyond an infinity's, so that neither is lost.
+inline std::int32_t largest_magnitude(const float* x, std::int64_t k) {
+  const Int magnitude = set_int(0x7fffffff);
+  Int most = set_int(0);
+  for_vectors(
+      k, [&](std::int64_t i, auto part) { most = max(most, bits(load(x + i, part)) & magnitude); });
+  return largest(most);
+}
+
+inline void quantize_row(const float* x, std::int64_t k, std::int8_t* q, float* scale,
+                         std::int32_t* sums) {
+  const std::int64_t groups = (k + kGroup - 1) / kGroup;
+  const std::int32_t most = largest_magnitude(x, k);
+  float value;
+  __builtin_memcpy(&value, &most, sizeof(value));
+  const bool finite = most < 0x7f800000;
+  if (!finite || value < 1e-30f) {
+    *scale = finite ? 0.0f : __builtin_nanf("");
+    for (std::int64_t i = 0; i < groups * kGroup; ++i) q[i] = 0;
+    for (std::int64_t g = 0; g < groups; ++g) sums[g] = 0;
+    return;
+  }
+  *scale = value / 127.0f;
+  const Vec inverse = set(127.0f / value);
+  for (std::int64_t g = 0; g < groups; ++g) {
+    Int total = set_int(0);
+    for (std::int64_t i = g * kGroup; i < (g + 1) * kGroup; i += kWidth) {
+      const std::int64_t left = k - i;
+      const Vec v = left >= kWidth ? load(x + i)
+                    : left > 0     ? load(x + i, Head{static_cast<int>(left)})
+                                   : zero();
+      const Int steps = to_int(round(v * inverse));
+      total = total + steps;
+      store_bytes(q + i, steps);
+    }
+    sums[g] = sum(total);
+  }
+}
+
+void quantize_rows(const float* x, std::ptrdiff_t x_stride, std::int64_t rows, std::int64_t k,
+                   std::int8_t* q, float* scale, std::int32_t* sums) {
+  const std::int64_t groups = (k + kGroup - 1) / kGroup;
+  for (std::int64_t r = 0; r < rows; ++r) {
+    quantize_row(x + r * x_stride, k, q + r * groups * kGroup, scale + r, sums + r * groups);
+  }
+}
+
+// ---- What the two products share ----------------------------------------------------------------
+
+constexpr int kLine = 64;               // bytes that one load_lines brings, at most
+constexpr int kFetchAhead = 4096;       // bytes; how far weights are fetched before their use
+constexpr int kVecBytes = kWidth * 4;   // four k of kWidth columns
+constexpr int kStepBytes = kPanel * 4;  // four k of a panel
+constexpr int kTileBytes = kDotVecs * kVecBytes;
+
+inline void fetch_ahead(const std::uint8_t* p) {
+#pragma GCC unroll 8
+  for (int b = 0; b < kTileBytes; b += kLine) {
+    prefetch(reinterpret_cast<const float*>(p + b + kFetchAhead));
+  }
+}
+
+// Rows [first, first + kRows) of x and, for the tile from `column` of a panel on, their results
+// before the epilogue.
+struct Tile {
+  const QuantizedRows& x;
+  std::int64_t first;
+  int column;
+  const float* column_scale;  // of the tile
+  float* sums;                // [kRows, kPanel], from `column` on
+
+  const std::int8_t* row(int r) const { return x.q + (first + r) * x.groups * kGroup; }
+  const std::int32_t* row_sums(int r) const { return x.sums + (first + r) * x.groups; }
+  // (value · column_scale) · scale
+  void finish(int r, int v, Vec value) const {
+    const Vec scaled = value * load(column_scale + v * kWidth) * set(x.scale[first + r]);
+    store(sums + r * kPanel + v * kWidth, scaled);
+  }
+};
+
+// Runs product(tile rows, tile) over all tiles of the panels, and the epilogue. Rows pass in chunks
+// whose sums stay in L1; a panel is read from memory by the first tile and from L2 by the others.
+template <int kMaxRows, typename Product>
+void for_tiles(const QuantizedRows& x, const IntegerPanels& w, std::int64_t panel_bytes,
+               std::int64_t n, std::int64_t panel_begin, std::int64_t panel_end,
+               const MatmulEpilogue& epilogue, float* y, std::ptrdiff_t y_stride, Product product) {
+  constexpr int kChunk = kChunkRows / kMaxRows * kMaxRows;
+  alignas(64) float sums[kChunk * kPanel];
+  for (std::int64_t panel = panel_begin; panel < panel_end; ++panel) {
+    const std::int64_t first_column = panel * kPanel;
+    const int columns = n - first_column < kPanel ? static_cast<int>(n - first_column) : kPanel;
+    const std::uint8_t* data = w.data + panel * panel_bytes;
+    for (std::int64_t begin = 0; begin < x.rows; begin += kChunk) {
+      const int chunk = x.rows - begin < kChunk ? static_cast<int>(x.rows - begin) : kChunk;
+      for (int row = 0; row < chunk; row += kMaxRows) {
+        const int rows = chunk - row < kMaxRows ? chunk - row : kMaxRows;
+        for (int column = 0; column < columns; column += kDotVecs * kWidth) {
+          product(rows, begin + row == 0, data,
+                  Tile{x, begin + row, column, w.column_scale + first_column + column,
+                       sums + row * kPanel + column});
+        }
+      }
+      finish(sums, chunk, columns, first_column, begin, epilogue, y, y_stride);
+    }
+  }
+}
+
+template <int kCount>
+struct Constant {
+  static constexpr int value = kCount;
+};
+
+// Calls f with the number of rows as a Constant.
+template <int kRows, typename F>
+inline void with_rows(int rows, F f) {
+  if constexpr (kRows > 1) {
+    if (rows < kRows) return with_rows<kRows - 1>(rows, f);
+  }
+  f(Constant<kRows>{});
+}
+
+// ---- int8 ---------------------------------------------------------------------------------------
+
+template <int kRows, bool kStream>
+inline void tile_i8(const std::uint8_t* panel, const Tile& tile) {
+  Int acc[kRows][kDotVecs];
+#pragma GCC unroll 16
+  for (int r = 0; r < kRows; ++r) {
+#pragma GCC unroll 16
+    for (int v = 0; v < kDotVecs; ++v) acc[r][v] = set_int(0);
+  }
+  const std::int64_t steps = tile.x.groups * (kGroup / 4);
+  const std::uint8_t* w = panel + tile.column * 4;
+  for (std::int64_t i = 0; i < steps; ++i, w += kStepBytes) {
+    if constexpr (kStream) fetch_ahead(w);
+    Quad x[kRows];
+#pragma GCC unroll 16
+    for (int r = 0; r < kRows; ++r) x[r] = set_quad(tile.row(r) + 4 * i);
+#pragma GCC unroll 16
+    for (int v = 0; v < kDotVecs; ++v) {
+      const Weights bytes = weights_of(load_lines(w + v * kVecBytes));
+#pragma GCC unroll 16
+      for (int r = 0; r < kRows; ++r) acc[r][v] = dot(acc[r][v], bytes, x[r]);
+    }
+  }
+#pragma GCC unroll 16
+  for (int r = 0; r < kRows; ++r) {
+    std::int32_t total = 0;
+    for (std::int64_t g = 0; g < tile.x.groups; ++g) total += tile.row_sums(r)[g];
+    const Int shift = set_int(total * 128);
+#pragma GCC unroll 16
+    for (int v = 0; v < kDotVecs; ++v) tile.finish(r, v, to_float(acc[r][v] - shift));
+  }
+}
+
+void matmul_i8(const QuantizedRows& x, const IntegerPanels& w, std::int64_t n,
+               std::int64_t panel_begin, std::int64_t panel_end, const MatmulEpilogue& epilogue,
+               float* y, std::ptrdiff_t y_stride) {
+  for_tiles<kDotRows>(x, w, x.groups * kGroup * kPanel, n, panel_begin, panel_end, epilogue, y,
+                      y_stride,
+                      [](int rows, bool stream, const std::uint8_t* panel, const Tile& tile) {
+                        with_rows<kDotRows>(rows, [&](auto count) {
+                          if (stream) return tile_i8<decltype(count)::value, true>(panel, tile);
+                          tile_i8<decltype(count)::value, false>(panel, tile);
+                        });
+                      });
+}
+
+// ---- int4 ---------------------------------------------------------------------------------------
+
+// Sums in fp32 stand beside those of the group in int32, hence half the rows.
+constexpr int kNibbleRows = kDotRows / 2;
+constexpr int kScaleBytes = 2 * kPanel;
+constexpr int kGroupBytes = kScaleBytes + kGroup / 8 * kStepBytes;
+
+template <int kRows, bool kStream>
+inline void tile_i4(const std::uint8_t* panel, const Tile& tile) {
+  Vec total[kRows][kDotVecs];
+#pragma GCC unroll 16
+  for (int r = 0; r < kRows; ++r) {
+#pragma GCC unroll 16
+    for (int v = 0; v < kDotVecs; ++v) total[r][v] = zero();
+  }
+  const Int nibble = set_int(0x0f0f0f0f);
+  for (std::int64_t g = 0; g < tile.x.groups; ++g, panel += kGroupBytes) {
+    Int acc[kRows][kDotVecs];
+#pragma GCC unroll 16
+    for (int r = 0; r < kRows; ++r) {
+      const Int shift = set_int(-8 * tile.row_sums(r)[g]);
+#pragma GCC unroll 16
+      for (int v = 0; v < kDotVecs; ++v) acc[r][v] = shift;
+    }
+    const std::uint8_t* w = panel + kScaleBytes + tile.column * 4;
+#pragma GCC unroll 4
+    for (int i = 0; i < kGroup / 8; ++i, w += kStepBytes) {
+      if constexpr (kStream) fetch_ahead(w);
+      Quad low[kRows], high[kRows];
+#pragma GCC unroll 16
+      for (int r = 0; r < kRows; ++r) {
+        low[r] = set_quad(tile.row(r) + g * kGroup + 8 * i);
+        high[r] = set_quad(tile.row(r) + g * kGroup + 8 * i + 4);
+      }
+#pragma GCC unroll 16
+      for (int v = 0; v < kDotVecs; ++v) {
+        const Int bytes = load_lines(w + v * kVecBytes);
+        const Weights first = weights_of(bytes & nibble);
+        const Weights second = weights_of(shift_right<4>(bytes) & nibble);
+#pragma GCC unroll 16
+        for (int r = 0; r < kRows; ++r) {
+          acc[r][v] = dot(acc[r][v], first, low[r]);
+          acc[r][v] = dot(acc[r][v], second, high[r]);
+        }
+      }
+    }
+#pragma GCC unroll 16
+    for (int v = 0; v < kDotVecs; ++v) {
+      const Vec scale = load_half(panel + 2 * (tile.column + v * kWidth));
+#pragma GCC unroll 16
+      for (int r = 0; r < kRows; ++r) total[r][v] = fma(to_float(acc[r][v]), scale, total[r][v]);
+    }
+  }
+#pragma GCC unroll 16
+  for (int r = 0; r < kRows; ++r) {
+#pragma GCC unroll 16
+    for (int v = 0; v < kDotVecs; ++v) tile.finish(r, v, total[r][v]);
+  }
+}
+
+void matmul_i4(const QuantizedRows& x, const IntegerPanels& w, std::int64_t n,
+               std::int64_t panel_begin, std::int64_t panel_end, const MatmulEpilogue& epilogue,
+               float* y, std::ptrdiff_t y_stride) {
+  for_tiles<kNibbleRows>(x, w, x.groups * kGroupBytes, n, panel_begin, panel_end, epilogue, y,
+                         y_stride,
+                         [](int rows, bool stream, const std::uint8_t* panel, const Tile& tile) {
+                           with_rows<kNibbleRows>(rows, [&](auto count) {
+                             if (stream) return tile_i4<decltype(count)::value, true>(panel, tile);
+                             tile_i4<decltype(count)::value, false>(panel, tile);
+                           });
+                         });
+}
+
+}  // namespace
+}  // namespace kvik::kernels

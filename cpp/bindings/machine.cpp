@@ -17,7 +17,7 @@ namespace {
 std::vector<std::string> available_isas() {
   using kernels::Isa;
   std::vector<std::string> names;
-  for (const Isa isa : {Isa::kReference, Isa::kAvx2, Isa::kAvx512, Isa::kNeon}) {
+  for (const Isa isa : {Isa::kReference, Isa::kAvx2, Isa::kAvx512, Isa::kAvx512Vnni, Isa::kNeon}) {
     if (const kernels::KernelTable* table = kernels::table_for(isa))
       names.emplace_back(table->name);
   }
@@ -35,6 +35,9 @@ void init_machine(nb::module_& module) {
   module.def("read_bandwidth", read_bandwidth, nb::arg("bytes"), nb::arg("threads"),
              nb::arg("seconds") = 0.3, nb::call_guard<nb::gil_scoped_release>(),
              "Bytes per second at which the threads together read a working set of this size.");
+  module.def("dot_peak", dot_peak, nb::arg("isa"), nb::arg("threads"), nb::arg("seconds") = 0.2,
+             nb::call_guard<nb::gil_scoped_release>(),
+             "Operations per second on bytes, summed in 32 bits, with the instructions of an ISA.");
   module.def("fma_peak", fma_peak, nb::arg("isa"), nb::arg("threads"), nb::arg("seconds") = 0.2,
              nb::call_guard<nb::gil_scoped_release>(),
              "fp32 operations per second that the threads reach together, operands in registers.");

@@ -98,11 +98,14 @@ constexpr int kChains = 12;
 constexpr std::int64_t kRounds = 20000;
 
 using FmaLoop = float (*)(std::int64_t rounds);
+// The same for sums of products of bytes, as the int8 and int4 products form them.
+using DotLoop = std::int64_t (*)(std::int64_t rounds);
 
-struct FmaPeak {
+struct Peak {
   const char* isa;
-  int lanes;
-  FmaLoop loop;
+  int lanes;  // 32-bit ones: a step of the dot loop multiplies four bytes in each
+  FmaLoop fma;
+  DotLoop dot;
   bool available;
 };
 
@@ -120,6 +123,19 @@ float fma_baseline(std::int64_t rounds) {
   }
   float sum = 0;
   for (const Vec4& a : acc) sum += a[0] + a[3];
+  return sum;
+}
+
+// Four bytes of four lanes at a time, one after another: what the reference's loops do at best.
+std::int64_t dot_baseline(std::int64_t rounds) {
+  const volatile int some = 3;
+  const int factor = some;
+  std::int64_t sum = 0;
+  for (std::int64_t r = 0; r < rounds * kChains; ++r) {
+    int four = 0;
+    for (int i = 0; i < 16; ++i) four += static_cast<std::int8_t>(r + i) * factor;
+    sum += four;
+  }
   return sum;
 }
 
@@ -149,6 +165,59 @@ __attribute__((target("avx512f"))) float fma_avx512(std::int64_t rounds) {
   for (int i = 1; i < kChains; ++i) acc[0] = _mm512_add_ps(acc[0], acc[i]);
   return _mm512_cvtss_f32(acc[0]);
 }
+
+// Bytes widened to 16 bits in halves: two products and two sums for the four of a lane.
+__attribute__((target("avx2"))) std::int64_t dot_avx2(std::int64_t rounds) {
+  __m256i acc[kChains];
+  for (__m256i& a : acc) a = _mm256_setzero_si256();
+  const volatile int some = 0x00030002;
+  const __m256i x = _mm256_set1_epi32(some), y = _mm256_set1_epi32(some + 1);
+  for (std::int64_t r = 0; r < rounds; ++r) {
+#pragma GCC unroll 12
+    for (__m256i& a : acc) {
+      // The compiler must not see that the products are the same each time.
+      __asm__(
+          "vpmaddwd %1, %2, %%ymm15\n\tvpaddd %%ymm15, %0, %0\n\t"
+          "vpmaddwd %2, %2, %%ymm15\n\tvpaddd %%ymm15, %0, %0"
+          : "+x"(a)
+          : "x"(x), "x"(y)
+          : "xmm15");
+    }
+  }
+  for (int i = 1; i < kChains; ++i) acc[0] = _mm256_add_epi32(acc[0], acc[i]);
+  return _mm256_extract_epi32(acc[0], 0);
+}
+__attribute__((target("avx512f,avx512bw"))) std::int64_t dot_avx512(std::int64_t rounds) {
+  __m512i acc[kChains];
+  for (__m512i& a : acc) a = _mm512_setzero_si512();
+  const volatile int some = 0x00030002;
+  const __m512i x = _mm512_set1_epi32(some), y = _mm512_set1_epi32(some + 1);
+  for (std::int64_t r = 0; r < rounds; ++r) {
+#pragma GCC unroll 12
+    for (__m512i& a : acc) {
+      __asm__(
+          "vpmaddwd %1, %2, %%zmm31\n\tvpaddd %%zmm31, %0, %0\n\t"
+          "vpmaddwd %2, %2, %%zmm31\n\tvpaddd %%zmm31, %0, %0"
+          : "+v"(a)
+          : "v"(x), "v"(y)
+          : "xmm31");
+    }
+  }
+  for (int i = 1; i < kChains; ++i) acc[0] = _mm512_add_epi32(acc[0], acc[i]);
+  return _mm512_reduce_add_epi32(acc[0]);
+}
+__attribute__((target("avx512f,avx512vnni"))) std::int64_t dot_avx512vnni(std::int64_t rounds) {
+  __m512i acc[kChains];
+  for (__m512i& a : acc) a = _mm512_setzero_si512();
+  const volatile int some = 0x01020301;
+  const __m512i x = _mm512_set1_epi32(some), y = _mm512_set1_epi32(some);
+  for (std::int64_t r = 0; r < rounds; ++r) {
+#pragma GCC unroll 12
+    for (__m512i& a : acc) a = _mm512_dpbusd_epi32(a, x, y);
+  }
+  for (int i = 1; i < kChains; ++i) acc[0] = _mm512_add_epi32(acc[0], acc[i]);
+  return _mm512_reduce_add_epi32(acc[0]);
+}
 #elif defined(__aarch64__)
 float fma_neon(std::int64_t rounds) {
   float32x4_t acc[kChains];
@@ -164,21 +233,25 @@ float fma_neon(std::int64_t rounds) {
 }
 #endif
 
-std::vector<FmaPeak> fma_peaks() {
-  std::vector<FmaPeak> peaks = {{"reference", 4, fma_baseline, true}};
+std::vector<Peak> known_peaks() {
+  std::vector<Peak> peaks = {{"reference", 4, fma_baseline, dot_baseline, true}};
 #if defined(__x86_64__)
   const bool avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
-  peaks.push_back({"avx2", 8, fma_avx2, avx2});
-  peaks.push_back({"avx512", 16, fma_avx512, __builtin_cpu_supports("avx512f") != 0});
+  peaks.push_back({"avx2", 8, fma_avx2, dot_avx2, avx2});
+  const bool avx512 =
+      __builtin_cpu_supports("avx512f") != 0 && __builtin_cpu_supports("avx512bw") != 0;
+  const bool vnni = avx512 && __builtin_cpu_supports("avx512vnni") != 0;
+  peaks.push_back({"avx512", 16, fma_avx512, dot_avx512, avx512});
+  peaks.push_back({"avx512vnni", 16, fma_avx512, dot_avx512vnni, vnni});
 #elif defined(__aarch64__)
-  peaks.push_back({"neon", 4, fma_neon, true});
+  peaks.push_back({"neon", 4, fma_neon, dot_baseline, true});
 #endif
   return peaks;
 }
 
-FmaPeak find_peak(const std::string& isa) {
+Peak find_peak(const std::string& isa) {
   std::string known;
-  for (const FmaPeak& peak : fma_peaks()) {
+  for (const Peak& peak : known_peaks()) {
     if (!peak.available) continue;
     if (isa == peak.isa) return peak;
     known += (known.empty() ? "" : ", ") + std::string(peak.isa);
@@ -232,16 +305,30 @@ double read_bandwidth(std::size_t bytes, int threads, double seconds) {
 
 double fma_peak(const std::string& isa, int threads, double seconds) {
   check_arguments(threads, seconds);
-  const FmaPeak peak = find_peak(isa);
+  const Peak peak = find_peak(isa);
   ThreadPool pool(threads);
   const auto round = [&] {
     pool.run([&](int, int) {
-      sink.fetch_add(static_cast<std::uint64_t>(peak.loop(kRounds) * 1e6F),
+      sink.fetch_add(static_cast<std::uint64_t>(peak.fma(kRounds) * 1e6F),
                      std::memory_order_relaxed);
     });
   };
   const double operations =
       2.0 * static_cast<double>(kRounds) * kChains * peak.lanes * static_cast<double>(threads);
+  return best_rate(operations, seconds, round);
+}
+
+double dot_peak(const std::string& isa, int threads, double seconds) {
+  check_arguments(threads, seconds);
+  const Peak peak = find_peak(isa);
+  ThreadPool pool(threads);
+  const auto round = [&] {
+    pool.run([&](int, int) {
+      sink.fetch_add(static_cast<std::uint64_t>(peak.dot(kRounds)), std::memory_order_relaxed);
+    });
+  };
+  const double operations =
+      8.0 * static_cast<double>(kRounds) * kChains * peak.lanes * static_cast<double>(threads);
   return best_rate(operations, seconds, round);
 }
 

@@ -1,4 +1,4 @@
-// Measures the two ceilings that a decoder runs into: reading memory, and fp32 arithmetic.
+// Measures the ceilings that a decoder runs into: reading memory, and arithmetic.
 //
 // Used by `kvik bench`, never by the engine. The loops are as plain as they can be while still
 // reaching what the machine gives, so that a share of the ceiling means something.
@@ -17,8 +17,12 @@ double read_bandwidth(std::size_t bytes, int threads, double seconds);
 
 // Floating-point operations per second (a fused multiply-add counts two) that `threads` threads
 // reach together in fp32 with the instructions of `isa` ("reference": what every CPU of the
-// architecture has; "avx2", "avx512", "neon"), operands in registers: the fastest round within
+// architecture has; "avx2", "avx512", "avx512vnni", "neon"), operands in registers: the fastest round within
 // about `seconds`. Throws kvik::Error(kInvalidArgument) when this CPU lacks the ISA.
 double fma_peak(const std::string& isa, int threads, double seconds);
+
+// The same for products of bytes summed in 32 bits (a multiplication and an addition count two), as
+// the integer kernels of `isa` form them.
+double dot_peak(const std::string& isa, int threads, double seconds);
 
 }  // namespace kvik::bindings

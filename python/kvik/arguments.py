@@ -5,14 +5,24 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
 from kvik.errors import InvalidArgumentError
 
-__all__ = ["check_choice", "check_count", "check_ids", "check_number", "check_path", "check_threads"]
+__all__ = [
+    "WeightType",
+    "check_choice",
+    "check_count",
+    "check_ids",
+    "check_number",
+    "check_path",
+    "check_threads",
+]
+
+WeightType: TypeAlias = Literal["f32", "bf16", "int8", "int4"]
 
 _INT64 = np.iinfo(np.int64)
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias, get_args, overload
+from typing import TYPE_CHECKING, Any, TypeAlias, get_args, overload
 
 import numpy as np
 import numpy.typing as npt
 
 from kvik import _core
-from kvik.arguments import check_choice, check_count, check_path, check_threads
+from kvik.arguments import WeightType, check_choice, check_count, check_path, check_threads
 from kvik.errors import InvalidArgumentError
 from kvik.generation import DEFAULT_NEW_TOKENS, Prompts, Run, Settings, read_prompts
 from kvik.info import ModelInfo, Score, model_info
@@ -28,7 +28,6 @@ if TYPE_CHECKING:
 __all__ = ["Model", "load"]
 
 Ids: TypeAlias = "Sequence[int] | npt.NDArray[np.integer[Any]]"
-WeightType: TypeAlias = Literal["f32", "bf16", "int8", "int4"]
 
 _SCORE_ROWS = 64  # logits rows held at once while scoring: 64 · vocabulary · 4 bytes
 

@@ -38,7 +38,7 @@ std::vector<Given> list(Given a, More... more) {
 // Runs a node with 1, 2 and 3 threads on every table of this CPU; the bits must not differ.
 void check_threads(OneNode node, const std::vector<Given>& inputs) {
   using kvik::kernels::Isa;
-  for (Isa isa : {Isa::kReference, Isa::kAvx2, Isa::kAvx512, Isa::kNeon}) {
+  for (Isa isa : {Isa::kReference, Isa::kAvx2, Isa::kAvx512, Isa::kAvx512Vnni, Isa::kNeon}) {
     node.table = kvik::kernels::table_for(isa);
     if (node.table == nullptr) continue;
     node.threads = 1;

@@ -82,7 +82,7 @@ const std::vector<TinyShape>& shapes() {
 std::vector<const kernels::KernelTable*> tables() {
   std::vector<const kernels::KernelTable*> out;
   for (const auto isa : {kernels::Isa::kReference, kernels::Isa::kAvx2, kernels::Isa::kAvx512,
-                         kernels::Isa::kNeon}) {
+                         kernels::Isa::kAvx512Vnni, kernels::Isa::kNeon}) {
     if (const auto* table = kernels::table_for(isa)) out.push_back(table);
   }
   return out;

@@ -14,6 +14,8 @@ from kvik.errors import InvalidArgumentError, UnsupportedError
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from kvik.arguments import WeightType
+
 __all__ = ["Decoded", "Engine", "KvikEngine", "OnnxRuntimeEngine", "open_engine"]
 
 Ids = npt.NDArray[np.int64]
@@ -53,12 +55,12 @@ class Engine(Protocol):
 class KvikEngine:
     """This engine, through its public package."""
 
-    def __init__(self, path: Path, threads: int | None) -> None:
+    def __init__(self, path: Path, threads: int | None, weights: WeightType = "f32") -> None:
         import kvik
 
         self.name = "kvik"
         self.version = kvik.__version__
-        self.model = kvik.load(path, threads=threads)
+        self.model = kvik.load(path, threads=threads, weights=weights)
         self.how = (
             "one row a token, keys and values cached"
             if self.model.info.incremental
@@ -138,10 +140,10 @@ def _feed_maker(node: Any) -> tuple[str, Any]:
     return node.name, lambda ids: known(ids)[None].astype(dtype)
 
 
-def open_engine(name: str, path: Path, threads: int | None) -> Engine:
-    """The engine of this name with the model loaded."""
+def open_engine(name: str, path: Path, threads: int | None, weights: WeightType = "f32") -> Engine:
+    """The engine of this name with the model loaded; ``weights`` are kvik's."""
     if name == "kvik":
-        return KvikEngine(path, threads)
+        return KvikEngine(path, threads, weights)
     if name == "onnxruntime":
         return OnnxRuntimeEngine(path, threads)
     raise InvalidArgumentError(f"no engine is called {name!r}")

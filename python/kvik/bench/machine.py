@@ -1,7 +1,7 @@
-"""The machine that a benchmark runs on, and the two ceilings that it sets for a decoder.
+"""The machine that a benchmark runs on, and the ceilings that it sets for a decoder.
 
 Decoding reads every weight once for each token: it can't be faster than memory is read. Prefill
-multiplies matrices: it can't be faster than the fused multiply-adds of the cores. Both are measured
+multiplies matrices: it can't be faster than the multiply-adds of the cores. Both are measured
 here, in the same run as the engines, with the same number of threads.
 """
 
@@ -18,6 +18,10 @@ if TYPE_CHECKING:
     from kvik.info import ModelInfo
 
 __all__ = ["Machine", "Roofline", "describe_machine", "measure_roofline"]
+
+
+# Of a packed weight, scales included. Each takes a multiplication and an addition per token.
+_BYTES = {"f32": 4.0, "bf16": 2.0, "int8": 1.0, "int4": 0.5 + 2 / 32}
 
 
 @dataclass(frozen=True)
@@ -40,7 +44,7 @@ class Roofline:
     """
 
     read_bytes_per_second: float  # working set of the packed weights' size
-    flops_per_second: float  # fp32, the instructions of the ISA in use
+    flops_per_second: float  # fp32, or 8-bit integers for integer weights; the ISA in use
     bytes_per_token: float  # read for one decoded token
     flops_per_token: float  # computed for one token with its logits
 
@@ -61,11 +65,12 @@ def measure_roofline(info: ModelInfo, mean_position: float) -> Roofline:
     ``mean_position``: the average number of cached tokens while decoding.
     """
     weights = max(info.packed_bytes, 1)
+    peak = _core.dot_peak if info.weights in ("int8", "int4") else _core.fma_peak
     return Roofline(
         read_bytes_per_second=_core.read_bandwidth(weights, info.threads, 0.5),
-        flops_per_second=_core.fma_peak(info.isa, info.threads, 0.3),
+        flops_per_second=peak(info.isa, info.threads, 0.3),
         bytes_per_token=weights + info.state_bytes_per_position * mean_position,
-        flops_per_token=2 * weights / 4,  # a multiplication and an addition for each fp32 weight
+        flops_per_token=2 * weights / _BYTES[info.weights],
     )
 
 

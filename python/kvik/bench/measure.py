@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -17,6 +17,7 @@ from kvik.errors import InvalidArgumentError, KvikError
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from kvik.arguments import WeightType
     from kvik.info import ModelInfo
 
 __all__ = ["Absent", "Benchmark", "EngineFigures", "Parity", "Plan", "run_benchmark"]
@@ -34,6 +35,7 @@ class Plan:
 
     model: Path
     threads: int | None = None
+    weights: WeightType = "f32"  # of kvik; the peers run the file as it is
     prompt_tokens: int = 128
     new_tokens: int = 32
     rounds: int = 5
@@ -72,11 +74,14 @@ class Parity:
     first_difference: int | None  # index of the first new token that differs
     margin: float | None  # there: logit of the peer's choice above that of kvik's, by the peer
     max_logit_error: float  # over the prompt's logits
+    exact: bool = True  # False: low-precision weights, which may choose otherwise
 
     @property
     def same(self) -> bool:
         """The same tokens, or a first difference between two that are as good as equal."""
-        return self.first_difference is None or (self.margin or 0.0) <= CLOSE_LOGITS
+        if self.first_difference is None or not self.exact:
+            return True
+        return (self.margin or 0.0) <= CLOSE_LOGITS
 
 
 @dataclass(frozen=True)
@@ -99,7 +104,7 @@ class Benchmark:
 def run_benchmark(plan: Plan, progress: Progress) -> Benchmark:
     """Measure kvik and its peers; ``progress`` is told what is going on."""
     progress("loading")
-    kvik = KvikEngine(plan.model, plan.threads)
+    kvik = KvikEngine(plan.model, plan.threads, plan.weights)
     info = kvik.model.info
     prompt = _prompt(plan, info)
     engines: list[Engine] = [kvik]
@@ -146,7 +151,9 @@ def _footprints(
         for name in names:
             progress(f"load and memory, round {round_index + 1}: {name}")
             found[name].append(
-                measure_footprint(name, plan.model, info.threads, plan.prompt_tokens, 2)
+                measure_footprint(
+                    name, plan.model, info.threads, plan.weights, plan.prompt_tokens, 2
+                )
             )
     return found
 
@@ -180,7 +187,10 @@ def _alternate(
     ours = samples["kvik"].decoded[0].tokens
     errors = {name: float(np.abs(logits[name] - logits["kvik"]).max()) for name in logits}
     parity = [
-        _parity(peer, prompt, ours, samples[peer.name].decoded[0].tokens, errors[peer.name])
+        replace(
+            _parity(peer, prompt, ours, samples[peer.name].decoded[0].tokens, errors[peer.name]),
+            exact=plan.weights == "f32",
+        )
         for peer in engines[1:]
     ]
     return [_figures(e, samples[e.name], footprints[e.name]) for e in engines], parity

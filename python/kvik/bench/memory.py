@@ -1,7 +1,7 @@
 """Load time and peak memory of one engine, measured in a process of its own.
 
-As a program: ``python -m kvik.bench.memory ENGINE MODEL THREADS PROMPT_TOKENS NEW_TOKENS`` prints
-one line of JSON. Peak memory is the resident set of the whole process, Python included; what the
+As a program: ``python -m kvik.bench.memory ENGINE MODEL THREADS WEIGHTS PROMPT_TOKENS NEW_TOKENS``
+prints one line of JSON. Peak memory is the resident set of the whole process, Python included; what the
 process had before the engine was imported is reported beside it.
 """
 
@@ -14,10 +14,14 @@ import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from kvik.errors import KvikError
+
+if TYPE_CHECKING:
+    from kvik.arguments import WeightType
 
 __all__ = ["Footprint", "measure_footprint"]
 
@@ -32,7 +36,7 @@ class Footprint:
 
 
 def measure_footprint(
-    engine: str, model: Path, threads: int, prompt_tokens: int, new_tokens: int
+    engine: str, model: Path, threads: int, weights: str, prompt_tokens: int, new_tokens: int
 ) -> Footprint:
     """Load, prefill and decode in a fresh process.
 
@@ -40,7 +44,7 @@ def measure_footprint(
         KvikError: the process failed; the message is the last line that it wrote.
     """
     command = [sys.executable, "-m", "kvik.bench.memory", engine, str(model)]
-    command += [str(threads), str(prompt_tokens), str(new_tokens)]
+    command += [str(threads), weights, str(prompt_tokens), str(new_tokens)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode != 0:
         lines = done.stderr.strip().splitlines() or [f"exit status {done.returncode}"]
@@ -62,14 +66,21 @@ def _peak_bytes() -> int:
     return peak if sys.platform == "darwin" else peak * 1024  # macOS counts in bytes
 
 
-def _main(engine: str, model: str, threads: str, prompt_tokens: str, new_tokens: str) -> None:
+def _main(
+    engine: str,
+    model: str,
+    threads: str,
+    weights: WeightType,
+    prompt_tokens: str,
+    new_tokens: str,
+) -> None:
     from kvik.bench.engines import open_engine
 
     if engine != "kvik":
         __import__(engine)  # an installed package's import is not part of loading a model
     base = _peak_bytes()
     start = time.perf_counter()
-    loaded = open_engine(engine, Path(model), int(threads))
+    loaded = open_engine(engine, Path(model), int(threads), weights)
     seconds = time.perf_counter() - start
     prompt = np.zeros(int(prompt_tokens), dtype=np.int64)
     loaded.decode(prompt, int(new_tokens))
@@ -78,4 +89,4 @@ def _main(engine: str, model: str, threads: str, prompt_tokens: str, new_tokens:
 
 
 if __name__ == "__main__":
-    _main(*sys.argv[1:])
+    _main(*sys.argv[1:])  # type: ignore[arg-type]

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from kvik.bench.measure import Benchmark
+    from kvik.info import ModelInfo
 
 __all__ = ["print_report", "to_json"]
 
@@ -34,6 +35,7 @@ def to_json(bench: Benchmark) -> str:
         "file_bytes": bench.plan.model.stat().st_size,
         "parameters": info.parameters,
         "packed_bytes": info.packed_bytes,
+        "weights": info.weights,
         "incremental": info.incremental,
         "isa": info.isa,
         "threads": info.threads,
@@ -64,7 +66,9 @@ def print_report(bench: Benchmark, console: Console) -> None:
 
 def _print_heading(bench: Benchmark, console: Console) -> None:
     plan, machine, info = bench.plan, bench.machine, bench.info
-    console.print(f"[bold]{plan.model.name}[/]: {info.parameters:,} parameters, f32")
+    console.print(
+        f"[bold]{plan.model.name}[/]: {info.parameters:,} parameters, weights in {info.weights}"
+    )
     console.print(
         f"{machine.cpu}, {machine.cpus} CPUs, {machine.system}; {info.threads} threads, "
         f"{info.isa} kernels"
@@ -111,8 +115,8 @@ def _print_roofline(bench: Benchmark, console: Console) -> None:
         f"kvik reaches {_decode_share(bench):.0%}"
     )
     console.print(
-        f"prefill: {line.flops_per_token / 1e6:,.2f} MFLOP a token; {info.isa} gives "
-        f"{line.flops_per_second / 1e9:,.0f} GFLOP/s in fp32: at most "
+        f"prefill: {line.flops_per_token / 1e6:,.2f} million operations a token; {info.isa} gives "
+        f"{line.flops_per_second / 1e9:,.0f} {_unit(info)}: at most "
         f"{line.prefill_tokens_per_second:,.0f} tokens/s, kvik reaches {_prefill_share(bench):.0%}"
     )
 
@@ -122,12 +126,21 @@ def _print_parity(bench: Benchmark, console: Console) -> None:
         error = f"largest difference of the prompt's logits {item.max_logit_error:.1e}"
         if item.first_difference is None:
             console.print(f"the same {item.tokens} greedy tokens as {item.peer}; {error}")
+        elif not item.exact:
+            console.print(
+                f"greedy token {item.first_difference} is another than {item.peer}'s, whose choice "
+                f"is {item.margin:.2g} ahead, as low-precision weights may choose; {error}"
+            )
         else:
             verdict = "close enough to call equal" if item.same else "[bold red]WRONG[/]"
             console.print(
                 f"greedy token {item.first_difference} differs from {item.peer}'s, whose choice "
                 f"is {item.margin:.1e} ahead: {verdict}; {error}"
             )
+
+
+def _unit(info: ModelInfo) -> str:
+    return "GOP/s on bytes" if info.weights in ("int8", "int4") else "GFLOP/s in fp32"
 
 
 def _decode_share(bench: Benchmark) -> float:

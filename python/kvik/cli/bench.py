@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from kvik.arguments import check_count
-from kvik.cli.common import ModelPath, Threads, check_model_path
+from kvik.cli.common import ModelPath, Threads, Weights, check_model_path, check_weights
 
 __all__ = ["bench"]
 
@@ -27,6 +27,7 @@ def bench(
     json: Annotated[
         bool, typer.Option("--json", help="Print one JSON record instead of tables.")
     ] = False,
+    weights: Weights = "f32",
     threads: Threads = None,
 ) -> None:
     """Time load, prefill, first token and decode, and peak memory, for kvik and onnxruntime.
@@ -43,6 +44,7 @@ def bench(
     plan = Plan(
         model=check_model_path(model),
         threads=threads,
+        weights=check_weights(weights),
         prompt_tokens=check_count(prompt_tokens, "--prompt-tokens", 1),
         new_tokens=check_count(new_tokens, "--new-tokens", 2),
         rounds=check_count(rounds, "--rounds", 1),

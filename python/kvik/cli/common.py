@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, cast, get_args
 
 import typer
 
+from kvik.arguments import WeightType, check_choice
 from kvik.errors import FileError, InvalidArgumentError
 
-__all__ = ["ModelPath", "Threads", "TokenizerPath", "check_model_path"]
+__all__ = ["ModelPath", "Threads", "TokenizerPath", "Weights", "check_model_path", "check_weights"]
 
 ModelPath = Annotated[
     Path, typer.Argument(metavar="MODEL", show_default=False, help="The .onnx file.")
@@ -18,12 +19,24 @@ Threads = Annotated[
     int | None,
     typer.Option("--threads", "-t", help="Threads to compute with [default: one for each CPU]."),
 ]
+Weights = Annotated[
+    str,
+    typer.Option(
+        "--weights", "-w", help="Precision of the weights in memory: f32, bf16, int8 or int4."
+    ),
+]
 TokenizerPath = Annotated[
     Path | None,
     typer.Option(
         "--tokenizer", help="tokenizer.json, or a folder with one [default: the model's own]."
     ),
 ]
+
+
+def check_weights(name: str) -> WeightType:
+    """One of the precisions, or an error that lists them."""
+    check_choice(name, "--weights", get_args(WeightType))
+    return cast("WeightType", name)
 
 
 def check_model_path(path: Path) -> Path:

@@ -10,7 +10,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from kvik.cli.common import ModelPath, Threads, TokenizerPath, check_model_path
+from kvik.cli.common import (
+    ModelPath,
+    Threads,
+    TokenizerPath,
+    Weights,
+    check_model_path,
+    check_weights,
+)
 from kvik.errors import InvalidArgumentError
 
 if TYPE_CHECKING:
@@ -75,6 +82,7 @@ def generate(
     ] = False,
     echo: Annotated[bool, typer.Option("--echo", help="Print the prompt first.")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No figures on stderr.")] = False,
+    weights: Weights = "f32",
     threads: Threads = None,
     tokenizer: TokenizerPath = None,
 ) -> None:
@@ -88,7 +96,12 @@ def generate(
     if no_end and stop_id:
         raise InvalidArgumentError("--no-end and --stop-id contradict each other; give one of them")
     text = _read_stdin() if prompt == "-" else prompt
-    loaded = load(check_model_path(model), threads=threads, tokenizer=tokenizer)
+    loaded = load(
+        check_model_path(model),
+        threads=threads,
+        tokenizer=tokenizer,
+        weights=check_weights(weights),
+    )
     sampling = {
         "temperature": temperature,
         "top_k": top_k,
@@ -134,7 +147,7 @@ class _Figures:
         if len(self.times) > 1:
             rate = (len(self.times) - 1) / (self.times[-1] - self.times[0])
             parts.append(f"then {rate:,.1f} tokens/s")
-        parts.append(f"{model.info.threads} threads, {model.info.isa}")
+        parts.append(f"{model.info.weights}, {model.info.threads} threads, {model.info.isa}")
         if settings.temperature:
             parts.append(f"seed {settings.seed}")
         ends = {

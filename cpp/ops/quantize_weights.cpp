@@ -118,7 +118,7 @@ std::size_t panel_bytes_i4(std::int64_t k, int width) {
 }
 
 void pack_bf16(const float* block, std::int64_t k, int columns, int width, std::uint16_t* panel) {
-  std::memset(panel, 0, panel_bytes_bf16(k, width));
+  std::fill_n(panel, panel_bytes_bf16(k, width) / sizeof(*panel), std::uint16_t{0});
   for (std::int64_t i = 0; i < k; ++i) {
     std::uint16_t* out = panel + i / 2 * 2 * width + i % 2;
     for (int c = 0; c < columns; ++c) out[2 * c] = BFloat16::from_float(block[i * columns + c]);
@@ -137,7 +137,7 @@ void pack_i8(const float* block, std::int64_t k, int columns, int width, std::ui
     column_scale[c] = largest[c] / 127.0f;
     inverse[c] = 127.0f * reciprocal(largest[c]);
   }
-  std::memset(panel, 128, panel_bytes_i8(k, width));
+  std::fill_n(panel, panel_bytes_i8(k, width), std::uint8_t{128});
   for (std::int64_t i = 0; i < k; ++i) {
     std::uint8_t* out = panel + i / 4 * 4 * width + i % 4;
     for (int c = 0; c < columns; ++c) {

@@ -1,8 +1,8 @@
 """Load time and peak memory of one engine, measured in a process of its own.
 
 As a program: ``python -m kvik.bench.memory ENGINE MODEL THREADS WEIGHTS PROMPT_TOKENS NEW_TOKENS``
-prints one line of JSON. Peak memory is the resident set of the whole process, Python included; what the
-process had before the engine was imported is reported beside it.
+prints one line of JSON. Peak memory is the resident set of the whole process, Python included;
+what the process had before the engine was imported is reported beside it.
 """
 
 from __future__ import annotations

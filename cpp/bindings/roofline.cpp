@@ -1,7 +1,7 @@
 #include "bindings/roofline.h"
 
 #if defined(__x86_64__)
-#include <immintrin.h>
+#include "base/x86_intrinsics.h"
 #elif defined(__aarch64__)
 #include <arm_neon.h>
 #endif

@@ -5,19 +5,10 @@
 // another file's could be merged with.
 #pragma once
 
-// GCC's own header starts some results from an undefined register, and warns of it (PR 105593).
-#if defined(__GNUC__) && !defined(__clang__)
-#pragma GCC diagnostic push
-#pragma GCC diagnostic ignored "-Wmaybe-uninitialized"
-#pragma GCC diagnostic ignored "-Wuninitialized"
-#endif
-#include <immintrin.h>
-#if defined(__GNUC__) && !defined(__clang__)
-#pragma GCC diagnostic pop
-#endif
-
 #include <cstddef>
 #include <cstdint>
+
+#include "base/x86_intrinsics.h"
 
 namespace kvik::kernels {
 namespace {

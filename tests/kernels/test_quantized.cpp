@@ -329,7 +329,9 @@ KVIK_TEST(rows_are_quantised_alike_everywhere) {
     for (std::int64_t r = 0; r < 12; ++r) {
       const float scale = want.scale[static_cast<std::size_t>(r)];
       CHECK_EQ(std::isnan(scale), r >= 5 && r <= 7) << "row " << r;
-      if (r == 0 || r == 1) CHECK_EQ(scale, 0.0f);
+      if (r == 0 || r == 1) {
+        CHECK_EQ(scale, 0.0f);
+      }
       if (r >= 5 && r <= 7) continue;
       for (std::int64_t i = 0; i < n; ++i) {  // within half a step
         const double got = want.q[static_cast<std::size_t>(r * want.groups * kGroup + i)] *

@@ -119,6 +119,9 @@ struct Model {
   // part would end the process. To be called before weights are read. Empty for a model from
   // memory.
   std::function<void()> check_files;
+  // Gives back the memory of constants' bytes that lie in a mapped file; they can still be read.
+  // Empty for a model from memory.
+  std::function<void(std::span<const std::byte>)> release_pages;
 };
 
 // Producer and consumers of every value, made once and rebuilt after a pass has changed the graph.

@@ -10,6 +10,7 @@
 #include "kernels/matmul.inl.h"
 #include "kernels/bfloat16.inl.h"
 #include "kernels/quantized.inl.h"
+#include "kernels/pack_quantized.inl.h"
 #include "kernels/attention.inl.h"
 // clang-format on
 
@@ -22,6 +23,9 @@ const KernelTable kAvx512Table = {
     .panel = kPanel,
     .pack_f32 = pack_f32,
     .matmul_f32 = matmul_f32,
+    .pack_i8 = pack_i8,
+    .pack_i4 = pack_i4,
+    .pack_bf16 = pack_bf16,
     .quantize_rows = quantize_rows,
     .matmul_i8 = matmul_i8,
     .matmul_i4 = matmul_i4,

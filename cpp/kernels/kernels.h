@@ -131,6 +131,22 @@ struct KernelTable {
   // The sums of products are exact integers; what is done to them in fp32 has one fixed order.
   // With D(r, c, g) = Σ q[r, k] · (u[k, c] - shift) over the k of group g:
   //
+  // Weights to panels, one panel a call, from a block [k, columns] of fp32 weights, columns <=
+  // panel. What pads k and columns is 0. A column with a NaN or an infinity gets the scale NaN.
+  // int8, symmetric: column_scale = max|w| / 127, u = round(w · 127/max|w|) + 128.
+  void (*pack_i8)(const float* block, std::int64_t k, int columns, std::uint8_t* panel,
+                  float* column_scale);
+  // int4, symmetric in groups. column_scale is the power of two next below or at max|w| of the
+  // column. With e the weight of a group that is largest in magnitude, s is one of e/place for the
+  // places -7.2, -7.6, -8, -8.4, -8.8, refined by least squares: for the integers q that e/place
+  // gives, s = Σ w·q / Σ q², of the place that leaves the smallest Σ (w - s·q)² (the first of
+  // equals). What is stored is s / column_scale in binary16, and u = round(w/s) + 8 within [0, 15]
+  // for the s that was stored.
+  void (*pack_i4)(const float* block, std::int64_t k, int columns, std::uint8_t* panel,
+                  float* column_scale);
+  // bfloat16, to nearest, ties to even; a NaN stays one.
+  void (*pack_bf16)(const float* block, std::int64_t k, int columns, std::uint16_t* panel);
+
   // q = round(x · 127/max|x|) to nearest, ties to even; scale = max|x| / 127, per row. A row whose
   // largest magnitude is below 1e-30 is zeros with scale 0; one with a NaN or an infinity is zeros
   // with scale NaN. q: [rows, groups · kGroup], scale: [rows], sums: [rows, groups].

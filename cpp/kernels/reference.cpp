@@ -135,6 +135,107 @@ void matmul_f32(const float* x, std::ptrdiff_t x_stride, std::int64_t rows, std:
 
 // ---- Matrix product with low-precision weights --------------------------------------------------
 
+// Element (i, c) of a block [k, columns], 0 beyond.
+struct Block {
+  const float* w;
+  std::int64_t k;
+  int columns;
+  float at(std::int64_t i, int c) const { return i < k && c < columns ? w[i * columns + c] : 0.0f; }
+  // max|w| of a column; NaN where one is not finite.
+  float largest(int c) const {
+    float most = 0.0f;
+    for (std::int64_t i = 0; i < k; ++i) {
+      if (!std::isfinite(at(i, c))) return std::numeric_limits<float>::quiet_NaN();
+      most = std::max(most, std::fabs(at(i, c)));
+    }
+    return most;
+  }
+};
+
+float reciprocal(float x) {
+  return x == 0.0f ? 0.0f : 1.0f / x;
+}
+
+float rounded_within(float x, float low, float high) {
+  return std::nearbyint(std::min(std::max(x, low), high));
+}
+
+void pack_i8(const float* w, std::int64_t k, int columns, std::uint8_t* panel,
+             float* column_scale) {
+  const Block block{w, k, columns};
+  for (int c = 0; c < kPanel; ++c) {
+    const float most = block.largest(c);
+    const float inverse = std::isnan(most) ? 0.0f : 127.0f * reciprocal(most);
+    column_scale[c] = most / 127.0f;
+    for (std::int64_t i = 0; i < (k + kGroup - 1) / kGroup * kGroup; ++i) {
+      const float value = std::isnan(most) ? 0.0f : block.at(i, c);
+      panel[(i / 4 * kPanel + c) * 4 + i % 4] = static_cast<std::uint8_t>(
+          static_cast<int>(rounded_within(value * inverse, -127.0f, 127.0f)) + 128);
+    }
+  }
+}
+
+// The scale of one group of a column, before it is rounded for storage.
+float group_scale(const float (&w)[kGroup]) {
+  float extreme = 0.0f;
+  for (const float value : w) extreme = std::fabs(value) > std::fabs(extreme) ? value : extreme;
+  float best = 0.0f, scale = 0.0f;
+  for (const float place : {-7.2f, -7.6f, -8.0f, -8.4f, -8.8f}) {
+    const float inverse = place * reciprocal(extreme);
+    float wq = 0.0f, qq = 0.0f;
+    for (const float value : w) {
+      const float q = rounded_within(value * inverse, -8.0f, 7.0f);
+      wq = std::fma(value, q, wq);
+      qq = std::fma(q, q, qq);
+    }
+    // Σ (w - s·q)² is Σ w² less this.
+    const float taken = wq * wq * reciprocal(qq);
+    if (taken > best) {
+      best = taken;
+      scale = wq * reciprocal(qq);
+    }
+  }
+  return scale;
+}
+
+void pack_i4(const float* data, std::int64_t k, int columns, std::uint8_t* panel,
+             float* column_scale) {
+  constexpr std::int64_t kGroupBytes = (2 + kGroup / 2) * kPanel;
+  const Block block{data, k, columns};
+  for (int c = 0; c < kPanel; ++c) {
+    const float most = block.largest(c);
+    const float power = std::isnan(most) ? most
+                        : most < 1e-30f  ? 1.0f
+                                         : std::ldexp(1.0f, std::ilogb(most));
+    column_scale[c] = power;
+    for (std::int64_t g = 0; g < (k + kGroup - 1) / kGroup; ++g) {
+      float w[kGroup];
+      for (int i = 0; i < kGroup; ++i) {
+        w[i] = std::isnan(most) ? 0.0f : block.at(g * kGroup + i, c);
+      }
+      const Float16 stored(std::isnan(most) ? 0.0f : group_scale(w) / power);
+      const float inverse =
+          std::isnan(most) ? 0.0f : reciprocal(static_cast<float>(stored) * power);
+      std::uint8_t* group = panel + g * kGroupBytes;
+      std::memcpy(group + 2 * c, &stored.bits, 2);
+      for (int i = 0; i < kGroup; ++i) {
+        const int u = static_cast<int>(rounded_within(w[i] * inverse, -8.0f, 7.0f)) + 8;
+        std::uint8_t& byte = group[2 * kPanel + (i / 8 * kPanel + c) * 4 + i % 4];
+        byte = static_cast<std::uint8_t>(i % 8 < 4 ? u : byte | u << 4);
+      }
+    }
+  }
+}
+
+void pack_bf16(const float* w, std::int64_t k, int columns, std::uint16_t* panel) {
+  const Block block{w, k, columns};
+  for (std::int64_t i = 0; i < (k + 1) / 2 * 2; ++i) {
+    for (int c = 0; c < kPanel; ++c) {
+      panel[(i / 2 * kPanel + c) * 2 + i % 2] = BFloat16::from_float(block.at(i, c));
+    }
+  }
+}
+
 void quantize_rows(const float* x, std::ptrdiff_t x_stride, std::int64_t rows, std::int64_t k,
                    std::int8_t* q, float* scale, std::int32_t* sums) {
   const std::int64_t groups = (k + kGroup - 1) / kGroup;
@@ -348,6 +449,9 @@ const KernelTable kReferenceTable = {
     .panel = kPanel,
     .pack_f32 = pack_f32,
     .matmul_f32 = matmul_f32,
+    .pack_i8 = pack_i8,
+    .pack_i4 = pack_i4,
+    .pack_bf16 = pack_bf16,
     .quantize_rows = quantize_rows,
     .matmul_i8 = matmul_i8,
     .matmul_i4 = matmul_i4,

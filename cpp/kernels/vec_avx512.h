@@ -190,9 +190,17 @@ inline std::int32_t sum(Int a) {
 inline std::int32_t largest(Int a) {
   return _mm512_reduce_max_epi32(a.v);
 }
+inline void store_lanes(void* p, Int a) {
+  _mm512_storeu_si512(p, a.v);
+}
 // The low byte of each lane, which must hold it with its sign.
 inline void store_bytes(std::int8_t* p, Int a) {
   _mm_storeu_si128(reinterpret_cast<__m128i*>(p), _mm512_cvtepi32_epi8(a.v));
+}
+// kWidth numbers to binary16, to nearest, ties to even.
+inline void store_half(std::uint8_t* p, Vec a) {
+  _mm256_storeu_si256(reinterpret_cast<__m256i*>(p),
+                      _mm512_cvtps_ph(a.v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC));
 }
 // kWidth binary16 numbers.
 inline Vec load_half(const std::uint8_t* p) {

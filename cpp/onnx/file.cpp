@@ -114,6 +114,18 @@ File::~File() {
   }
 }
 
+void File::release(Bytes bytes) const noexcept {
+  if (copy_ || bytes.data() < bytes_.data() ||
+      bytes.data() + bytes.size() > bytes_.data() + bytes_.size()) {
+    return;
+  }
+  const auto page = static_cast<std::uintptr_t>(::sysconf(_SC_PAGESIZE));
+  const auto first = (reinterpret_cast<std::uintptr_t>(bytes.data()) + page - 1) / page * page;
+  const auto last = reinterpret_cast<std::uintptr_t>(bytes.data() + bytes.size()) / page * page;
+  // A hint: whether it succeeds changes no result.
+  if (first < last) ::madvise(reinterpret_cast<void*>(first), last - first, MADV_DONTNEED);
+}
+
 void File::check_not_cut() const {
   if (copy_) return;
   struct stat info{};

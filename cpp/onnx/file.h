@@ -29,6 +29,10 @@ class File {
   // Device and inode, to tell whether two paths are one file.
   std::pair<std::uint64_t, std::uint64_t> identity() const { return {device_, inode_}; }
 
+  // Gives the memory of these bytes' whole pages back, if they lie in this file and it is mapped;
+  // reading them again reads the file again.
+  void release(Bytes bytes) const noexcept;
+
   // Throws kIo when the mapped file has become shorter since: reading the lost pages would end the
   // process. A file that was replaced, not written over, is no problem: the mapping keeps the old.
   void check_not_cut() const;

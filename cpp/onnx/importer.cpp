@@ -131,8 +131,11 @@ graph::Model import_file(const std::string& path, const ImportOptions& options) 
     graph::Model model = import_source(file->bytes(), file, files, options);
     auto sources = files.files();
     sources.push_back(file);
-    model.check_files = [sources = std::move(sources)] {
+    model.check_files = [sources] {
       for (const auto& source : sources) source->check_not_cut();
+    };
+    model.release_pages = [sources = std::move(sources)](Bytes bytes) {
+      for (const auto& source : sources) source->release(bytes);
     };
     return model;
   } catch (const Error& error) {

@@ -11,12 +11,17 @@ namespace {
 
 using Info = const NodeInfo&;
 
-std::unique_ptr<OpKernel> make_gather(Info info) {
-  const std::int64_t axis_attribute = info.node.int_attr("axis", 0);
-  return kernel_of([=](OpContext& context) {
+// Slices of x along an axis. x is read as bytes: an embedding table stays where the file has it.
+class Gather final : public OpKernel {
+ public:
+  explicit Gather(Info info) : axis_(info.node.int_attr("axis", 0)) {}
+
+  bool needs_aligned(int i) const override { return i != 0; }
+
+  void run(OpContext& context) const override {
     const Tensor& x = context.input(0);
     const Tensor& indices = context.input(1);
-    const int axis = normalize_axis(axis_attribute, x.dims.rank);
+    const int axis = normalize_axis(axis_, x.dims.rank);
     Dims dims;
     for (int i = 0; i < axis; ++i) dims.push_back(x.dims[i]);
     for (std::int64_t dim : indices.dims) dims.push_back(dim);
@@ -27,20 +32,25 @@ std::unique_ptr<OpKernel> make_gather(Info info) {
     const std::int64_t inner = x.dims.elements(axis + 1, x.dims.rank);
     const std::int64_t count = indices.elements();
     visit_size(x.dtype, [&]<typename T>() {
+      const std::int64_t bytes = inner * static_cast<std::int64_t>(sizeof(T));
       parallel_for(context, outer * count, inner, [&](std::int64_t begin, std::int64_t end) {
         for (std::int64_t i = begin; i < end; ++i) {
-          const T* from = x.as<T>() + (i / count * x.dims[axis] + index(i % count)) * inner;
-          T* to = y.as<T>() + i * inner;
+          const std::int64_t slice = i / count * x.dims[axis] + index(i % count);
+          const auto* from = x.as<std::byte>() + slice * bytes;
+          auto* to = y.as<std::byte>() + i * bytes;
           if (inner == 1) {
-            *to = *from;
+            std::memcpy(to, from, sizeof(T));
           } else if (inner > 0) {
-            std::memcpy(to, from, static_cast<std::size_t>(inner) * sizeof(T));
+            std::memcpy(to, from, static_cast<std::size_t>(bytes));
           }
         }
       });
     });
-  });
-}
+  }
+
+ private:
+  std::int64_t axis_;
+};
 
 std::unique_ptr<OpKernel> make_gather_elements(Info info) {
   const std::int64_t axis_attribute = info.node.int_attr("axis", 0);
@@ -109,7 +119,8 @@ std::unique_ptr<OpKernel> make_gather_nd(Info info) {
 }  // namespace
 
 void register_gather(Registry& r) {
-  r.add("Gather", make_gather);
+  r.add("Gather",
+        [](Info info) -> std::unique_ptr<OpKernel> { return std::make_unique<Gather>(info); });
   r.add("GatherElements", make_gather_elements);
   r.add("GatherND", make_gather_nd);
 }

@@ -52,7 +52,7 @@ class Linear final : public OpKernel {
   }
 
   bool accepts_strided(int i) const override { return i == 0 || i == 3; }
-  bool reads_elements(int i) const override { return i != 1; }
+  bool needs_aligned(int i) const override { return i != 1; }
 
   void run(OpContext& context) const override {
     const Tensor& x = context.input(0);

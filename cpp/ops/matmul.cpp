@@ -163,7 +163,7 @@ class MatMul final : public OpKernel {
     }
   }
 
-  bool reads_elements(int i) const override { return i != 1 || weights_ == nullptr; }
+  bool needs_aligned(int i) const override { return i != 1 || weights_ == nullptr; }
 
   void run(OpContext& context) const override {
     const Tensor& a = context.input(0);
@@ -208,7 +208,7 @@ class Gemm final : public OpKernel {
     }
   }
 
-  bool reads_elements(int i) const override { return i != 1 || weights_ == nullptr; }
+  bool needs_aligned(int i) const override { return i != 1 || weights_ == nullptr; }
 
   void run(OpContext& context) const override {
     const Tensor& a = context.input(0);

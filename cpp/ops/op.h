@@ -58,9 +58,10 @@ class OpKernel {
   virtual void run(OpContext& context) const = 0;
   // Whether input i may come with a row_stride (see base/tensor.h).
   virtual bool accepts_strided(int /*i*/) const { return false; }
-  // Whether run() looks at input i's elements. False for a constant that was packed when the kernel
-  // was made: its tensor may then be unaligned, and the executor makes no aligned copy of it.
-  virtual bool reads_elements(int /*i*/) const { return true; }
+  // Whether input i must be aligned for its dtype, as a constant in a file need not be. False for
+  // one that was packed when the kernel was made, or that is read as bytes: the executor then makes
+  // no aligned copy of it.
+  virtual bool needs_aligned(int /*i*/) const { return true; }
 };
 
 class WeightCache;  // ops/packed_weights.h

@@ -2,7 +2,6 @@
 
 #include <cstring>
 
-#include "ops/quantize_weights.h"
 #include "ops/support.h"
 
 namespace kvik::ops {
@@ -20,12 +19,15 @@ WeightType type_for(WeightType wanted, std::int64_t k, std::int64_t n) {
   return worth_it ? wanted : WeightType::kF32;
 }
 
+// Bytes of one panel; see kernels.h for the layouts.
 std::size_t panel_bytes(WeightType type, std::int64_t k, int width) {
+  using kernels::kGroup;
+  const std::int64_t groups = (k + kGroup - 1) / kGroup;
   switch (type) {
     case WeightType::kF32: break;
-    case WeightType::kBF16: return panel_bytes_bf16(k, width);
-    case WeightType::kI8: return panel_bytes_i8(k, width);
-    case WeightType::kI4: return panel_bytes_i4(k, width);
+    case WeightType::kBF16: return static_cast<std::size_t>((k + 1) / 2 * 2 * width) * 2;
+    case WeightType::kI8: return static_cast<std::size_t>(groups * kGroup * width);
+    case WeightType::kI4: return static_cast<std::size_t>(groups * (2 + kGroup / 2) * width);
   }
   return checked_product(static_cast<std::size_t>(k * width), sizeof(float));
 }
@@ -66,9 +68,9 @@ void pack_panel(const kernels::KernelTable& table, const float* block, std::int6
     case WeightType::kF32:
       return table.pack_f32(block, columns, 1, w.k, columns, 0, 1, reinterpret_cast<float*>(out));
     case WeightType::kBF16:
-      return pack_bf16(block, w.k, columns, width, reinterpret_cast<std::uint16_t*>(out));
-    case WeightType::kI8: return pack_i8(block, w.k, columns, width, bytes, scale);
-    case WeightType::kI4: return pack_i4(block, w.k, columns, width, bytes, scale);
+      return table.pack_bf16(block, w.k, columns, reinterpret_cast<std::uint16_t*>(out));
+    case WeightType::kI8: return table.pack_i8(block, w.k, columns, bytes, scale);
+    case WeightType::kI4: return table.pack_i4(block, w.k, columns, bytes, scale);
   }
 }
 
@@ -173,6 +175,7 @@ std::shared_ptr<const PackedWeights> WeightCache::get(const graph::ConstantTenso
   packed->n = n;
   packed->type = type_for(type_, k, n);
   pack(table, pool, constant, transposed, *packed);
+  if (release_) release_(constant.data);
   entry = packed;
   return packed;
 }

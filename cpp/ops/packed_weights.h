@@ -1,10 +1,13 @@
 // Weights in the layout of the matrix product, packed once per model and shared.
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
+#include <functional>
 #include <map>
 #include <memory>
 #include <mutex>
+#include <span>
 #include <tuple>
 
 #include "base/aligned_buffer.h"
@@ -36,7 +39,11 @@ std::size_t packed_floats(const kernels::KernelTable& table, std::int64_t k, std
 // outlive the cache: their addresses are the keys. Safe to use from several threads.
 class WeightCache {
  public:
-  explicit WeightCache(WeightType type = WeightType::kF32) : type_(type) {}
+  // Called with the bytes of a constant that has been packed and is no longer read.
+  using Release = std::function<void(std::span<const std::byte>)>;
+
+  explicit WeightCache(WeightType type = WeightType::kF32, Release release = {})
+      : type_(type), release_(std::move(release)) {}
 
   // W from a constant of any float dtype, in the cache's precision. transposed: the constant is
   // [n, k], else [k, n]. Throws kUnsupported for other dtypes, kInvalidModel unless it has k·n
@@ -49,6 +56,7 @@ class WeightCache {
 
  private:
   const WeightType type_;
+  const Release release_;
   using Key =
       std::tuple<const void*, std::int64_t, std::int64_t, bool, const kernels::KernelTable*>;
   mutable std::mutex mutex_;

@@ -181,7 +181,7 @@ void GraphExecutor::Impl::bind_constants() {
     for (std::size_t i = 0; i < step.inputs.size(); ++i) {
       if (step.inputs[i] == kNoValue) continue;
       used[at(step.inputs[i])] = true;
-      if (step.kernel->reads_elements(static_cast<int>(i))) read[at(step.inputs[i])] = true;
+      if (step.kernel->needs_aligned(static_cast<int>(i))) read[at(step.inputs[i])] = true;
     }
   }
   for (ValueId id : wanted) used[at(id)] = true;

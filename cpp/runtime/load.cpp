@@ -92,7 +92,8 @@ std::optional<std::vector<ConstantTensor>> evaluate(const Graph& graph, const No
 
 }  // namespace
 
-Workshop::Workshop(int threads, WeightType type) : pool(thread_count(threads)), weights(type) {}
+Workshop::Workshop(int threads, WeightType type, ops::WeightCache::Release release)
+    : pool(thread_count(threads)), weights(type, std::move(release)) {}
 
 graph::Model import_model(const std::filesystem::path& path) {
   return onnx::import_file(path.string(), import_options());

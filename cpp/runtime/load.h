@@ -21,7 +21,9 @@ namespace kvik::runtime {
 
 // What kernels of one model share; it outlives them.
 struct Workshop {
-  explicit Workshop(int threads, WeightType type = WeightType::kF32);  // 0 threads: all CPUs
+  // 0 threads: all CPUs. `release`: see WeightCache.
+  explicit Workshop(int threads, WeightType type = WeightType::kF32,
+                    ops::WeightCache::Release release = {});
   Engine engine() { return {kernels::active_table(), pool, weights}; }
 
   ThreadPool pool;

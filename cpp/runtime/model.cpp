@@ -72,7 +72,8 @@ struct Sequence::Impl {
 // ---- loading -----------------------------------------------------------------------------------
 
 Model::Impl::Impl(graph::Model loaded, const LoadOptions& options)
-    : workshop(options.threads, options.weights), metadata(std::move(loaded.metadata)) {
+    : workshop(options.threads, options.weights, loaded.release_pages),
+      metadata(std::move(loaded.metadata)) {
   if (options.max_rows < 1 || options.max_rows > kMaxRows) {
     fail_argument("max_rows is " + std::to_string(options.max_rows) + "; expected 1 to " +
                   std::to_string(kMaxRows));

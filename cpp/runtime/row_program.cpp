@@ -219,7 +219,7 @@ void RowProgram::bind_constants() {
       const ops::OpKernel& kernel = *made_[static_cast<std::size_t>(planned.node)];
       for (std::size_t i = 0; i < planned.inputs.size(); ++i) {
         if (planned.inputs[i] == kNoSlot) continue;
-        if (kernel.reads_elements(static_cast<int>(i))) {
+        if (kernel.needs_aligned(static_cast<int>(i))) {
           read[static_cast<std::size_t>(planned.inputs[i])] = true;
         }
       }

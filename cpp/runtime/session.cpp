@@ -65,7 +65,7 @@ OwnedTensor to_public(const runtime::OwnedTensor& result) {
 }  // namespace
 
 Session::Impl::Impl(graph::Model loaded, const SessionOptions& options)
-    : workshop(options.threads), model(std::move(loaded)) {
+    : workshop(options.threads, WeightType::kF32, loaded.release_pages), model(std::move(loaded)) {
   add_outputs(model.graph, options.extra_outputs);
   runtime::prepare_graph(model.graph, workshop.engine(),
                          options.optimize ? runtime::Optimize::kAll : runtime::Optimize::kNothing);

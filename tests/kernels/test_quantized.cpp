@@ -351,6 +351,161 @@ KVIK_TEST(rows_are_quantised_alike_everywhere) {
   }
 }
 
+// ---- Packing ------------------------------------------------------------------------------------
+
+namespace {
+
+// What a table stored of one panel's block [k, columns], decoded: weights, and what they are made
+// of.
+struct Decoded {
+  std::vector<int> u;         // [k, columns]; bfloat16: the bits
+  std::vector<float> scale;   // [k, columns]: the step of that weight; bfloat16: 1
+  std::vector<float> column;  // [columns]
+  bool padding_is_zero = true;
+};
+
+Decoded pack_and_decode(const KernelTable& table, Kind kind, const Guarded& block, std::int64_t k,
+                        int columns) {
+  const int width = table.panel;
+  const std::int64_t groups = round_up(k, kGroup) / kGroup;
+  const std::int64_t group_bytes = (2 + kGroup / 2) * width;
+  const std::int64_t bytes = kind == Kind::kBF16 ? round_up(k, 2) * width * 2
+                             : kind == Kind::kI8 ? groups * kGroup * width
+                                                 : groups * group_bytes;
+  // Floats, so that what is written beyond shows.
+  const Guarded panel(bytes / 4), scales(width);
+  auto* data = reinterpret_cast<std::uint8_t*>(panel.data());
+  if (kind == Kind::kBF16) {
+    table.pack_bf16(block.data(), k, columns, reinterpret_cast<std::uint16_t*>(data));
+  } else {
+    (kind == Kind::kI8 ? table.pack_i8 : table.pack_i4)(block.data(), k, columns, data,
+                                                        scales.data());
+  }
+  CHECK(panel.intact() && scales.intact() && block.intact()) << table.name << " wrote outside";
+  Decoded out;
+  const std::int64_t padded = kind == Kind::kBF16 ? round_up(k, 2) : groups * kGroup;
+  for (std::int64_t i = 0; i < padded; ++i) {
+    for (int c = 0; c < width; ++c) {
+      int u = 0;
+      float scale = 1.0f;
+      if (kind == Kind::kBF16) {
+        const auto* at = data + ((i / 2 * width + c) * 2 + i % 2) * 2;
+        u = at[0] | at[1] << 8;
+      } else if (kind == Kind::kI8) {
+        u = data[(i / 4 * width + c) * 4 + i % 4] - 128;
+        scale = scales[c];
+      } else {
+        const std::uint8_t* group = data + i / kGroup * group_bytes;
+        const std::int64_t place = i % kGroup;
+        u = (group[2 * width + (place / 8 * width + c) * 4 + place % 4] >> (place % 8 / 4 * 4)) &
+            0xf;
+        u -= 8;
+        scale =
+            Float16::to_float(static_cast<std::uint16_t>(group[2 * c] | group[2 * c + 1] << 8)) *
+            scales[c];
+      }
+      if (i < k && c < columns) {
+        out.u.push_back(u);
+        out.scale.push_back(scale);
+      } else if (u != 0) {
+        out.padding_is_zero = false;
+      }
+    }
+  }
+  if (kind != Kind::kBF16) out.column.assign(scales.data(), scales.data() + columns);
+  return out;
+}
+
+}  // namespace
+
+KVIK_TEST(weights_are_packed_alike_everywhere) {
+  std::uint64_t stream = 2000;
+  for (const Kind kind : kKinds) {
+    for (const std::int64_t k : {1, 31, 32, 33, 64, 100}) {
+      for (const int columns : {1, 7, 15, 16}) {
+        Random random(++stream);
+        const Guarded block(k * columns);
+        block.fill(random, -2.0f, 2.0f);
+        for (std::int64_t i = 0; i < k; ++i) {
+          if (columns > 7) {
+            block[i * columns + 3] = 0.0f;
+            block[i * columns + 4] *= 1e-20f;
+            block[i * columns + 5] = i == k - 1 ? 50.0f : block[i * columns + 5];  // an outlier
+          }
+        }
+        const Decoded want = pack_and_decode(kReferenceTable, kind, block, k, columns);
+        CHECK(want.padding_is_zero);
+        for (std::size_t i = 0; i < want.u.size(); ++i) {
+          const double w = block[static_cast<std::int64_t>(i)];
+          const double got = kind == Kind::kBF16
+                                 ? BFloat16::to_float(static_cast<std::uint16_t>(want.u[i]))
+                                 : want.u[i] * static_cast<double>(want.scale[i]);
+          // int4 gives the ends up where that serves the rest: at most 8.8 steps are cut to 8.
+          const double steps = kind == Kind::kI4 ? 1.4 : 0.5001;
+          const double bound =
+              kind == Kind::kBF16 ? std::fabs(w) / 256 : std::fabs(want.scale[i]) * steps;
+          CHECK(std::fabs(got - w) <= bound + 1e-36)
+              << kKindNames[static_cast<int>(kind)] << " k " << k << " element " << i << ": " << w
+              << " as " << got;
+        }
+        for_each_vector_isa([&](const KernelTable& table) {
+          const Decoded got = pack_and_decode(table, kind, block, k, columns);
+          CHECK(got.u == want.u && same_bits(got.scale, want.scale) && got.padding_is_zero)
+              << table.name << " " << kKindNames[static_cast<int>(kind)] << " k " << k;
+        });
+      }
+    }
+  }
+}
+
+// Weights that can't be numbers must not turn into ones: the column's results are NaN.
+KVIK_TEST(weights_that_are_not_finite) {
+  for (const Kind kind : {Kind::kI8, Kind::kI4}) {
+    for (const float bad :
+         {std::numeric_limits<float>::infinity(), -std::numeric_limits<float>::infinity(),
+          std::numeric_limits<float>::quiet_NaN()}) {
+      for_each_isa([&](const KernelTable& table) {
+        Random random(7);
+        const Guarded block(40 * 3);
+        block.fill(random, -1.0f, 1.0f);
+        block[35 * 3 + 1] = bad;
+        const Decoded got = pack_and_decode(table, kind, block, 40, 3);
+        CHECK(std::isnan(got.column[1])) << table.name;
+        CHECK(std::isfinite(got.column[0]) && std::isfinite(got.column[2])) << table.name;
+      });
+    }
+  }
+}
+
+// Searching scales is worth it: less error than the plain choice of extreme / -8.
+KVIK_TEST(int4_scales_are_better_than_plain_ones) {
+  Random random(11);
+  const Guarded block(kGroup * 16);
+  double chosen = 0.0, plain = 0.0;
+  for (int round = 0; round < 50; ++round) {
+    block.fill(random, -1.0f, 1.0f);
+    for (std::int64_t i = 0; i < block.size(); ++i) block[i] *= std::fabs(block[i]);  // peaked
+    const Decoded got = pack_and_decode(kReferenceTable, Kind::kI4, block, kGroup, 16);
+    for (int c = 0; c < 16; ++c) {
+      double extreme = 0.0;
+      for (int i = 0; i < kGroup; ++i) {
+        const double w = block[i * 16 + c];
+        if (std::fabs(w) > std::fabs(extreme)) extreme = w;
+      }
+      for (int i = 0; i < kGroup; ++i) {
+        const auto at = static_cast<std::size_t>(i * 16 + c);
+        const double w = block[i * 16 + c];
+        const double step = extreme / -8.0;
+        const double q = std::min(std::max(std::nearbyint(w / step), -8.0), 7.0);
+        plain += (w - q * step) * (w - q * step);
+        const double error = w - got.u[at] * static_cast<double>(got.scale[at]);
+        chosen += error * error;
+      }
+    }
+  }
+  CHECK(chosen < 0.97 * plain) << chosen << " against " << plain;
+}
+
 int main(int argc, char** argv) {
   return kvik::test::run_all(argc, argv);
 }

@@ -10,6 +10,7 @@
 """
 
 from kvik._core import version
+from kvik.arguments import WeightType
 from kvik.errors import (
     CancelledError,
     FileError,
@@ -43,6 +44,7 @@ __all__ = [
     "TensorInfo",
     "Tokenizer",
     "UnsupportedError",
+    "WeightType",
     "__version__",
     "load",
 ]

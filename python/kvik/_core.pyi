@@ -94,6 +94,9 @@ class ModelInfo:
     def ops_after(self) -> list[tuple[str, int]]: ...
 
     @property
+    def weights(self) -> str: ...
+
+    @property
     def incremental(self) -> bool: ...
 
     @property
@@ -173,11 +176,11 @@ class Model:
     """A loaded language model; see kvik.Model."""
 
     @staticmethod
-    def load(path: str | os.PathLike[str], threads: int = 0, optimize: bool = True, incremental: bool = True, max_rows: int = 256) -> Model:
+    def load(path: str | os.PathLike[str], threads: int = 0, weights: str = 'f32', optimize: bool = True, incremental: bool = True, max_rows: int = 256) -> Model:
         """Load a file; threads=0 means one a CPU."""
 
     @staticmethod
-    def from_bytes(data: bytes, threads: int = 0, optimize: bool = True, incremental: bool = True, max_rows: int = 256) -> Model:
+    def from_bytes(data: bytes, threads: int = 0, weights: str = 'f32', optimize: bool = True, incremental: bool = True, max_rows: int = 256) -> Model:
         """Load a model from memory; it is copied."""
 
     @property
@@ -308,6 +311,11 @@ def available_isas() -> list[str]:
 def read_bandwidth(bytes: int, threads: int, seconds: float = 0.3) -> float:
     """
     Bytes per second at which the threads together read a working set of this size.
+    """
+
+def dot_peak(isa: str, threads: int, seconds: float = 0.2) -> float:
+    """
+    Operations per second on bytes, summed in 32 bits, with the instructions of an ISA.
     """
 
 def fma_peak(isa: str, threads: int, seconds: float = 0.2) -> float:

@@ -1,0 +1,95 @@
+"""What low-precision weights cost: how far a model's predictions move from those in fp32."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
+
+if TYPE_CHECKING:
+    from kvik.arguments import WeightType
+
+LogProbabilities = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Quality:
+    """Means over all predicted tokens of a text."""
+
+    weights: str
+    tokens: int
+    mean_kl: float  # Kullback-Leibler divergence from fp32's predictions, nats per token
+    same_top: float  # share of tokens for which the most likely one is the same
+    perplexity: float
+    perplexity_f32: float
+    packed_bytes: int
+
+    def within(self, mean_kl: float, same_top: float) -> bool:
+        return self.mean_kl <= mean_kl and self.same_top >= same_top
+
+
+def measure_quality(
+    path: str | os.PathLike[str],
+    windows: Sequence[Sequence[int]],
+    precisions: Iterable[WeightType],
+    *,
+    threads: int | None = None,
+) -> list[Quality]:
+    """Compare each precision with fp32 on windows of token ids.
+
+    Args:
+        path: a model that kvik can load.
+        windows: sequences of at least 2 ids, none longer than the model's context.
+        precisions: of the weights, e.g. ("int8", "int4").
+    """
+    import kvik
+
+    reference = kvik.load(path, threads=threads)
+    expected = [log_softmax(reference.logits(window)) for window in windows]
+    results = []
+    for weights in precisions:
+        model = kvik.load(path, threads=threads, weights=weights)
+        found = [log_softmax(model.logits(window)) for window in windows]
+        results.append(_compare(weights, windows, expected, found, model.info.packed_bytes))
+    return results
+
+
+def log_softmax(logits: npt.NDArray[np.float32]) -> LogProbabilities:
+    """Of each row, float64 [rows, vocabulary]."""
+    wide = logits.astype(np.float64)
+    wide -= wide.max(axis=-1, keepdims=True)
+    normalised: LogProbabilities = wide - np.log(np.exp(wide).sum(axis=-1, keepdims=True))
+    return normalised
+
+
+def _compare(
+    weights: str,
+    windows: Sequence[Sequence[int]],
+    expected: Sequence[LogProbabilities],
+    found: Sequence[LogProbabilities],
+    packed_bytes: int,
+) -> Quality:
+    kl = [(np.exp(p) * (p - q)).sum(axis=-1) for p, q in zip(expected, found, strict=True)]
+    same = [p.argmax(axis=-1) == q.argmax(axis=-1) for p, q in zip(expected, found, strict=True)]
+    return Quality(
+        weights=weights,
+        tokens=sum(map(len, kl)),
+        mean_kl=float(np.concatenate(kl).mean()),
+        same_top=float(np.concatenate(same).mean()),
+        perplexity=_perplexity(windows, found),
+        perplexity_f32=_perplexity(windows, expected),
+        packed_bytes=packed_bytes,
+    )
+
+
+def _perplexity(windows: Sequence[Sequence[int]], rows: Sequence[LogProbabilities]) -> float:
+    """Exp of the mean negative log-probability of each token but a window's first."""
+    chosen = [
+        row[np.arange(len(ids) - 1), np.asarray(ids[1:])]
+        for ids, row in zip(windows, rows, strict=True)
+    ]
+    return float(np.exp(-np.concatenate(chosen).mean()))

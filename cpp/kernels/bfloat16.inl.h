@@ -29,7 +29,8 @@ inline void tile_bf16(const float* x, std::ptrdiff_t x_stride, std::int64_t k,
   }
   // As floats, because that is what load takes; they are pairs of 16-bit numbers until split.
   const float* w = reinterpret_cast<const float*>(panel) + column;
-  for (std::int64_t i = 0; i < k; i += 2, w += kPanel) {
+  std::int64_t i = 0;
+  for (; i + 2 <= k; i += 2, w += kPanel) {
     if constexpr (kStream) {
 #pragma GCC unroll 16
       for (int f = 0; f < kVecs * kWidth; f += kFloatsPerLine) prefetch(w + kPrefetchAhead + f);
@@ -43,7 +44,6 @@ inline void tile_bf16(const float* x, std::ptrdiff_t x_stride, std::int64_t k,
 #pragma GCC unroll 16
       for (int r = 0; r < kRows; ++r) acc[r][v] = fma(set(x[r * x_stride + i]), even, acc[r][v]);
     }
-    if (i + 1 == k) break;
 #pragma GCC unroll 16
     for (int v = 0; v < kVecs; ++v) {
       const Vec odd = odd_half(pairs[v]);
@@ -51,6 +51,14 @@ inline void tile_bf16(const float* x, std::ptrdiff_t x_stride, std::int64_t k,
       for (int r = 0; r < kRows; ++r) {
         acc[r][v] = fma(set(x[r * x_stride + i + 1]), odd, acc[r][v]);
       }
+    }
+  }
+  if (i < k) {  // the last k has no partner
+#pragma GCC unroll 16
+    for (int v = 0; v < kVecs; ++v) {
+      const Vec even = even_half(bits(load(w + v * kWidth)));
+#pragma GCC unroll 16
+      for (int r = 0; r < kRows; ++r) acc[r][v] = fma(set(x[r * x_stride + i]), even, acc[r][v]);
     }
   }
 #pragma GCC unroll 16

@@ -9,6 +9,7 @@ namespace {
 
 // 2 x 4 sums, 4 halves of two quads, 2 halves of the weights and a product: 15 of 16 registers.
 constexpr int kDotRows = 2;
+constexpr int kNibbleRows = 1;  // 4 + 4 sums, 2 quads, 2 vectors of weights and a product
 constexpr int kDotVecs = 4;
 
 struct Weights {
@@ -34,6 +35,20 @@ inline Int dot(Int sums, Weights w, Quad x) {
   const __m256i even = _mm256_madd_epi16(w.even, x.even);
   const __m256i odd = _mm256_madd_epi16(w.odd, x.odd);
   return {_mm256_add_epi32(sums.v, _mm256_add_epi32(even, odd))};
+}
+
+inline Int set_bytes(const std::int8_t* p) {
+  std::int32_t four;
+  __builtin_memcpy(&four, p, 4);
+  return set_int(four);
+}
+// Weights of 4 bits: two products are at most 2 · 15 · 127 in magnitude, so that the sums of a
+// group fit into 16 bits, two for each column, until finish_nibbles adds them up.
+inline Int dot_nibbles(Int sums, Int nibbles, Int x) {
+  return {_mm256_add_epi16(sums.v, _mm256_maddubs_epi16(nibbles.v, x.v))};
+}
+inline Int finish_nibbles(Int sums) {
+  return {_mm256_madd_epi16(sums.v, _mm256_set1_epi16(1))};
 }
 
 }  // namespace

@@ -10,6 +10,9 @@ namespace {
 // Rows of an integer product's register tile: 4 x 4 sums, 8 halves of four quads, 2 halves of the
 // weights and a product are 27 of 32 registers.
 constexpr int kDotRows = 4;
+// Of a product with int4 weights, whose sums in fp32 stand beside those of a group: 8 + 8 sums, 4
+// quads, 2 vectors of weights and a product.
+constexpr int kNibbleRows = 2;
 constexpr int kDotVecs = 4;  // vectors of columns in a tile
 
 // The weights of kWidth columns, four unsigned bytes of each. Halves of 16 bits, because the
@@ -39,6 +42,20 @@ inline Int dot(Int sums, Weights w, Quad x) {
   const __m512i even = _mm512_madd_epi16(w.even, x.even);
   const __m512i odd = _mm512_madd_epi16(w.odd, x.odd);
   return {_mm512_add_epi32(sums.v, _mm512_add_epi32(even, odd))};
+}
+
+inline Int set_bytes(const std::int8_t* p) {
+  std::int32_t four;
+  __builtin_memcpy(&four, p, 4);
+  return set_int(four);
+}
+// Weights of 4 bits: two products are at most 2 · 15 · 127 in magnitude, so that the sums of a
+// group fit into 16 bits, two for each column, until finish_nibbles adds them up.
+inline Int dot_nibbles(Int sums, Int nibbles, Int x) {
+  return {_mm512_add_epi16(sums.v, _mm512_maddubs_epi16(nibbles.v, x.v))};
+}
+inline Int finish_nibbles(Int sums) {
+  return {_mm512_madd_epi16(sums.v, _mm512_set1_epi16(1))};
 }
 
 }  // namespace

@@ -181,8 +181,6 @@ void matmul_i8(const QuantizedRows& x, const IntegerPanels& w, std::int64_t n,
 
 // ---- int4 ---------------------------------------------------------------------------------------
 
-// Sums in fp32 stand beside those of the group in int32, hence half the rows.
-constexpr int kNibbleRows = kDotRows / 2;
 constexpr int kScaleBytes = 2 * kPanel;
 constexpr int kGroupBytes = kScaleBytes + kGroup / 8 * kStepBytes;
 
@@ -199,37 +197,41 @@ inline void tile_i4(const std::uint8_t* panel, const Tile& tile) {
     Int acc[kRows][kDotVecs];
 #pragma GCC unroll 16
     for (int r = 0; r < kRows; ++r) {
-      const Int shift = set_int(-8 * tile.row_sums(r)[g]);
 #pragma GCC unroll 16
-      for (int v = 0; v < kDotVecs; ++v) acc[r][v] = shift;
+      for (int v = 0; v < kDotVecs; ++v) acc[r][v] = set_int(0);
     }
     const std::uint8_t* w = panel + kScaleBytes + tile.column * 4;
-#pragma GCC unroll 4
+#pragma GCC unroll 1
     for (int i = 0; i < kGroup / 8; ++i, w += kStepBytes) {
       if constexpr (kStream) fetch_ahead(w);
-      Quad low[kRows], high[kRows];
+      Int low[kRows], high[kRows];
 #pragma GCC unroll 16
       for (int r = 0; r < kRows; ++r) {
-        low[r] = set_quad(tile.row(r) + g * kGroup + 8 * i);
-        high[r] = set_quad(tile.row(r) + g * kGroup + 8 * i + 4);
+        low[r] = set_bytes(tile.row(r) + g * kGroup + 8 * i);
+        high[r] = set_bytes(tile.row(r) + g * kGroup + 8 * i + 4);
       }
 #pragma GCC unroll 16
       for (int v = 0; v < kDotVecs; ++v) {
         const Int bytes = load_lines(w + v * kVecBytes);
-        const Weights first = weights_of(bytes & nibble);
-        const Weights second = weights_of(shift_right<4>(bytes) & nibble);
+        const Int first = bytes & nibble, second = shift_right<4>(bytes) & nibble;
 #pragma GCC unroll 16
         for (int r = 0; r < kRows; ++r) {
-          acc[r][v] = dot(acc[r][v], first, low[r]);
-          acc[r][v] = dot(acc[r][v], second, high[r]);
+          acc[r][v] = dot_nibbles(acc[r][v], first, low[r]);
+          acc[r][v] = dot_nibbles(acc[r][v], second, high[r]);
         }
       }
     }
+    Int shift[kRows];
+#pragma GCC unroll 16
+    for (int r = 0; r < kRows; ++r) shift[r] = set_int(8 * tile.row_sums(r)[g]);
 #pragma GCC unroll 16
     for (int v = 0; v < kDotVecs; ++v) {
       const Vec scale = load_half(panel + 2 * (tile.column + v * kWidth));
 #pragma GCC unroll 16
-      for (int r = 0; r < kRows; ++r) total[r][v] = fma(to_float(acc[r][v]), scale, total[r][v]);
+      for (int r = 0; r < kRows; ++r) {
+        const Int sums = finish_nibbles(acc[r][v]) - shift[r];
+        total[r][v] = fma(to_float(sums), scale, total[r][v]);
+      }
     }
   }
 #pragma GCC unroll 16

@@ -250,8 +250,9 @@ void Prover::limit_context(std::int64_t limit, const std::string& why) {
 RowRule find_row_rule(std::string_view domain, std::string_view op) {
   static const auto kRules = [] {
     std::unordered_map<std::string, RowRule> rules;
-    for (const auto& family : {rowwise_elementwise_rules(), rowwise_movement_rules(),
-                               rowwise_compute_rules(), rowwise_attention_rules()}) {
+    for (const auto& family :
+         {rowwise_elementwise_rules(), rowwise_movement_rules(), rowwise_indexing_rules(),
+          rowwise_compute_rules(), rowwise_attention_rules()}) {
       for (const RowEntry& entry : family) {
         rules.emplace(std::string(entry.domain) + ":" + std::string(entry.op), entry.rule);
       }

@@ -104,6 +104,7 @@ struct RowEntry {
 };
 std::vector<RowEntry> rowwise_elementwise_rules();
 std::vector<RowEntry> rowwise_movement_rules();
+std::vector<RowEntry> rowwise_indexing_rules();
 std::vector<RowEntry> rowwise_compute_rules();
 std::vector<RowEntry> rowwise_attention_rules();
 RowRule find_row_rule(std::string_view domain, std::string_view op);

@@ -27,7 +27,7 @@ class Spelling:
     mask: str = "buffer"  # see MASKS
     scale: str = "after-div"  # after-div, after-mul, query, both
     keys: str = "transpose-0231"  # transpose-0231, transpose-again
-    qkv: str = "split"  # split, slice, three
+    qkv: str = "split"  # split, slice, three, gathernd
     linear: str = "matmul"  # matmul, gemm (on rows flattened to two axes)
     norm: str = "op"  # op, decomposed
     gelu: str = "erf"  # erf, tanh, op (opset 20)
@@ -187,6 +187,11 @@ def _qkv(g: GraphBuilder, x: str, s: Spelling) -> list[str]:
         sizes = g.ints(WIDTH, WIDTH, WIDTH)
         parts: list[str] = g.node("Split", joined, sizes, outputs=3, axis=2)
         return parts
+    if s.qkv == "gathernd":  # parts picked from an axis of their own, in front
+        shape = g.node("Concat", g.size(x, 0), g.size(x, 1), g.ints(3, WIDTH), axis=0)
+        front = g.node("Transpose", g.node("Reshape", joined, shape), perm=[2, 0, 1, 3])
+        picks = [g.node("GatherND", front, g.constant([[p - 3]], np.int64)) for p in range(3)]
+        return [g.node("Squeeze", pick, g.ints(0)) for pick in picks]
     return [
         g.node("Slice", joined, g.ints(part * WIDTH), g.ints((part + 1) * WIDTH), g.ints(-1))
         for part in range(3)
@@ -236,6 +241,7 @@ SPELLINGS = {
     "where-bias": Spelling(opset=17, mask="where-bias", positions="range", linear="gemm"),
     "gelu-op": Spelling(opset=21, mask="where-bias", gelu="op", positions="range", norm="op"),
     "cumsum-positions": Spelling(opset=17, mask="buffer", positions="cumsum"),
+    "gathernd-parts": Spelling(opset=17, mask="buffer", qkv="gathernd"),
 }
 
 

@@ -1,0 +1,128 @@
+// prove_rowwise on small graphs by hand: each rule, and near misses that it must refuse.
+#include "graph/builder.h"
+#include "graph/passes/prove_rowwise.h"
+
+namespace kvik::test {
+namespace {
+
+constexpr std::int64_t kVocab = 11;
+constexpr std::int64_t kHeads = 2;
+constexpr std::int64_t kDim = 4;
+constexpr std::int64_t kWidth = kHeads * kDim;
+constexpr std::int64_t kTable = 16;  // positions of the stored tables
+constexpr float kLow = -1e9F;
+
+// ids [b, s] -> x [b, s, kWidth], and what the tests make of it.
+struct Model {
+  Builder b;
+  ValueId ids = b.input("ids", {sym("b"), sym("s")}, DType::kI64);
+  ValueId x = b.node("Gather", {b.weight("embedding", Dims{kVocab, kWidth}), ids});
+  ValueId batch = dim(0);   // [1]
+  ValueId length = dim(1);  // [1]
+
+  ValueId dim(std::int64_t axis) {
+    return b.node("Shape", {ids}, {{"start", axis}, {"end", axis + 1}});
+  }
+  ValueId whole(std::int64_t value) {
+    return b.graph.add_constant("whole" + std::to_string(value),
+                                graph::ConstantTensor::from_ints({{value}}, Dims{}));
+  }
+  ValueId concat(std::vector<ValueId> parts) {
+    return b.node("Concat", std::move(parts), {{"axis", std::int64_t{0}}});
+  }
+  ValueId reshape(ValueId v, std::vector<ValueId> shape) {
+    return b.node("Reshape", {v, concat(std::move(shape))});
+  }
+  ValueId transpose(ValueId v, std::vector<std::int64_t> perm) {
+    return b.node("Transpose", {v}, {{"perm", std::move(perm)}});
+  }
+  ValueId positions() {  // [s]
+    return b.node("Range", {whole(0), b.node("Squeeze", {length}), whole(1)});
+  }
+  ValueId heads() {  // [b, kHeads, s, kDim]
+    return transpose(reshape(x, {batch, length, b.ints({kHeads, kDim})}), {0, 2, 1, 3});
+  }
+  // [s, s]: key OP query
+  ValueId compare(const char* op) {
+    const ValueId at = positions();
+    return b.node(op, {at, b.node("Unsqueeze", {at, b.ints({1})})});
+  }
+  ValueId hidden_unless(const char* op) {
+    return b.node("Where", {compare(op), b.scalar(0.0F), b.scalar(kLow)});
+  }
+  ValueId attend(ValueId mask) {
+    const ValueId h = heads();
+    return b.node("Attention", {h, h, h, mask});
+  }
+
+  graph::RowProof prove(ValueId output) {
+    b.output(output);
+    graph::PassOptions options;
+    options.assume_limits = true;
+    const auto report = graph::optimize(b.graph, options, evaluator());
+    return graph::prove_rowwise(b.graph, graph::kNoValue, report.limits);
+  }
+  void proves(ValueId output, const char* what, std::int64_t limit = 0) {
+    const graph::RowProof proof = prove(output);
+    CHECK(proof.rows.has_value()) << what << ": " << proof.reason;
+    CHECK_EQ(proof.rows ? proof.rows->context_limit : limit, limit) << what;
+  }
+  void refuses(ValueId output, const std::string& reason, const char* what) {
+    const graph::RowProof proof = prove(output);
+    CHECK(!proof.rows.has_value()) << what;
+    CHECK(proof.reason.find(reason) != std::string::npos) << what << ": " << proof.reason;
+  }
+  ValueId indices(std::vector<std::int64_t> values, Dims dims) {
+    return b.graph.add_constant("at", graph::ConstantTensor::from_ints(values, dims));
+  }
+};
+
+KVIK_TEST(gather_nd_picks_features) {
+  {
+    Model m;
+    const ValueId front =
+        m.transpose(m.reshape(m.x, {m.batch, m.length, m.b.ints({kHeads, kDim})}), {2, 0, 1, 3});
+    const ValueId picked = m.b.node("GatherND", {front, m.indices({-1}, Dims{1, 1})});
+    m.proves(m.b.node("Squeeze", {picked, m.b.ints({0})}), "one axis");
+  }
+  {
+    Model m;
+    const ValueId front =
+        m.transpose(m.reshape(m.x, {m.batch, m.length, m.b.ints({kHeads, kDim})}), {2, 3, 0, 1});
+    const ValueId picked =
+        m.b.node("GatherND", {front, m.indices({0, -1, 1, 2, 1, 0}, Dims{3, 2})});
+    m.proves(m.transpose(picked, {1, 2, 0}), "two axes");
+  }
+  {
+    Model m;
+    const ValueId table = m.b.weight("table", Dims{kVocab, 3});
+    const ValueId at = m.b.node("Unsqueeze", {m.ids, m.b.ints({2})});
+    m.proves(m.b.node("GatherND", {table, at}), "a table indexed per token");
+  }
+}
+
+KVIK_TEST(gather_nd_of_tokens_is_refused) {
+  {
+    Model m;
+    const ValueId front = m.transpose(m.x, {1, 0, 2});
+    const ValueId last = m.b.node("GatherND", {front, m.indices({-1}, Dims{1})});
+    m.refuses(m.b.node("Add", {m.x, m.b.node("Unsqueeze", {last, m.b.ints({1})})}), "GatherND",
+              "the last token");
+  }
+  {
+    Model m;
+    const ValueId front = m.transpose(m.x, {2, 1, 0});
+    const ValueId first = m.b.node("GatherND", {front, m.indices({0, 0, 1, 0}, Dims{2, 2})});
+    m.refuses(
+        m.b.node("Add",
+                 {m.x, m.b.node("Slice", {first, m.b.ints({0}), m.b.ints({1}), m.b.ints({0})})}),
+        "GatherND", "two features of the first token");
+  }
+}
+
+}  // namespace
+}  // namespace kvik::test
+
+int main(int argc, char** argv) {
+  return kvik::test::run_all(argc, argv);
+}

@@ -120,6 +120,48 @@ KVIK_TEST(gather_nd_of_tokens_is_refused) {
   }
 }
 
+// [kHeads, 1, s]: slope of the head times the key's position.
+ValueId alibi(Model& m) {
+  const ValueId slopes = m.b.weight("slopes", Dims{kHeads, 1, 1});
+  return m.b.node("Mul", {slopes, m.b.node("Cast", {m.positions()}, {{"to", std::int64_t{1}}})});
+}
+
+// A mask [b * kHeads, 1, s] unfolded to [b, kHeads, 1, s], and the causal one.
+ValueId folded(Model& m, ValueId bias) {
+  const ValueId unfolded = m.reshape(bias, {m.batch, m.b.ints({kHeads, 1}), m.length});
+  return m.attend(m.b.node("Add", {unfolded, m.hidden_unless("LessOrEqual")}));
+}
+
+KVIK_TEST(a_bias_folded_into_the_batch) {
+  {
+    Model m;
+    const ValueId repeats = m.concat({m.batch, m.b.ints({1, 1})});
+    m.proves(folded(m, m.b.node("Tile", {alibi(m), repeats})), "batch outermost", 2048);
+  }
+  {
+    Model m;
+    const ValueId wide =
+        m.b.node("Expand", {alibi(m), m.concat({m.b.ints({1}), m.batch, m.length})});
+    const ValueId both = m.b.node("Mul", {m.batch, m.b.ints({kHeads})});
+    m.refuses(folded(m, m.reshape(wide, {both, m.b.ints({1}), m.length})), "mask",
+              "heads outermost: by the place in the batch");
+  }
+  {
+    Model m;
+    const ValueId flat = m.reshape(
+        m.heads(), {m.b.node("Mul", {m.batch, m.b.ints({kHeads})}), m.length, m.b.ints({kDim})});
+    m.proves(m.reshape(flat, {m.batch, m.b.ints({kHeads}), m.length, m.b.ints({kDim})}),
+             "folded and unfolded");
+  }
+  {
+    Model m;
+    const ValueId flat = m.reshape(
+        m.heads(), {m.b.node("Mul", {m.batch, m.b.ints({kHeads})}), m.length, m.b.ints({kDim})});
+    m.refuses(m.reshape(flat, {m.b.ints({kHeads}), m.batch, m.length, m.b.ints({kDim})}), "Reshape",
+              "unfolded the other way round");
+  }
+}
+
 }  // namespace
 }  // namespace kvik::test
 

@@ -68,5 +68,7 @@ def cases() -> Iterator[Case]:
     for mask in MASKS:
         spelling = Spelling(opset=17, mask=mask)
         yield case(f"negative-mask-{mask}", spelling, stop="layers.0.attention")
+    by_batch = Spelling(opset=17, mask="where-not", product="folded-by-batch")
+    yield case("negative-folded-by-batch", by_batch, stop="layers.0.attention")
     for culprit in CULPRITS:
         yield case(f"negative-{culprit}", Spelling(opset=17, culprit=culprit), stop="culprit")

@@ -26,6 +26,7 @@ class Spelling:
     opset: int = 18
     mask: str = "buffer"  # see MASKS
     scale: str = "after-div"  # after-div, after-mul, query, both
+    product: str = "heads"  # heads, folded (batch and heads as one axis)
     keys: str = "transpose-0231"  # transpose-0231, transpose-again
     qkv: str = "split"  # split, slice, three, gathernd
     linear: str = "matmul"  # matmul, gemm (on rows flattened to two axes)
@@ -154,6 +155,24 @@ def masked(g: GraphBuilder, scores: str, x: str, how: str) -> str:
     raise ValueError(f"no mask is spelt {how!r}")
 
 
+def folded_product(g: GraphBuilder, query: str, key: str, x: str, how: str) -> str:
+    """Q Kᵀ over [B * H, S, D], with an ALiBi repeated for each sequence."""
+    batch, length = g.size(x, 0), g.size(x, 1)
+    both = g.node("Mul", batch, g.ints(HEADS))
+    q = g.node("Reshape", query, g.node("Concat", both, length, g.ints(HEAD_DIM), axis=0))
+    k = g.node("Reshape", key, g.node("Concat", both, g.ints(HEAD_DIM), length, axis=0))
+    slopes = g.constant(0.5 ** np.arange(1.0, HEADS + 1)[:, None, None])
+    index = _range(g, g.node("Squeeze", length, g.ints(0)))
+    bias = g.node("Mul", slopes, g.node("Cast", index, to=1))  # [H, 1, S]
+    if how == "folded":
+        bias = g.node("Tile", bias, g.node("Concat", batch, g.ints(1, 1), axis=0))
+    else:  # heads outermost, where the scores have the batch: slopes depend on the sequence's place
+        wide = g.node("Expand", bias, g.node("Concat", g.ints(1), batch, length, axis=0))
+        bias = g.node("Reshape", wide, g.node("Concat", both, g.ints(1), length, axis=0))
+    scores = g.node("Add", g.node("MatMul", q, k), bias)
+    return g.node("Reshape", scores, g.node("Concat", batch, g.ints(HEADS), length, length, axis=0))
+
+
 def attention(g: GraphBuilder, x: str, s: Spelling) -> str:
     q, k, v = _qkv(g, x, s)
     root = math.sqrt(HEAD_DIM)
@@ -168,7 +187,10 @@ def attention(g: GraphBuilder, x: str, s: Spelling) -> str:
     elif s.scale == "both":
         query = g.node("Mul", query, g.constant(1 / math.sqrt(root)))
         key = g.node("Mul", key, g.constant(1 / math.sqrt(root)))
-    scores = g.node("MatMul", query, key)
+    if s.product == "heads":
+        scores = g.node("MatMul", query, key)
+    else:
+        scores = folded_product(g, query, key, x, s.product)
     if s.scale == "after-div":
         scores = g.node("Div", scores, g.constant(root))
     elif s.scale == "after-mul":
@@ -242,6 +264,7 @@ SPELLINGS = {
     "gelu-op": Spelling(opset=21, mask="where-bias", gelu="op", positions="range", norm="op"),
     "cumsum-positions": Spelling(opset=17, mask="buffer", positions="cumsum"),
     "gathernd-parts": Spelling(opset=17, mask="buffer", qkv="gathernd"),
+    "folded-heads": Spelling(opset=17, mask="where-not", product="folded"),
 }
 
 

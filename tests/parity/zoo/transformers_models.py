@@ -178,7 +178,6 @@ NOT_AT_23 = ("falcon",)
 # Incremental, but beyond the proof so far: the engine recomputes them, with the same result.
 # One that is proved some day leaves this list; the tests insist on it.
 UNPROVED = (
-    "bloom",  # heads folded into the batch axis: [B * H, S, D]
     "gpt-neo",  # a view that the proof reads as mixing tokens with features
     "gptj",  # rotary tables picked by GatherElements
     "mpt",

@@ -120,6 +120,48 @@ KVIK_TEST(gather_nd_of_tokens_is_refused) {
   }
 }
 
+KVIK_TEST(gather_elements_by_position) {
+  const auto build = [](Model& m, ValueId at, std::int64_t repeats) {
+    const ValueId table = m.b.weight("table", Dims{kTable, kWidth});
+    const ValueId index = m.b.node("Unsqueeze", {at, m.b.ints({1})});
+    const ValueId wide = m.b.node("Tile", {index, m.b.ints({1, repeats})});
+    return m.b.node(
+        "Add",
+        {repeats == kWidth ? m.x : m.reshape(m.x, {m.batch, m.length, m.b.ints({-1, repeats})}),
+         m.b.node("GatherElements", {table, wide}, {{"axis", std::int64_t{0}}})});
+  };
+  {
+    Model m;
+    m.proves(build(m, m.positions(), kWidth), "positions", kTable);
+  }
+  {
+    Model m;
+    const ValueId last = m.b.node("Sub", {m.b.node("Squeeze", {m.length}), m.whole(1)});
+    m.refuses(build(m, m.b.node("Sub", {last, m.positions()}), kWidth), "length of the whole",
+              "from the end");
+  }
+  {
+    Model m;
+    const ValueId wide = m.b.node(
+        "Expand", {m.b.node("Unsqueeze", {m.positions(), m.b.ints({1})}), m.b.ints({1, kWidth})});
+    const ValueId at = m.b.node("Add", {wide, m.indices({0, 1, 0, 1, 0, 1, 0, 1}, Dims{kWidth})});
+    const ValueId table = m.b.weight("table", Dims{kTable, kWidth});
+    m.refuses(m.b.node("Add", {m.x, m.b.node("GatherElements", {table, at})}), "more than one axis",
+              "indices that differ by feature");
+  }
+  {
+    Model m;
+    const ValueId at = m.b.node("Sub", {m.b.node("Squeeze", {m.length}), m.positions()});
+    const ValueId square = m.b.node("Expand", {at, m.concat({m.length, m.length})});
+    const ValueId table = m.b.weight("table", Dims{kTable, kWidth});
+    const ValueId rows = m.b.node("Slice", {table, m.b.ints({0}), m.length, m.b.ints({0})});
+    const ValueId cut = m.b.node("Slice", {rows, m.b.ints({0}), m.length, m.b.ints({1})});
+    const ValueId sum =
+        m.b.node("ReduceSum", {m.b.node("GatherElements", {cut, square}), m.b.ints({1})});
+    m.refuses(m.b.node("Add", {m.x, sum}), "", "a square of tokens");
+  }
+}
+
 // [kHeads, 1, s]: slope of the head times the key's position.
 ValueId alibi(Model& m) {
   const ValueId slopes = m.b.weight("slopes", Dims{kHeads, 1, 1});

@@ -148,10 +148,42 @@ void gather_nd(Prover& p, const Node& node) {
   p.set(node.outputs[0], picked(p, node, data, at, 0, std::nullopt));
 }
 
+// GatherElements whose indices differ along its own axis alone, and span all of the others, is
+// Gather: out[i, j, k] = data[i, at[j], k].
+void gather_elements(Prover& p, const Node& node) {
+  const RowValue data = p.dense(p.get(node.input(0)));
+  RowValue at = p.get(node.input(1));
+  const int axis = p.axis_attr(node, "axis", 0, data.layout.size());
+  const auto& from = p.shape(node.input(0));
+  const auto& to = p.shape(node.input(1));
+  for (std::size_t i = 0; i < at.layout.size(); ++i) {
+    if (static_cast<int>(i) == axis) continue;
+    const bool alike = std::all_of(at.layout[i].begin(), at.layout[i].end(), [](const Atom& a) {
+      return a.broadcast && a.role == kFeatureRole;
+    });
+    if (!alike || !(from[i] == to[i])) {
+      stop(node.label() + " has indices that differ along more than one axis");
+    }
+  }
+  auto content = p.content(node.input(1));
+  if (content) {
+    std::map<int, Expr> indices;
+    for (int i = 0; i < static_cast<int>(at.layout.size()); ++i) {
+      indices.emplace(i, i == axis ? Expr::index(0) : Expr(0));
+    }
+    content = content->substitute(indices);
+  }
+  Layout layout{at.layout[static_cast<std::size_t>(axis)]};
+  const auto dims = stored_dims(layout);
+  at = p.dense(viewed(p, std::move(at), std::move(layout), dims));
+  p.set(node.outputs[0], picked(p, node, data, at, axis, content));
+}
+
 }  // namespace
 
 std::vector<RowEntry> rowwise_indexing_rules() {
-  return {{"", "Gather", gather}, {"", "GatherND", gather_nd}};
+  return {
+      {"", "Gather", gather}, {"", "GatherND", gather_nd}, {"", "GatherElements", gather_elements}};
 }
 
 }  // namespace kvik::graph

@@ -133,8 +133,9 @@ RowValue Prover::from_content(ValueId id, const Expr& content) {
       if (content.has_index(axis)) stop("'" + value.name + "' depends on the place in the batch");
       atoms = {{kBatchRole, dim, false}};
     } else if (dim.constant()) {
-      if (!dim.is(1)) atoms = {{kFeatureRole, dim, false}};
-      indices.emplace(axis, dim.is(1) ? Expr(0) : Expr::index(++features));
+      const bool same = !content.has_index(axis);  // written out only where it has to be
+      if (!dim.is(1)) atoms = {{kFeatureRole, dim, same}};
+      indices.emplace(axis, same || dim.is(1) ? Expr(0) : Expr::index(++features));
     } else {
       stop("'" + value.name + "' has a dimension of " + dim.str());
     }

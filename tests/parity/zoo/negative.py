@@ -17,7 +17,7 @@ MASKS = ("none", "one-ahead", "last-visible")
 CULPRITS = (
     "mean-pool", "max-pool", "softmax-over-sequence", "batch-mean", "reversed-cumsum", "flip",
     "shift-left", "length-scale", "positions-from-the-end", "last-token", "transposed-matmul",
-    "reshape-mixes-batch", "gathernd-last-token",
+    "reshape-mixes-batch", "gathernd-last-token", "elements-from-the-end",
 )  # fmt: skip
 
 
@@ -52,6 +52,12 @@ def spoil(g: GraphBuilder, x: str, how: str) -> str:
     elif how == "gathernd-last-token":
         extra = g.node("GatherND", g.node("Transpose", x, perm=[1, 0, 2]), g.ints(-1))
         extra = g.node("Unsqueeze", extra, g.ints(1))
+    elif how == "elements-from-the-end":
+        scalar = g.node("Squeeze", length, g.ints(0))
+        forward = g.node("Range", g.constant(0, np.int64), scalar, g.constant(1, np.int64))
+        backward = g.node("Sub", g.node("Sub", length, g.ints(1)), forward)
+        index = g.node("Tile", g.node("Unsqueeze", backward, g.ints(1)), g.ints(1, WIDTH))
+        extra = g.node("GatherElements", g.weight(CONTEXT, WIDTH), index, axis=0)
     elif how == "transposed-matmul":  # x xᵀ x: attention without softmax and without a mask
         scores = g.node("MatMul", x, g.node("Transpose", x, perm=[0, 2, 1]))
         extra = g.node("MatMul", g.node("Mul", scores, g.constant(0.01)), x)

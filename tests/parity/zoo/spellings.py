@@ -32,7 +32,7 @@ class Spelling:
     linear: str = "matmul"  # matmul, gemm (on rows flattened to two axes)
     norm: str = "op"  # op, decomposed
     gelu: str = "erf"  # erf, tanh, op (opset 20)
-    positions: str = "slice"  # slice, range, cumsum
+    positions: str = "slice"  # slice, range, cumsum, elements
     culprit: str = ""  # see negative.py
 
 
@@ -86,6 +86,9 @@ def positions(g: GraphBuilder, ids: str, how: str) -> str:
         count = g.node("CumSum", ones, g.constant(1, np.int64))
         return g.node("Gather", table, g.node("Sub", count, g.ints(1)), axis=0)
     length = g.node("Squeeze", g.size(ids, 1), g.ints(0))
+    if how == "elements":  # torch.gather: one index for each element
+        index = g.node("Unsqueeze", _range(g, length), g.ints(1))
+        return g.node("GatherElements", table, g.node("Tile", index, g.ints(1, WIDTH)), axis=0)
     return g.node("Gather", table, _range(g, length), axis=0)
 
 
@@ -264,6 +267,7 @@ SPELLINGS = {
     "gelu-op": Spelling(opset=21, mask="where-bias", gelu="op", positions="range", norm="op"),
     "cumsum-positions": Spelling(opset=17, mask="buffer", positions="cumsum"),
     "gathernd-parts": Spelling(opset=17, mask="buffer", qkv="gathernd"),
+    "gathered-elements": Spelling(opset=17, mask="where-not", positions="elements"),
     "folded-heads": Spelling(opset=17, mask="where-not", product="folded"),
 }
 

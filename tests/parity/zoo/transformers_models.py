@@ -179,7 +179,6 @@ NOT_AT_23 = ("falcon",)
 # One that is proved some day leaves this list; the tests insist on it.
 UNPROVED = (
     "gpt-neo",  # a view that the proof reads as mixing tokens with features
-    "gptj",  # rotary tables picked by GatherElements
     "mpt",
 )
 

@@ -204,6 +204,31 @@ KVIK_TEST(a_bias_folded_into_the_batch) {
   }
 }
 
+KVIK_TEST(a_minimum_that_a_limit_decides) {
+  const auto clipped = [](Model& m, std::int64_t size) {
+    const ValueId least = m.b.node("Min", {m.length, m.b.ints({size})});
+    return m.reshape(m.x, {m.batch, least, m.b.ints({kWidth})});
+  };
+  const auto positions = [](Model& m) {
+    return m.b.node("Slice", {m.b.weight("table", Dims{kTable, kWidth}), m.b.ints({0}), m.length,
+                              m.b.ints({0})});
+  };
+  {
+    Model m;
+    const ValueId y = clipped(m, kTable);
+    m.proves(m.b.node("Add", {y, positions(m)}), "of the table's size", kTable);
+  }
+  {
+    Model m;
+    const ValueId y = clipped(m, kTable - 1);
+    m.refuses(m.b.node("Add", {y, positions(m)}), "Reshape", "of a smaller size");
+  }
+  {
+    Model m;
+    m.refuses(clipped(m, kTable), "Reshape", "without a table");
+  }
+}
+
 }  // namespace
 }  // namespace kvik::test
 

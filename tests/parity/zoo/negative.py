@@ -17,7 +17,7 @@ MASKS = ("none", "one-ahead", "last-visible")
 CULPRITS = (
     "mean-pool", "max-pool", "softmax-over-sequence", "batch-mean", "reversed-cumsum", "flip",
     "shift-left", "length-scale", "positions-from-the-end", "last-token", "transposed-matmul",
-    "reshape-mixes-batch", "gathernd-last-token", "elements-from-the-end",
+    "reshape-mixes-batch", "gathernd-last-token", "elements-from-the-end", "clipped-length",
 )  # fmt: skip
 
 
@@ -58,6 +58,9 @@ def spoil(g: GraphBuilder, x: str, how: str) -> str:
         backward = g.node("Sub", g.node("Sub", length, g.ints(1)), forward)
         index = g.node("Tile", g.node("Unsqueeze", backward, g.ints(1)), g.ints(1, WIDTH))
         extra = g.node("GatherElements", g.weight(CONTEXT, WIDTH), index, axis=0)
+    elif how == "clipped-length":  # min(S, 16) is S for short sequences alone
+        clipped = g.node("Min", length, g.ints(16))
+        extra = g.node("Div", x, g.node("Cast", clipped, to=1))
     elif how == "transposed-matmul":  # x xᵀ x: attention without softmax and without a mask
         scores = g.node("MatMul", x, g.node("Transpose", x, perm=[0, 2, 1]))
         extra = g.node("MatMul", g.node("Mul", scores, g.constant(0.01)), x)

@@ -32,7 +32,7 @@ class Spelling:
     linear: str = "matmul"  # matmul, gemm (on rows flattened to two axes)
     norm: str = "op"  # op, decomposed
     gelu: str = "erf"  # erf, tanh, op (opset 20)
-    positions: str = "slice"  # slice, range, cumsum, elements
+    positions: str = "slice"  # slice, range, cumsum, elements, clipped
     culprit: str = ""  # see negative.py
 
 
@@ -89,6 +89,11 @@ def positions(g: GraphBuilder, ids: str, how: str) -> str:
     if how == "elements":  # torch.gather: one index for each element
         index = g.node("Unsqueeze", _range(g, length), g.ints(1))
         return g.node("GatherElements", table, g.node("Tile", index, g.ints(1, WIDTH)), axis=0)
+    if how == "clipped":  # no longer than the table, said twice
+        length = g.node("Min", length, g.constant(CONTEXT, np.int64))
+        rows = g.node("Slice", table, g.ints(0), g.size(ids, 1), g.ints(0))
+        shape = g.node("Concat", g.node("Unsqueeze", length, g.ints(0)), g.ints(WIDTH), axis=0)
+        return g.node("Reshape", rows, shape)
     return g.node("Gather", table, _range(g, length), axis=0)
 
 
@@ -269,6 +274,7 @@ SPELLINGS = {
     "gathernd-parts": Spelling(opset=17, mask="buffer", qkv="gathernd"),
     "gathered-elements": Spelling(opset=17, mask="where-not", positions="elements"),
     "folded-heads": Spelling(opset=17, mask="where-not", product="folded"),
+    "clipped-length": Spelling(opset=17, mask="where-bias", positions="clipped"),
 }
 
 

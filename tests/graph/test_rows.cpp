@@ -229,6 +229,23 @@ KVIK_TEST(a_minimum_that_a_limit_decides) {
   }
 }
 
+KVIK_TEST(a_row_that_sees_no_key_averages_over_all) {
+  {
+    Model m;
+    m.refuses(m.attend(m.hidden_unless("Less")), "hides every position", "strictly below");
+  }
+  {
+    Model m;
+    const ValueId low =
+        m.b.node("Where", {m.compare("LessOrEqual"), m.b.scalar(-9999.0F), m.b.scalar(-10001.0F)});
+    m.refuses(m.attend(low), "hides every position", "hidden beside almost hidden");
+  }
+  {
+    Model m;
+    m.proves(m.attend(m.hidden_unless("LessOrEqual")), "causal");
+  }
+}
+
 }  // namespace
 }  // namespace kvik::test
 

@@ -150,6 +150,9 @@ def masked(g: GraphBuilder, scores: str, x: str, how: str) -> str:
     if how == "where-bias":
         bias = g.node("Where", _compare(g, x, "Greater"), g.constant(low), g.constant(0.0))
         return g.node("Add", scores, bias)
+    if how == "strictly-below":  # the first row sees no key, and averages over all
+        seen = _compare(g, x, "Less")
+        return g.node("Add", scores, g.node("Where", seen, g.constant(0.0), g.constant(-1e9)))
     if how == "none":
         return scores
     if how == "one-ahead":

@@ -229,6 +229,67 @@ KVIK_TEST(a_minimum_that_a_limit_decides) {
   }
 }
 
+// A bias [kHeads, 1, s] cut from the end of a table, whose value is f(distance from the last).
+ValueId from_the_end(Model& m, float (*f)(float)) {
+  std::vector<float> values;
+  for (int head = 0; head < kHeads; ++head) {
+    for (int i = 0; i < kTable; ++i) {
+      values.push_back(-0.25F * static_cast<float>(head + 1) *
+                       f(static_cast<float>(kTable - 1 - i)));
+    }
+  }
+  const ValueId table = m.b.graph.add_constant(
+      "bias", graph::ConstantTensor::from_floats(values, Dims{kHeads, 1, kTable}));
+  const ValueId start =
+      m.b.node("Max", {m.b.node("Sub", {m.b.ints({kTable}), m.length}), m.b.ints({0})});
+  return m.b.node("Slice", {table, start, m.b.ints({INT64_MAX}), m.b.ints({2})});
+}
+
+KVIK_TEST(a_bias_that_counts_from_the_end) {
+  {
+    Model m;
+    const ValueId bias = from_the_end(m, [](float d) { return d; });
+    m.proves(m.attend(m.b.node("Add", {bias, m.hidden_unless("LessOrEqual")})), "a line", kTable);
+  }
+  {
+    Model m;
+    const ValueId bias = from_the_end(m, [](float d) { return d * d; });
+    m.refuses(m.attend(m.b.node("Add", {bias, m.hidden_unless("LessOrEqual")})),
+              "length of the whole sequence", "a parabola");
+  }
+  {
+    Model m;
+    const ValueId bias = from_the_end(m, [](float d) { return d == 0.0F ? 0.0F : 1.0F; });
+    m.refuses(m.attend(m.b.node("Add", {bias, m.hidden_unless("LessOrEqual")})),
+              "length of the whole sequence", "the last key apart");
+  }
+  {
+    Model m;
+    const ValueId bias = from_the_end(m, [](float d) { return d; });
+    const ValueId by_length =
+        m.b.node("Mul", {bias, m.b.node("Cast", {m.length}, {{"to", std::int64_t{1}}})});
+    m.refuses(m.attend(m.b.node("Add", {by_length, m.hidden_unless("LessOrEqual")})),
+              "length of the whole sequence", "a slope that grows with the length");
+  }
+  {
+    Model m;
+    const ValueId bias = from_the_end(m, [](float d) { return d; });
+    const ValueId visible = m.b.node("Where", {m.compare("Less"), bias, m.b.scalar(0.0F)});
+    m.refuses(m.attend(m.b.node("Add", {visible, m.hidden_unless("LessOrEqual")})),
+              "length of the whole sequence", "not added to every key");
+  }
+  {
+    Model m;
+    const ValueId bias = from_the_end(m, [](float d) { return 0x1p20F * d; });
+    m.refuses(m.attend(m.b.node("Add", {bias, m.hidden_unless("LessOrEqual")})),
+              "weigh more than what hides", "a slope steeper than the mask is deep");
+  }
+  {
+    Model m;
+    m.refuses(m.attend(from_the_end(m, [](float d) { return d; })), "not causal", "nothing hidden");
+  }
+}
+
 KVIK_TEST(a_row_that_sees_no_key_averages_over_all) {
   {
     Model m;

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <limits>
 
 #include "graph/expr_eval.h"
 
@@ -21,6 +22,9 @@ constexpr float kHidden = -1e4F;
 // What is hidden weighs nothing only beside something that is seen, far above it: a row of -1e9
 // alone is an average over all keys.
 constexpr float kSeen = kHidden / 2;
+
+// A difference of scores that a result does not show.
+constexpr double kNegligible = 2.5e-4;
 
 // Without a table that bounds the context, a mask that needs checking value by value is checked up
 // to this many positions, and the context is limited to it.
@@ -46,7 +50,7 @@ std::string mask_name(const Prover& p, const Node& node) {
   return "the mask '" + p.source().value(node.input(3)).name + "' of " + node.label();
 }
 
-// The mask as a function of (head, query, key), or a stop.
+// The mask as a function of (head, query, key) and perhaps of the sequence's length, or a stop.
 Expr mask_expression(Prover& p, const Node& node) {
   const ValueId id = node.input(3);
   const std::string name = mask_name(p, node);
@@ -65,11 +69,75 @@ Expr mask_expression(Prover& p, const Node& node) {
     }
     if (!dim.is(1)) indices.emplace(axis, Expr::index(place == 0 ? kDistance : place - 1));
   }
-  const Expr mask = content->substitute(indices);
-  if (mask.has_symbol()) {
-    stop(name + " depends on the length of the whole sequence (" + mask.str() + ")");
+  return content->substitute(indices);
+}
+
+// ---- biases that count from the end of the sequence --------------------------------------------
+
+// How far apart the values of f(head, distance) are, for distances below `limit`, if for each head
+// they are a line in the distance up to rounding; else nothing.
+std::optional<double> linear_spread(const Expr& f, int heads, std::int64_t limit) {
+  const ExprProgram program(f);
+  std::vector<std::int64_t> scratch(program.scratch_bytes() / sizeof(std::int64_t) + 1);
+  std::vector<float> values(static_cast<std::size_t>(limit));
+  double spread = 0.0;
+  for (int head = 0; head < (f.has_index(kHead) ? heads : 1); ++head) {
+    const std::int64_t at[] = {head, 0, 0, 0};
+    if (!program.eval(at, kDistance, 0, static_cast<int>(limit), scratch.data(), values.data())) {
+      return std::nullopt;
+    }
+    const double first = values.front();
+    const double slope = limit > 1 ? (values.back() - first) / static_cast<double>(limit - 1) : 0.0;
+    const double largest = std::max(std::fabs(first), std::fabs(double{values.back()}));
+    spread = std::max(spread, std::fabs(values.back() - first));
+    const double rounding =
+        std::min(2.0 * std::numeric_limits<float>::epsilon() * largest, kNegligible);
+    for (std::int64_t i = 0; i < limit; ++i) {
+      const double line = first + slope * static_cast<double>(i);
+      // Not "greater": a NaN or an infinity is no line.
+      if (!(std::fabs(values[static_cast<std::size_t>(i)] - line) <= rounding)) return std::nullopt;
+    }
   }
-  return mask;
+  return spread;
+}
+
+// A bias whose terms may depend on the length S of the sequence, split into those that do not and
+// those that do. The latter must be functions f(head, S - 1 - key), as ALiBi is where it is written
+// as a distance from the last key, and linear: then they differ from f(head, query - key), what
+// they are for the prefix that ends at the query, by the same amount for every key of a row, which
+// the softmax does not see. That is what takes their place.
+struct SplitMask {
+  std::optional<Expr> fixed;
+  std::optional<Expr> shifted;
+  double spread = 0.0;  // of the latter: how much more a later key may get than the query's own
+};
+
+void split_terms(Prover& p, const Expr& e, int heads, const std::string& name, SplitMask& out) {
+  const auto add = [](std::optional<Expr>& sum, const Expr& term) {
+    sum = sum ? float_binary(ExprKind::kFloatAdd, *sum, term) : term;
+  };
+  if (!e.has_symbol()) return add(out.fixed, e);
+  if (e.kind() == ExprKind::kFloatAdd) {
+    split_terms(p, e.args()[0], heads, name, out);
+    return split_terms(p, e.args()[1], heads, name, out);
+  }
+  // The distance is an index, since it is not negative: simplifying may rely on it.
+  const Expr from_last = p.token() - Expr(1) - Expr::index(kDistance);
+  const Expr f = e.substitute({{kKey, from_last}});
+  if (e.type() != ExprType::kFloat || f.has_symbol() || f.has_unknown() || f.has_index(kQuery)) {
+    stop(name + " depends on the length of the whole sequence (" + e.str() + ")");
+  }
+  const std::int64_t limit = checked_positions(p);
+  const auto spread = linear_spread(f, heads, limit);
+  if (!spread) {
+    stop(name + " depends on the length of the whole sequence, not only by a shift of each row");
+  }
+  out.spread += *spread;
+  if (out.spread > -kSeen / 2) stop(name + " may weigh more than what hides later tokens");
+  p.limit_context(limit, "a bias of " + name + " was checked up to there");
+  // Later keys are hidden; the distance stays within the domain for them, too.
+  const Expr distance = max(Expr::index(kQuery) - Expr::index(kKey), Expr(0));
+  add(out.shifted, f.substitute({{kDistance, distance}}));
 }
 
 // ---- masks -------------------------------------------------------------------------------------
@@ -155,6 +223,7 @@ bool hides_beside_bias(const Expr& mask, const Expr& later, std::int64_t limit, 
   return true;
 }
 
+// A mask that does not depend on the sequence's length.
 MaskProof prove_fixed_mask(Prover& p, const Node& node, const Expr& mask, int heads,
                            bool causal_flag) {
   const std::string name = "the mask of " + node.label();
@@ -189,11 +258,27 @@ MaskProof prove_fixed_mask(Prover& p, const Node& node, const Expr& mask, int he
 }  // namespace
 
 MaskProof prove_mask(Prover& p, const Node& node, int heads, bool causal_flag) {
+  const std::string not_causal =
+      node.label() + " lets every token see later ones: it is not causal";
   if (node.input(3) == kNoValue) {
-    if (!causal_flag) stop(node.label() + " lets every token see later ones: it is not causal");
+    if (!causal_flag) stop(not_causal);
     return {std::nullopt, "causal by its attribute"};
   }
-  return prove_fixed_mask(p, node, mask_expression(p, node), heads, causal_flag);
+  const Expr mask = mask_expression(p, node);
+  SplitMask parts;
+  split_terms(p, mask, heads, mask_name(p, node), parts);
+  if (!parts.shifted) return prove_fixed_mask(p, node, mask, heads, causal_flag);
+  MaskProof proof;
+  if (parts.fixed) {
+    proof = prove_fixed_mask(p, node, *parts.fixed, heads, causal_flag);
+  } else {
+    if (!causal_flag) stop(not_causal);
+    proof.how = "causal by its attribute";
+  }
+  proof.how += "; a bias that counts from the last key counts from the query instead";
+  proof.bias =
+      proof.bias ? float_binary(ExprKind::kFloatAdd, *proof.bias, *parts.shifted) : *parts.shifted;
+  return proof;
 }
 
 }  // namespace kvik::graph

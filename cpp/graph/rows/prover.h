@@ -48,6 +48,7 @@ class Prover {
   std::optional<Expr> content(ValueId id) const;
   bool is_batch(const Expr& dim) const { return dim == batch_; }
   bool is_token(const Expr& dim) const { return dim == token_; }
+  const Expr& token() const { return token_; }  // the length of the sequence
   int axis_attr(const Node& node, std::string_view key, std::int64_t fallback,
                 std::size_t rank) const;
 

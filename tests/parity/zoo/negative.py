@@ -13,7 +13,7 @@ from parity.zoo.graph_builder import GraphBuilder
 from parity.zoo.registry import Case
 from parity.zoo.spellings import CONTEXT, WIDTH, Spelling, case
 
-MASKS = ("none", "one-ahead", "last-visible", "strictly-below")
+MASKS = ("none", "one-ahead", "last-visible", "bent-from-the-end", "strictly-below")
 CULPRITS = (
     "mean-pool", "max-pool", "softmax-over-sequence", "batch-mean", "reversed-cumsum", "flip",
     "shift-left", "length-scale", "positions-from-the-end", "last-token", "transposed-matmul",

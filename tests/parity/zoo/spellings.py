@@ -150,6 +150,13 @@ def masked(g: GraphBuilder, scores: str, x: str, how: str) -> str:
     if how == "where-bias":
         bias = g.node("Where", _compare(g, x, "Greater"), g.constant(low), g.constant(0.0))
         return g.node("Add", scores, bias)
+    if how.endswith("from-the-end"):  # a bias that counts from the last key, up to zero
+        distance = np.arange(CONTEXT - 1, -1, -1.0)
+        bent = distance if how.startswith("alibi") else distance**1.5 / 8
+        table = g.constant(-bent * 0.7 ** np.arange(1.0, HEADS + 1)[:, None, None])  # [H, 1, S]
+        start = g.node("Max", g.node("Sub", g.ints(CONTEXT), g.size(x, 1)), g.ints(0))
+        bias = g.node("Slice", table, start, g.ints(2**62), g.ints(2))
+        return masked(g, g.node("Add", scores, bias), x, "where-not")
     if how == "strictly-below":  # the first row sees no key, and averages over all
         seen = _compare(g, x, "Less")
         return g.node("Add", scores, g.node("Where", seen, g.constant(0.0), g.constant(-1e9)))
@@ -278,6 +285,7 @@ SPELLINGS = {
     "gathered-elements": Spelling(opset=17, mask="where-not", positions="elements"),
     "folded-heads": Spelling(opset=17, mask="where-not", product="folded"),
     "clipped-length": Spelling(opset=17, mask="where-bias", positions="clipped"),
+    "alibi-from-the-end": Spelling(opset=17, mask="alibi-from-the-end"),
 }
 
 

@@ -27,11 +27,10 @@ std::optional<Layout> regroup(const Layout& from, std::span<const Expr> to) {
         continue;
       }
       // The target takes only the outer part of this atom.
-      const auto outer = left.constant();
-      const auto whole = atom.size.constant();
-      if (!outer || !whole || *outer <= 0 || *whole % *outer != 0) return std::nullopt;
+      const auto rest = left.bounds().low >= 1 ? exact_div(atom.size, left) : std::nullopt;
+      if (!rest) return std::nullopt;
       Atom inner = atom;
-      inner.size = Expr(*whole / *outer);
+      inner.size = *rest;
       pending.push_back(inner);
       atom.size = left;
       axis.push_back(atom);

@@ -26,9 +26,10 @@ using Layout = std::vector<Axis>;
 
 Expr axis_size(const Axis& axis);
 
-// Regroups the atoms, in order, into axes of the sizes `to`. An atom of constant size is split
-// where a target demands it (both parts keep its role); adjacent atoms of one role, split before,
-// are joined again. Nothing when the target's boundaries cut through an atom of symbolic size.
+// Regroups the atoms, in order, into axes of the sizes `to`. An atom is split where a target takes
+// an exact divisor of its size (4*batch into batch and 4; both parts keep its role); adjacent atoms
+// of one role, split before, are joined again. Nothing when a target's boundary cuts through an
+// atom in any other way.
 std::optional<Layout> regroup(const Layout& from, std::span<const Expr> to);
 
 // Joins adjacent atoms of equal role and broadcast flag whose sizes are constants, so that layouts

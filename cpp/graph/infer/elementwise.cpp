@@ -56,7 +56,16 @@ void logical_not_rule(InferContext& c) {
 
 enum class Arithmetic { kAdd, kSub, kMul, kDiv, kMod, kPow, kMin, kMax };
 
-std::optional<Expr> arithmetic(Arithmetic op, const Expr& a, const Expr& b) {
+// The least (or the greatest) of two integers, decided by the limits on symbols where they are
+// known: min(sequence, 64) is the sequence once no longer one is possible.
+Expr extreme(const InferContext& c, bool least, const Expr& a, const Expr& b) {
+  const Expr::Bounds d = c.bounds(a - b);
+  if (d.high <= 0) return least ? a : b;
+  if (d.low >= 0) return least ? b : a;
+  return least ? min(a, b) : max(a, b);
+}
+
+std::optional<Expr> arithmetic(const InferContext& c, Arithmetic op, const Expr& a, const Expr& b) {
   if (a.type() != b.type()) return std::nullopt;
   if (a.type() == ExprType::kFloat) {
     switch (op) {
@@ -84,8 +93,8 @@ std::optional<Expr> arithmetic(Arithmetic op, const Expr& a, const Expr& b) {
     case Arithmetic::kMod:
       if (!natural) return std::nullopt;
       return floor_mod(a, b);
-    case Arithmetic::kMin: return min(a, b);
-    case Arithmetic::kMax: return max(a, b);
+    case Arithmetic::kMin: return extreme(c, true, a, b);
+    case Arithmetic::kMax: return extreme(c, false, a, b);
     case Arithmetic::kPow: return std::nullopt;
   }
   return std::nullopt;
@@ -98,7 +107,7 @@ void binary(InferContext& c) {
   std::optional<Expr> content = aligned(c, 0, shape);
   for (std::size_t i = 1; i < c.inputs() && content; ++i) {
     const auto next = aligned(c, i, shape);
-    content = next ? arithmetic(op, *content, *next) : std::nullopt;
+    content = next ? arithmetic(c, op, *content, *next) : std::nullopt;
   }
   c.set_content(0, content);
 }

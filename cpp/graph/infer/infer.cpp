@@ -4,6 +4,7 @@
 #include <string>
 #include <unordered_map>
 
+#include "base/checked.h"
 #include "graph/infer/rules.h"
 
 namespace kvik::graph {
@@ -77,6 +78,32 @@ bool InferContext::assume_at_most(const Expr& symbol, std::int64_t limit) {
   const auto [it, added] = limits_->emplace(symbol.str(), limit);
   if (!added) it->second = std::min(it->second, limit);
   return true;
+}
+
+Expr::Bounds InferContext::bounds(const Expr& e) const {
+  Expr::Bounds found = e.bounds();
+  if (limits_ == nullptr || e.kind() != ExprKind::kPoly) return found;
+  // A sum of multiples of single symbols, each of them within [1, its limit].
+  Expr::Bounds sum{0, 0};
+  for (const ExprNode::Term& term : e.node().terms) {
+    Expr::Bounds factor{1, 1};
+    if (!term.factors.empty()) {
+      const auto it = limits_->find(term.factors[0].str());
+      const bool known = term.factors.size() == 1 && term.factors[0].kind() == ExprKind::kSymbol &&
+                         it != limits_->end();
+      if (!known) return found;
+      factor.high = it->second;
+    }
+    std::int64_t low = 0;
+    std::int64_t high = 0;
+    if (!checked_mul(factor.low, term.coefficient, &low) ||
+        !checked_mul(factor.high, term.coefficient, &high) ||
+        !checked_add(sum.low, std::min(low, high), &sum.low) ||
+        !checked_add(sum.high, std::max(low, high), &sum.high)) {
+      return found;
+    }
+  }
+  return {std::max(found.low, sum.low), std::min(found.high, sum.high)};
 }
 
 std::optional<ExprType> content_type(DType dtype) {

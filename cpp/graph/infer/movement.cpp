@@ -256,9 +256,22 @@ void split(InferContext& c) {
   }
 }
 
+// Where a table's last n rows start, as -n, table size - n or max(table size - n, 0), without the
+// clamping: it is what is meant for an n up to the table's size.
+Expr from_the_end(const Expr& bound, const Expr& size) {
+  if (bound.bounds().high < 0) return size + bound;
+  if (bound.kind() != ExprKind::kMax) return bound;
+  if (bound.args()[0].is(0)) return bound.args()[1];
+  return bound.args()[1].is(0) ? bound.args()[0] : bound;
+}
+
 // Slice's start or end, counted from the front and clamped to [0, dim].
 Expr clamp_bound(InferContext& c, const Expr& bound, const Expr& dim) {
   constexpr std::int64_t kFar = std::int64_t{1} << 31;  // exporters write INT64_MAX for "the end"
+  if (dim.constant() && !bound.constant()) {
+    const Expr front = from_the_end(bound, dim);
+    if (c.assume_at_most(dim - front, *dim.constant())) return front;
+  }
   if (const auto value = bound.constant()) {
     if (*value >= kFar) return dim;
     if (*value <= -kFar) return Expr(0);

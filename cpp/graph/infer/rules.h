@@ -34,6 +34,8 @@ class InferContext {
   // Takes for granted that the symbol is at most `limit`; false where the caller wants no such
   // assumption.
   bool assume_at_most(const Expr& symbol, std::int64_t limit);
+  // Bounds of an integer expression, given what is taken for granted so far.
+  Expr::Bounds bounds(const Expr& e) const;
 
  private:
   Graph& graph_;

@@ -129,6 +129,15 @@ void finish(RowGraph& rows) {
   verify(graph);
 }
 
+// A bound that one node gives away may decide the shapes of those before it.
+Contents infer_with_limits(Graph& graph, const std::map<ValueId, Expr>& known, DimLimits& limits) {
+  for (;;) {
+    const DimLimits before = limits;
+    Contents contents = infer(graph, known, &limits);
+    if (limits == before) return contents;
+  }
+}
+
 RowGraph prove(Graph graph, ValueId output, DimLimits limits,
                std::vector<std::string>& explanation) {
   if (output == kNoValue) {
@@ -137,7 +146,7 @@ RowGraph prove(Graph graph, ValueId output, DimLimits limits,
   }
   const ValueId tokens = find_tokens(graph);
   const auto known = supplied_inputs(graph, tokens);
-  const Contents contents = infer(graph, known, &limits);
+  const Contents contents = infer_with_limits(graph, known, limits);
   const std::vector<Expr> ids = *graph.value(tokens).shape;
   const Expr token = ids.back();
   // A batch axis of constant size 1 has no atoms; the symbol below then matches nothing.

@@ -253,69 +253,12 @@ void slice(Prover& p, const Node& node) {
   p.set(node.outputs[0], std::move(value));
 }
 
-// Gather: an embedding table indexed per token, or constant indices along a feature axis.
-void gather(Prover& p, const Node& node) {
-  const RowValue data = p.dense(p.get(node.input(0)));
-  const RowValue at = p.dense(p.get(node.input(1)));
-  const int axis = p.axis_attr(node, "axis", 0, data.layout.size());
-  const auto a = static_cast<std::size_t>(axis);
-  const Value& result = p.source().value(node.outputs[0]);
-  RowValue out;
-  out.layout.assign(data.layout.begin(), data.layout.begin() + axis);
-  out.layout.insert(out.layout.end(), at.layout.begin(), at.layout.end());
-  out.layout.insert(out.layout.end(), data.layout.begin() + axis + 1, data.layout.end());
-  broadcast_layouts({&out.layout}, node.label());
-  const std::vector<std::int64_t> dims = stored_dims(out.layout);
-
-  if (data.rows) {
-    if (at.rows) stop(node.label() + " indexes token rows by token rows");
-    if (!features_only(data.layout[a])) stop(node.label() + " picks from the token or batch axis");
-    out.id = p.emit("Gather", "", {data.id, at.id}, {{"axis", std::int64_t{axis + 1}}},
-                    result.dtype, dims, true, result.name);
-    return p.set(node.outputs[0], std::move(out));
-  }
-  out.rows = at.rows;
-  if (!at.rows) {
-    out.id = p.emit("Gather", "", {data.id, at.id}, {{"axis", std::int64_t{axis}}}, result.dtype,
-                    dims, false, result.name);
-    return p.set(node.outputs[0], std::move(out));
-  }
-  const auto leading = stored_dims(Layout(data.layout.begin(), data.layout.begin() + axis));
-  const auto picked = stored_dims(at.layout);
-  const bool one_each = std::all_of(picked.begin(), picked.end(), [](auto d) { return d == 1; });
-  const bool no_leading =
-      std::all_of(leading.begin(), leading.end(), [](auto d) { return d == 1; });
-  if (!no_leading && !one_each) stop(node.label() + " picks several entries per token");
-
-  // Positions that index a table bound the length of the sequence.
-  if (const auto content = p.content(node.input(1))) {
-    for (int i = 0; i < static_cast<int>(at.layout.size()); ++i) {
-      if (!has_role(at.layout[static_cast<std::size_t>(i)], kTokenRole)) continue;
-      if (const auto offset = (*content - Expr::index(i)).constant(); offset && *offset >= 0) {
-        const std::int64_t size = *p.shape(node.input(0))[a].constant();
-        p.limit_context(size - *offset,
-                        node.label() + " reads a table of " + std::to_string(size) + " positions");
-      }
-    }
-  }
-  const ValueId front = p.axis_to_front(data.id, axis);
-  std::vector<std::int64_t> gathered = picked;
-  for (std::size_t i = 0; i < data.layout.size(); ++i) {
-    if (i != a) gathered.push_back(stored_dims(data.layout)[i]);
-  }
-  const ValueId rows = p.emit("Gather", "", {front, at.id}, {{"axis", std::int64_t{0}}},
-                              result.dtype, gathered, true, result.name);
-  out.id = p.reshaped(rows, dims);
-  p.set(node.outputs[0], std::move(out));
-}
-
 }  // namespace
 
 std::vector<RowEntry> rowwise_movement_rules() {
   return {{"", "Reshape", regrouping}, {"", "Squeeze", regrouping},  {"", "Unsqueeze", regrouping},
           {"", "Flatten", regrouping}, {"", "Transpose", transpose}, {"", "Expand", expand},
-          {"", "Concat", concat},      {"", "Split", split},         {"", "Slice", slice},
-          {"", "Gather", gather}};
+          {"", "Concat", concat},      {"", "Split", split},         {"", "Slice", slice}};
 }
 
 }  // namespace kvik::graph

@@ -133,8 +133,9 @@ RowValue Prover::from_content(ValueId id, const Expr& content) {
       if (content.has_index(axis)) stop("'" + value.name + "' depends on the place in the batch");
       atoms = {{kBatchRole, dim, false}};
     } else if (dim.constant()) {
-      if (!dim.is(1)) atoms = {{kFeatureRole, dim, false}};
-      indices.emplace(axis, dim.is(1) ? Expr(0) : Expr::index(++features));
+      const bool same = !content.has_index(axis);  // written out only where it has to be
+      if (!dim.is(1)) atoms = {{kFeatureRole, dim, same}};
+      indices.emplace(axis, same || dim.is(1) ? Expr(0) : Expr::index(++features));
     } else {
       stop("'" + value.name + "' has a dimension of " + dim.str());
     }
@@ -250,8 +251,9 @@ void Prover::limit_context(std::int64_t limit, const std::string& why) {
 RowRule find_row_rule(std::string_view domain, std::string_view op) {
   static const auto kRules = [] {
     std::unordered_map<std::string, RowRule> rules;
-    for (const auto& family : {rowwise_elementwise_rules(), rowwise_movement_rules(),
-                               rowwise_compute_rules(), rowwise_attention_rules()}) {
+    for (const auto& family :
+         {rowwise_elementwise_rules(), rowwise_movement_rules(), rowwise_indexing_rules(),
+          rowwise_compute_rules(), rowwise_attention_rules()}) {
       for (const RowEntry& entry : family) {
         rules.emplace(std::string(entry.domain) + ":" + std::string(entry.op), entry.rule);
       }

@@ -48,6 +48,7 @@ class Prover {
   std::optional<Expr> content(ValueId id) const;
   bool is_batch(const Expr& dim) const { return dim == batch_; }
   bool is_token(const Expr& dim) const { return dim == token_; }
+  const Expr& token() const { return token_; }  // the length of the sequence
   int axis_attr(const Node& node, std::string_view key, std::int64_t fallback,
                 std::size_t rank) const;
 
@@ -104,6 +105,7 @@ struct RowEntry {
 };
 std::vector<RowEntry> rowwise_elementwise_rules();
 std::vector<RowEntry> rowwise_movement_rules();
+std::vector<RowEntry> rowwise_indexing_rules();
 std::vector<RowEntry> rowwise_compute_rules();
 std::vector<RowEntry> rowwise_attention_rules();
 RowRule find_row_rule(std::string_view domain, std::string_view op);

@@ -13,10 +13,11 @@ from parity.zoo.graph_builder import GraphBuilder
 from parity.zoo.registry import Case
 from parity.zoo.spellings import CONTEXT, WIDTH, Spelling, case
 
+MASKS = ("none", "one-ahead", "last-visible", "bent-from-the-end", "strictly-below")
 CULPRITS = (
     "mean-pool", "max-pool", "softmax-over-sequence", "batch-mean", "reversed-cumsum", "flip",
     "shift-left", "length-scale", "positions-from-the-end", "last-token", "transposed-matmul",
-    "reshape-mixes-batch",
+    "reshape-mixes-batch", "gathernd-last-token", "elements-from-the-end", "clipped-length",
 )  # fmt: skip
 
 
@@ -48,6 +49,18 @@ def spoil(g: GraphBuilder, x: str, how: str) -> str:
         extra = g.node("Gather", table, backward, axis=0)
     elif how == "last-token":
         extra = g.node("Gather", x, g.ints(-1), axis=1)
+    elif how == "gathernd-last-token":
+        extra = g.node("GatherND", g.node("Transpose", x, perm=[1, 0, 2]), g.ints(-1))
+        extra = g.node("Unsqueeze", extra, g.ints(1))
+    elif how == "elements-from-the-end":
+        scalar = g.node("Squeeze", length, g.ints(0))
+        forward = g.node("Range", g.constant(0, np.int64), scalar, g.constant(1, np.int64))
+        backward = g.node("Sub", g.node("Sub", length, g.ints(1)), forward)
+        index = g.node("Tile", g.node("Unsqueeze", backward, g.ints(1)), g.ints(1, WIDTH))
+        extra = g.node("GatherElements", g.weight(CONTEXT, WIDTH), index, axis=0)
+    elif how == "clipped-length":  # min(S, 16) is S for short sequences alone
+        clipped = g.node("Min", length, g.ints(16))
+        extra = g.node("Div", x, g.node("Cast", clipped, to=1))
     elif how == "transposed-matmul":  # x xᵀ x: attention without softmax and without a mask
         scores = g.node("MatMul", x, g.node("Transpose", x, perm=[0, 2, 1]))
         extra = g.node("MatMul", g.node("Mul", scores, g.constant(0.01)), x)
@@ -61,8 +74,10 @@ def spoil(g: GraphBuilder, x: str, how: str) -> str:
 
 
 def cases() -> Iterator[Case]:
-    for mask in ("none", "one-ahead", "last-visible"):
+    for mask in MASKS:
         spelling = Spelling(opset=17, mask=mask)
         yield case(f"negative-mask-{mask}", spelling, stop="layers.0.attention")
+    by_batch = Spelling(opset=17, mask="where-not", product="folded-by-batch")
+    yield case("negative-folded-by-batch", by_batch, stop="layers.0.attention")
     for culprit in CULPRITS:
         yield case(f"negative-{culprit}", Spelling(opset=17, culprit=culprit), stop="culprit")

@@ -26,12 +26,13 @@ class Spelling:
     opset: int = 18
     mask: str = "buffer"  # see MASKS
     scale: str = "after-div"  # after-div, after-mul, query, both
+    product: str = "heads"  # heads, folded (batch and heads as one axis)
     keys: str = "transpose-0231"  # transpose-0231, transpose-again
-    qkv: str = "split"  # split, slice, three
+    qkv: str = "split"  # split, slice, three, gathernd
     linear: str = "matmul"  # matmul, gemm (on rows flattened to two axes)
     norm: str = "op"  # op, decomposed
     gelu: str = "erf"  # erf, tanh, op (opset 20)
-    positions: str = "slice"  # slice, range, cumsum
+    positions: str = "slice"  # slice, range, cumsum, elements, clipped
     culprit: str = ""  # see negative.py
 
 
@@ -85,6 +86,14 @@ def positions(g: GraphBuilder, ids: str, how: str) -> str:
         count = g.node("CumSum", ones, g.constant(1, np.int64))
         return g.node("Gather", table, g.node("Sub", count, g.ints(1)), axis=0)
     length = g.node("Squeeze", g.size(ids, 1), g.ints(0))
+    if how == "elements":  # torch.gather: one index for each element
+        index = g.node("Unsqueeze", _range(g, length), g.ints(1))
+        return g.node("GatherElements", table, g.node("Tile", index, g.ints(1, WIDTH)), axis=0)
+    if how == "clipped":  # no longer than the table, said twice
+        length = g.node("Min", length, g.constant(CONTEXT, np.int64))
+        rows = g.node("Slice", table, g.ints(0), g.size(ids, 1), g.ints(0))
+        shape = g.node("Concat", g.node("Unsqueeze", length, g.ints(0)), g.ints(WIDTH), axis=0)
+        return g.node("Reshape", rows, shape)
     return g.node("Gather", table, _range(g, length), axis=0)
 
 
@@ -141,6 +150,16 @@ def masked(g: GraphBuilder, scores: str, x: str, how: str) -> str:
     if how == "where-bias":
         bias = g.node("Where", _compare(g, x, "Greater"), g.constant(low), g.constant(0.0))
         return g.node("Add", scores, bias)
+    if how.endswith("from-the-end"):  # a bias that counts from the last key, up to zero
+        distance = np.arange(CONTEXT - 1, -1, -1.0)
+        bent = distance if how.startswith("alibi") else distance**1.5 / 8
+        table = g.constant(-bent * 0.7 ** np.arange(1.0, HEADS + 1)[:, None, None])  # [H, 1, S]
+        start = g.node("Max", g.node("Sub", g.ints(CONTEXT), g.size(x, 1)), g.ints(0))
+        bias = g.node("Slice", table, start, g.ints(2**62), g.ints(2))
+        return masked(g, g.node("Add", scores, bias), x, "where-not")
+    if how == "strictly-below":  # the first row sees no key, and averages over all
+        seen = _compare(g, x, "Less")
+        return g.node("Add", scores, g.node("Where", seen, g.constant(0.0), g.constant(-1e9)))
     if how == "none":
         return scores
     if how == "one-ahead":
@@ -152,6 +171,24 @@ def masked(g: GraphBuilder, scores: str, x: str, how: str) -> str:
         seen = g.node("Or", _compare(g, x, "LessOrEqual"), is_last)
         return g.node("Where", seen, scores, g.constant(low))
     raise ValueError(f"no mask is spelt {how!r}")
+
+
+def folded_product(g: GraphBuilder, query: str, key: str, x: str, how: str) -> str:
+    """Q Kᵀ over [B * H, S, D], with an ALiBi repeated for each sequence."""
+    batch, length = g.size(x, 0), g.size(x, 1)
+    both = g.node("Mul", batch, g.ints(HEADS))
+    q = g.node("Reshape", query, g.node("Concat", both, length, g.ints(HEAD_DIM), axis=0))
+    k = g.node("Reshape", key, g.node("Concat", both, g.ints(HEAD_DIM), length, axis=0))
+    slopes = g.constant(0.5 ** np.arange(1.0, HEADS + 1)[:, None, None])
+    index = _range(g, g.node("Squeeze", length, g.ints(0)))
+    bias = g.node("Mul", slopes, g.node("Cast", index, to=1))  # [H, 1, S]
+    if how == "folded":
+        bias = g.node("Tile", bias, g.node("Concat", batch, g.ints(1, 1), axis=0))
+    else:  # heads outermost, where the scores have the batch: slopes depend on the sequence's place
+        wide = g.node("Expand", bias, g.node("Concat", g.ints(1), batch, length, axis=0))
+        bias = g.node("Reshape", wide, g.node("Concat", both, g.ints(1), length, axis=0))
+    scores = g.node("Add", g.node("MatMul", q, k), bias)
+    return g.node("Reshape", scores, g.node("Concat", batch, g.ints(HEADS), length, length, axis=0))
 
 
 def attention(g: GraphBuilder, x: str, s: Spelling) -> str:
@@ -168,7 +205,10 @@ def attention(g: GraphBuilder, x: str, s: Spelling) -> str:
     elif s.scale == "both":
         query = g.node("Mul", query, g.constant(1 / math.sqrt(root)))
         key = g.node("Mul", key, g.constant(1 / math.sqrt(root)))
-    scores = g.node("MatMul", query, key)
+    if s.product == "heads":
+        scores = g.node("MatMul", query, key)
+    else:
+        scores = folded_product(g, query, key, x, s.product)
     if s.scale == "after-div":
         scores = g.node("Div", scores, g.constant(root))
     elif s.scale == "after-mul":
@@ -187,6 +227,11 @@ def _qkv(g: GraphBuilder, x: str, s: Spelling) -> list[str]:
         sizes = g.ints(WIDTH, WIDTH, WIDTH)
         parts: list[str] = g.node("Split", joined, sizes, outputs=3, axis=2)
         return parts
+    if s.qkv == "gathernd":  # parts picked from an axis of their own, in front
+        shape = g.node("Concat", g.size(x, 0), g.size(x, 1), g.ints(3, WIDTH), axis=0)
+        front = g.node("Transpose", g.node("Reshape", joined, shape), perm=[2, 0, 1, 3])
+        picks = [g.node("GatherND", front, g.constant([[p - 3]], np.int64)) for p in range(3)]
+        return [g.node("Squeeze", pick, g.ints(0)) for pick in picks]
     return [
         g.node("Slice", joined, g.ints(part * WIDTH), g.ints((part + 1) * WIDTH), g.ints(-1))
         for part in range(3)
@@ -236,6 +281,11 @@ SPELLINGS = {
     "where-bias": Spelling(opset=17, mask="where-bias", positions="range", linear="gemm"),
     "gelu-op": Spelling(opset=21, mask="where-bias", gelu="op", positions="range", norm="op"),
     "cumsum-positions": Spelling(opset=17, mask="buffer", positions="cumsum"),
+    "gathernd-parts": Spelling(opset=17, mask="buffer", qkv="gathernd"),
+    "gathered-elements": Spelling(opset=17, mask="where-not", positions="elements"),
+    "folded-heads": Spelling(opset=17, mask="where-not", product="folded"),
+    "clipped-length": Spelling(opset=17, mask="where-bias", positions="clipped"),
+    "alibi-from-the-end": Spelling(opset=17, mask="alibi-from-the-end"),
 }
 
 

@@ -177,13 +177,7 @@ EAGER_ONLY = ("gemma2", "gpt-neo", "gptj", "bloom", "mpt")
 NOT_AT_23 = ("falcon",)
 # Incremental, but beyond the proof so far: the engine recomputes them, with the same result.
 # One that is proved some day leaves this list; the tests insist on it.
-UNPROVED = (
-    "bloom",  # heads folded into the batch axis: [B * H, S, D]
-    "falcon",  # multi-query heads picked by GatherND
-    "gpt-neo",  # a view that the proof reads as mixing tokens with features
-    "gptj",  # rotary tables picked by GatherElements
-    "mpt",
-)
+UNPROVED: tuple[str, ...] = ()
 
 
 def cases() -> Iterator[Case]:

@@ -69,8 +69,9 @@ struct OwnedTensor {
 };
 
 // Asked now and then during a long call (between the chunks of a prefill, between tokens, before
-// every node of a session's graph); when it returns true the call throws Error(kCancelled).
-// It runs on the calling thread. What it throws passes through to the caller. Empty: never asked.
+// every node of a session's graph and every trip of its loops); when it returns true the call
+// throws Error(kCancelled). It runs on the calling thread. What it throws passes through to the
+// caller. Empty: never asked.
 using CancelCheck = std::function<bool()>;
 
 struct SessionOptions {

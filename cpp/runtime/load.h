@@ -3,6 +3,7 @@
 
 #include <cstddef>
 #include <filesystem>
+#include <map>
 #include <memory>
 #include <optional>
 #include <span>
@@ -28,9 +29,13 @@ struct Workshop {
   ops::WeightCache weights;
 };
 
+// The last dimensions that a file declares for its outputs, by name: claims, not facts.
+using DeclaredWidths = std::map<std::string, std::int64_t>;
+
 // Imports a model; operators that Kvik lacks are listed in one error.
-graph::Model import_model(const std::filesystem::path& path);
-graph::Model import_model(std::span<const std::byte> bytes);  // copies them
+graph::Model import_model(const std::filesystem::path& path, DeclaredWidths* declared = nullptr);
+graph::Model import_model(std::span<const std::byte> bytes,  // copies them
+                          DeclaredWidths* declared = nullptr);
 
 // How much of the optimiser runs.
 enum class Optimize : std::uint8_t {

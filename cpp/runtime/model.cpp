@@ -40,11 +40,11 @@ std::int64_t stricter(std::int64_t a, std::int64_t b) {
 }  // namespace
 
 struct Model::Impl {
-  Impl(graph::Model loaded, const LoadOptions& options);
+  Impl(graph::Model loaded, const runtime::DeclaredWidths& declared, const LoadOptions& options);
 
   void describe_file(const graph::Model& loaded);
   void make_row_decoder(const LoadOptions& options, const graph::DimLimits& limits);
-  void make_recompute_decoder();
+  void make_recompute_decoder(const runtime::DeclaredWidths& declared);
   void take(std::span<const Step> steps);
   void release() noexcept;
   void check_size(std::span<const Step> steps, std::span<float> logits) const;
@@ -71,7 +71,8 @@ struct Sequence::Impl {
 
 // ---- loading -----------------------------------------------------------------------------------
 
-Model::Impl::Impl(graph::Model loaded, const LoadOptions& options)
+Model::Impl::Impl(graph::Model loaded, const runtime::DeclaredWidths& declared,
+                  const LoadOptions& options)
     : workshop(options.threads), metadata(std::move(loaded.metadata)) {
   if (options.max_rows < 1 || options.max_rows > kMaxRows) {
     fail_argument("max_rows is " + std::to_string(options.max_rows) + "; expected 1 to " +
@@ -93,7 +94,7 @@ Model::Impl::Impl(graph::Model loaded, const LoadOptions& options)
   if (!decoder) {
     optimized = imported;  // what runs as a whole must hold for every length
     runtime::prepare_graph(optimized, workshop.engine(), how);
-    make_recompute_decoder();
+    make_recompute_decoder(declared);
   }
   info.incremental = rows != nullptr;
   info.ops_after = runtime::count_ops(rows ? rows->graph : optimized);
@@ -139,8 +140,10 @@ void Model::Impl::make_row_decoder(const LoadOptions& options, const graph::DimL
   decoder = std::make_unique<runtime::RowDecoder>(std::move(program));
 }
 
-void Model::Impl::make_recompute_decoder() {
-  auto recompute = std::make_unique<runtime::RecomputeDecoder>(optimized, workshop.engine());
+void Model::Impl::make_recompute_decoder(const runtime::DeclaredWidths& declared) {
+  const auto width = declared.find(imported.value(runtime::logits_output(imported)).name);
+  auto recompute = std::make_unique<runtime::RecomputeDecoder>(
+      optimized, workshop.engine(), width == declared.end() ? 0 : width->second);
   info.vocab_size = recompute->vocab_size();
   info.packed_bytes = workshop.weights.bytes();
   explanation.push_back("every token recomputes its whole sequence: correct, and slow");
@@ -187,11 +190,15 @@ Model& Model::operator=(Model&&) noexcept = default;
 Model::~Model() = default;
 
 Model Model::load(const std::filesystem::path& path, const LoadOptions& options) {
-  return Model(std::make_shared<Impl>(runtime::import_model(path), options));
+  runtime::DeclaredWidths declared;
+  graph::Model loaded = runtime::import_model(path, &declared);
+  return Model(std::make_shared<Impl>(std::move(loaded), declared, options));
 }
 
 Model Model::from_bytes(std::span<const std::byte> bytes, const LoadOptions& options) {
-  return Model(std::make_shared<Impl>(runtime::import_model(bytes), options));
+  runtime::DeclaredWidths declared;
+  graph::Model loaded = runtime::import_model(bytes, &declared);
+  return Model(std::make_shared<Impl>(std::move(loaded), declared, options));
 }
 
 const ModelInfo& Model::info() const noexcept {

@@ -248,6 +248,30 @@ KVIK_TEST(requests_are_checked) {
   CHECK(contains(thrown([&] { generate(model, two); }), "request 1: token id 99"));
 }
 
+KVIK_TEST(the_size_of_the_vocabulary_is_not_found_by_running) {
+  // An endless loop before the projection hides every shape from inference.
+  CHECK(contains(thrown([] { load({.threads = 1}, {.trips = INT64_MAX, .declared = 0}); }),
+                 "the size of the last dimension of its output 'logits'"));
+  const Model model = load({.threads = 1}, {.trips = INT64_MAX});
+  CHECK_EQ(model.info().vocab_size, 40);
+  CHECK(!model.info().incremental);
+  Sequence sequence = model.new_sequence();
+  const Tokens tokens{1, 2};
+  std::vector<float> logits(40);
+  int asked = 0;
+  CHECK(contains(thrown([&] {
+                   model.forward({{&sequence, tokens}}, logits, [&] { return ++asked == 1000; });
+                 }),
+                 "cancelled before"));
+  // What the file claims is compared with what came out.
+  const Model wrong = load({.threads = 1}, {.trips = 1, .declared = 41});
+  Sequence other = wrong.new_sequence();
+  CHECK(contains(thrown([&] { run(wrong, {{&other, tokens}}); }), "expected a float32 row of 41"));
+  const Model right = load({.threads = 1}, {.trips = 1});
+  Sequence third = right.new_sequence();
+  CHECK_EQ(run(right, {{&third, tokens}}).size(), std::size_t{40});
+}
+
 KVIK_TEST(load_options_are_checked) {
   CHECK(contains(thrown([] { load({.threads = -1}); }), "threads is -1"));
   CHECK(contains(thrown([] { load({.max_rows = 0}); }), "max_rows is 0"));

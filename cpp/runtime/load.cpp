@@ -101,6 +101,11 @@ graph::Model import_model(std::span<const std::byte> bytes, DeclaredWidths* decl
   return onnx::import_bytes(*copy, import_options(declared), copy);
 }
 
+std::function<void()> file_check(const graph::Model& model) {
+  if (model.check_files) return model.check_files;
+  return [] {};
+}
+
 void prepare_graph(Graph& graph, const Engine& engine, Optimize how, graph::DimLimits* limits) {
   if (how == Optimize::kNothing) {
     graph::infer(graph);

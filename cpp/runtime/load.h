@@ -3,6 +3,7 @@
 
 #include <cstddef>
 #include <filesystem>
+#include <functional>
 #include <map>
 #include <memory>
 #include <optional>
@@ -36,6 +37,9 @@ using DeclaredWidths = std::map<std::string, std::int64_t>;
 graph::Model import_model(const std::filesystem::path& path, DeclaredWidths* declared = nullptr);
 graph::Model import_model(std::span<const std::byte> bytes,  // copies them
                           DeclaredWidths* declared = nullptr);
+
+// The model's check_files; for a model from memory, one that finds nothing.
+std::function<void()> file_check(const graph::Model& model);
 
 // How much of the optimiser runs.
 enum class Optimize : std::uint8_t {

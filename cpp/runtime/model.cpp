@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <charconv>
+#include <functional>
 #include <mutex>
 #include <string>
 #include <utility>
@@ -52,6 +53,7 @@ struct Model::Impl {
 
   runtime::HomeProcess home;
   runtime::Workshop workshop;
+  std::function<void()> check_files;  // see graph::Model; never empty
   ModelInfo info;
   std::map<std::string, std::string> metadata;
   std::vector<std::string> explanation;
@@ -73,7 +75,9 @@ struct Sequence::Impl {
 
 Model::Impl::Impl(graph::Model loaded, const runtime::DeclaredWidths& declared,
                   const LoadOptions& options)
-    : workshop(options.threads), metadata(std::move(loaded.metadata)) {
+    : workshop(options.threads),
+      check_files(runtime::file_check(loaded)),
+      metadata(std::move(loaded.metadata)) {
   if (options.max_rows < 1 || options.max_rows > kMaxRows) {
     fail_argument("max_rows is " + std::to_string(options.max_rows) + "; expected 1 to " +
                   std::to_string(kMaxRows));
@@ -100,6 +104,7 @@ Model::Impl::Impl(graph::Model loaded, const runtime::DeclaredWidths& declared,
   info.ops_after = runtime::count_ops(rows ? rows->graph : optimized);
   info.threads = workshop.pool.threads();
   info.isa = workshop.engine().kernels.name;
+  check_files();  // weights that were packed from a file that was cut meanwhile are not weights
 }
 
 void Model::Impl::describe_file(const graph::Model& loaded) {
@@ -212,6 +217,7 @@ const std::vector<std::string>& Model::explain() const noexcept {
 }
 
 std::string Model::dump(GraphStage stage) const {
+  impl_->check_files();
   switch (stage) {
     case GraphStage::kImported: return graph::dump(impl_->imported);
     case GraphStage::kOptimized: return graph::dump(impl_->optimized);
@@ -298,6 +304,7 @@ void Model::forward(std::span<const Step> steps, std::span<float> logits,
   self.home.check();
   if (steps.empty()) return;
   const std::lock_guard lock(self.mutex);
+  self.check_files();
   struct Release {
     Impl& impl;
     ~Release() { impl.release(); }

@@ -1,5 +1,4 @@
 #include "kvik/model.h"
-#include "base/fail.h"
 
 #include <algorithm>
 #include <charconv>
@@ -8,6 +7,8 @@
 #include <string>
 #include <utility>
 
+#include "base/fail.h"
+#include "base/text.h"
 #include "graph/graph.h"
 #include "graph/infer/infer.h"
 #include "graph/passes/prove_rowwise.h"
@@ -22,15 +23,34 @@ namespace {
 
 constexpr int kMaxRows = 65536;
 
-// The metadata's number under `key`, or 0.
-std::int64_t metadata_number(const std::map<std::string, std::string>& metadata,
-                             const std::string& key) {
+using Metadata = std::map<std::string, std::string>;
+
+constexpr const char* kContextKey = "kvik.context_length";
+constexpr const char* kFormatKey = "kvik.format";
+constexpr std::int64_t kFormat = 1;  // of the kvik.* entries
+
+// The metadata's number under `key`, at least 1; 0 where there is no such key. Anything else is an
+// error: a limit that is passed over in silence shows as wrong text much later.
+std::int64_t metadata_number(const Metadata& metadata, const char* key) {
   const auto found = metadata.find(key);
   if (found == metadata.end()) return 0;
   std::int64_t value = 0;
   const std::string& text = found->second;
   const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), value);
-  return error == std::errc() && end == text.data() + text.size() && value > 0 ? value : 0;
+  if (error != std::errc() || end != text.data() + text.size() || value < 1) {
+    throw Error(ErrorCode::kInvalidModel, std::string("the file's metadata ") + key + " is " +
+                                              quote(text) + "; expected a whole number from 1 on");
+  }
+  return value;
+}
+
+void check_format(const Metadata& metadata) {
+  const std::int64_t format = metadata_number(metadata, kFormatKey);
+  if (format == 0 || format == kFormat) return;
+  throw Error(ErrorCode::kUnsupported, std::string("the file's metadata ") + kFormatKey + " is " +
+                                           std::to_string(format) +
+                                           "; this version of Kvik reads " +
+                                           std::to_string(kFormat) + " and may be too old");
 }
 
 // The smaller of two limits, where 0 means none.
@@ -55,7 +75,7 @@ struct Model::Impl {
   runtime::Workshop workshop;
   std::function<void()> check_files;  // see graph::Model; never empty
   ModelInfo info;
-  std::map<std::string, std::string> metadata;
+  Metadata metadata;
   std::vector<std::string> explanation;
   graph::Graph imported;
   graph::Graph optimized;
@@ -82,12 +102,13 @@ Model::Impl::Impl(graph::Model loaded, const runtime::DeclaredWidths& declared,
     fail_argument("max_rows is " + std::to_string(options.max_rows) + "; expected 1 to " +
                   std::to_string(kMaxRows));
   }
+  check_format(metadata);
+  info.context_length = metadata_number(metadata, kContextKey);
   graph::infer(loaded.graph);  // types and shapes of the outputs are not taken from the file
   describe_file(loaded);
   imported = std::move(loaded.graph);
   optimized = imported;
   const auto how = options.optimize ? runtime::Optimize::kAll : runtime::Optimize::kProof;
-  info.context_length = metadata_number(metadata, "kvik.context_length");
   if (options.incremental) {
     graph::DimLimits limits;
     runtime::prepare_graph(optimized, workshop.engine(), how, &limits);

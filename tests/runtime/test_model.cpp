@@ -248,6 +248,25 @@ KVIK_TEST(requests_are_checked) {
   CHECK(contains(thrown([&] { generate(model, two); }), "request 1: token id 99"));
 }
 
+KVIK_TEST(metadata_is_checked) {
+  const auto message = [](const char* key, const char* value) {
+    return thrown([&] { load({.threads = 1}, {.metadata = {{key, value}}}); });
+  };
+  const std::string expected = "; expected a whole number from 1 on";
+  for (const std::string value : {"abc", "-5", "0", "", "12 ", "1e3", "99999999999999999999"}) {
+    for (const std::string key : {"kvik.context_length", "kvik.format"}) {
+      CHECK_EQ(message(key.c_str(), value.c_str()),
+               "the file's metadata " + key + " is '" + value + "'" + expected);
+    }
+  }
+  CHECK_EQ(message("kvik.format", "999"),
+           "the file's metadata kvik.format is 999; this version of Kvik reads 1 and may be too "
+           "old");
+  CHECK_EQ(message("kvik.format", "1"), "");
+  const Model model = load({.threads = 1}, {.metadata = {{"kvik.context_length", "33"}}});
+  CHECK_EQ(model.info().context_length, 33);
+}
+
 KVIK_TEST(the_size_of_the_vocabulary_is_not_found_by_running) {
   // An endless loop before the projection hides every shape from inference.
   CHECK(contains(thrown([] { load({.threads = 1}, {.trips = INT64_MAX, .declared = 0}); }),

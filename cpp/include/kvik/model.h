@@ -147,9 +147,10 @@ class KVIK_API Model {
   // it). One that was cut is noticed when a call begins, forward() and dump() then throw kIo; a cut
   // during a call may end the process. Weights in external files are looked for in the file's own
   // folder only.
-  // Throws Error: kIo (cannot be read), kInvalidModel, kUnsupported (lists every operator that is
-  // missing; or the graph does not map token ids to logits), kInvalidArgument (options),
-  // kOutOfMemory.
+  // Throws Error: kIo (cannot be read), kInvalidModel (also a kvik.context_length in the metadata
+  // that is no number from 1 on), kUnsupported (lists every operator that is missing; the graph
+  // does not map token ids to logits; a kvik.format of the metadata that is not 1),
+  // kInvalidArgument (options), kOutOfMemory.
   static Model load(const std::filesystem::path& path, const LoadOptions& options = {});
   // Copies `bytes`. External data is refused.
   static Model from_bytes(std::span<const std::byte> bytes, const LoadOptions& options = {});

@@ -16,6 +16,7 @@
 #include "runtime/recompute_decoder.h"
 #include "runtime/row_decoder.h"
 #include "runtime/row_plan.h"
+#include "runtime/token_ids.h"
 
 namespace kvik {
 
@@ -282,9 +283,9 @@ void Model::Impl::check_step(const Step& step, std::size_t index) const {
   const auto where = [&] { return "step " + std::to_string(index) + ": "; };
   if (step.tokens.empty()) fail_argument(where() + "no tokens");
   for (const std::int64_t id : step.tokens) {
-    if (id >= 0 && (info.token_limit == 0 || id < info.token_limit)) continue;
-    fail_argument(where() + "token id " + std::to_string(id) + "; the model accepts 0 to " +
-                  (info.token_limit == 0 ? "2^63-1" : std::to_string(info.token_limit - 1)));
+    if (runtime::takes_id(id, info.token_limit)) continue;
+    fail_argument(where() + "token id " + std::to_string(id) + "; the model accepts " +
+                  runtime::id_range(info.token_limit));
   }
   const std::int64_t length = step.sequence->length();
   const auto added = static_cast<std::int64_t>(step.tokens.size());

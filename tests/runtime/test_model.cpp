@@ -246,6 +246,10 @@ KVIK_TEST(requests_are_checked) {
   CHECK(contains(message({.prompt = {1}, .sampler = {.top_p = 2}}), "top_p"));
   const std::vector<GenerateRequest> two{{.prompt = {1}}, {.prompt = {99}}};
   CHECK(contains(thrown([&] { generate(model, two); }), "request 1: token id 99"));
+  const Model whole = load({.threads = 1, .incremental = false});
+  CHECK_EQ(whole.info().token_limit, 0);  // not known
+  CHECK_EQ(thrown([&] { generate(whole, {.prompt = {-1}}); }),
+           "token id -1 in the prompt; the model accepts 0 to 2^63-1");
 }
 
 KVIK_TEST(metadata_is_checked) {

@@ -135,7 +135,14 @@ std::vector<OwnedTensor> RecomputeDecoder::run(std::span<const std::int64_t> tok
   }
   std::vector<Tensor> tensors;
   for (const FilledInput& input : filled) tensors.push_back(input.tensor());
-  return executor_->run(tensors, cancelled);
+  try {
+    return executor_->run(tensors, cancelled);
+  } catch (const Error& error) {
+    if (error.code() != ErrorCode::kInvalidArgument) throw;
+    // The graph as a whole has no context length that could be checked beforehand.
+    throw Error(error.code(), error.what() + ("; the sequence has " + std::to_string(count)) +
+                                  " tokens, perhaps more than the model allows");
+  }
 }
 
 void RecomputeDecoder::run_step(const DecodeStep& step, float*& logits,

@@ -271,6 +271,15 @@ KVIK_TEST(metadata_is_checked) {
   CHECK_EQ(model.info().context_length, 33);
 }
 
+KVIK_TEST(a_sequence_beyond_the_position_table_is_named) {
+  const Model whole = load({.threads = 1, .incremental = false});
+  Sequence sequence = whole.new_sequence();
+  const std::string message = thrown([&] { run(whole, {{&sequence, random_tokens(71, 3)}}); });
+  CHECK(contains(message, "; the sequence has 71 tokens, perhaps more than the model allows"))
+      << message;
+  CHECK_EQ(sequence.length(), 0);
+}
+
 KVIK_TEST(the_size_of_the_vocabulary_is_not_found_by_running) {
   // An endless loop before the projection hides every shape from inference.
   CHECK(contains(thrown([] { load({.threads = 1}, {.trips = INT64_MAX, .declared = 0}); }),

@@ -102,7 +102,10 @@ RecomputeDecoder::RecomputeDecoder(const graph::Graph& graph, const Engine& engi
   const auto last = shape && shape->size() >= 2 ? shape->back().constant() : std::nullopt;
   vocab_size_ = last.value_or(declared_vocab);
   if (output.dtype != DType::kF32 && output.dtype != DType::kUndefined) {
-    refuse("its output '" + output.name + "' is " + dtype_name(output.dtype));
+    throw Error(ErrorCode::kUnsupported,
+                "the output '" + output.name + "' is " + dtype_name(output.dtype) +
+                    "; generation expects float32 logits: end the graph with a Cast to float32, or "
+                    "run it as it is with a Session (kvik.InferenceSession in Python)");
   }
   if (!last && vocab_size_ == 0) {
     refuse("the size of the last dimension of its output '" + output.name +

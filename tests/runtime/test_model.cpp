@@ -304,6 +304,11 @@ KVIK_TEST(the_size_of_the_vocabulary_is_not_found_by_running) {
   CHECK_EQ(run(right, {{&third, tokens}}).size(), std::size_t{40});
 }
 
+KVIK_TEST(half_precision_logits_are_refused_with_what_is_expected) {
+  CHECK(contains(thrown([] { load({.threads = 1}, {.half = true}); }),
+                 "the output 'logits' is float16; generation expects float32 logits"));
+}
+
 KVIK_TEST(load_options_are_checked) {
   CHECK(contains(thrown([] { load({.threads = -1}); }), "threads is -1"));
   CHECK(contains(thrown([] { load({.max_rows = 0}); }), "max_rows is 0"));

@@ -56,7 +56,8 @@ int available_cores() {
 // Waits for a word to change: spins, then sleeps. Spinning pays where the thread that will change
 // the word runs on another core; on a busy machine it may be queued behind this very one, and then
 // spinning only delays it. So a spin that was in vain halves the next one, a spin that was rewarded
-// restores it, and every kProbe-th wait spins in full to see whether times have changed.
+// restores it, and every kProbe-th wait spins in full to see whether times have changed. So does
+// the wait after a change that came too late to be of use: another one is near.
 class Waiter {
  public:
   explicit Waiter(bool spin) : may_spin_(spin) {}
@@ -76,6 +77,8 @@ class Waiter {
     word.wait(old, std::memory_order_acquire);
     return word.load(std::memory_order_acquire);
   }
+
+  void came_late() { spin_ = kSpin; }
 
  private:
   static constexpr std::uint32_t kProbe = 64;
@@ -98,14 +101,38 @@ class Waiter {
   std::chrono::nanoseconds spin_ = kSpin;
 };
 
-// One worker thread and its mailbox. The caller writes the job, then advances `ticket`; the worker
-// writes `error`, then counts down. Each on its own cache line.
+// One worker thread and its mailbox, on a cache line of its own. The caller writes the share, then
+// makes `ticket` odd: open. Whoever makes it even again has claimed the share, be it the worker or,
+// when the worker has not come to it, the caller; they run it, write `error` and count down.
+//
+// A mailbox and not one counter for all: in quiet times each thread meets the same share of every
+// weight at every step, still in its core's cache, and touches no line that the others fight for.
 struct alignas(kAlignment) Worker {
   std::atomic<std::uint32_t> ticket{0};
   const ParallelBody* body = nullptr;  // null: exit
   int workers = 0;
   std::exception_ptr error;
   std::thread thread;
+
+  void post(const ParallelBody* new_body, int new_workers) {
+    body = new_body;
+    workers = new_workers;
+    ticket.fetch_add(1, std::memory_order_release);
+    ticket.notify_one();
+  }
+
+  // True when a share was open and is now the calling thread's. `seen`: the ticket, as it is after
+  // the attempt; even then.
+  bool claim(std::uint32_t& seen) {
+    while (seen % 2 != 0) {
+      if (ticket.compare_exchange_weak(seen, seen + 1, std::memory_order_acq_rel,
+                                       std::memory_order_acquire)) {
+        ++seen;
+        return true;
+      }
+    }
+    return false;
+  }
 };
 
 }  // namespace
@@ -134,7 +161,7 @@ struct ThreadPool::Impl {
   std::size_t started = 0;      // how many of them have a thread
   std::atomic<bool> any_started{false};
   std::uint32_t home_fork_count = 0;  // fork_count when the first thread started
-  // Workers that have yet to finish the present job.
+  // Shares of the present job that have yet to be finished, the caller's own aside.
   alignas(kAlignment) std::atomic<std::uint32_t> pending{0};
 
   // True in a child process that inherited this pool without its threads.
@@ -145,6 +172,7 @@ struct ThreadPool::Impl {
 
   void start();
   void loop(Worker& self, int index);
+  void run_share(Worker& share, int index);
   void run(const ParallelBody& body, int count);
   void stop();
 };
@@ -188,31 +216,35 @@ void ThreadPool::Impl::start() {
   pthread_sigmask(SIG_SETMASK, &before, nullptr);
 }
 
+// Runs a share that the calling thread has claimed.
+void ThreadPool::Impl::run_share(Worker& share, int index) {
+  try {
+    const InsideScope scope(this);
+    (*share.body)(index, share.workers);
+  } catch (...) {
+    share.error = std::current_exception();
+  }
+}
+
 void ThreadPool::Impl::loop(Worker& self, int index) {
   std::uint32_t seen = 0;
   Waiter self_waiter(spin);
   for (;;) {
     seen = self_waiter.wait_while(self.ticket, seen);
-    if (self.body == nullptr) return;
-    try {
-      const InsideScope scope(this);
-      (*self.body)(index, self.workers);
-    } catch (...) {
-      self.error = std::current_exception();
+    if (!self.claim(seen)) {
+      self_waiter.came_late();
+      continue;
     }
+    if (self.body == nullptr) return;
+    run_share(self, index);
     if (pending.fetch_sub(1, std::memory_order_acq_rel) == 1) pending.notify_one();
   }
 }
 
 void ThreadPool::Impl::run(const ParallelBody& body, int count) {
-  const std::size_t helpers = static_cast<std::size_t>(count - 1);
+  const int helpers = count - 1;
   pending.store(static_cast<std::uint32_t>(helpers), std::memory_order_relaxed);
-  for (std::size_t i = 0; i < helpers; ++i) {
-    workers[i].body = &body;
-    workers[i].workers = count;
-    workers[i].ticket.fetch_add(1, std::memory_order_release);
-    workers[i].ticket.notify_one();
-  }
+  for (int i = 0; i < helpers; ++i) workers[static_cast<std::size_t>(i)].post(&body, count);
   std::exception_ptr error;
   try {
     const InsideScope scope(this);
@@ -220,23 +252,29 @@ void ThreadPool::Impl::run(const ParallelBody& body, int count) {
   } catch (...) {
     error = std::current_exception();
   }
-  for (std::uint32_t left = pending.load(std::memory_order_acquire); left != 0;) {
-    left = waiter.wait_while(pending, left);
+  // What nobody has begun would be later in any other hands. From the last: it was posted last.
+  std::uint32_t taken = 0;
+  for (int i = helpers - 1; i >= 0; --i) {
+    Worker& share = workers[static_cast<std::size_t>(i)];
+    std::uint32_t seen = share.ticket.load(std::memory_order_relaxed);
+    if (!share.claim(seen)) continue;
+    run_share(share, i + 1);
+    ++taken;
   }
+  std::uint32_t left = pending.load(std::memory_order_acquire);
+  if (taken > 0) left = pending.fetch_sub(taken, std::memory_order_acq_rel) - taken;
+  while (left != 0) left = waiter.wait_while(pending, left);
   // Of several failures the lowest worker's is reported, whichever came first.
-  for (std::size_t i = 0; i < helpers; ++i) {
-    if (!error) error = workers[i].error;
-    workers[i].error = nullptr;
+  for (int i = 0; i < helpers; ++i) {
+    Worker& share = workers[static_cast<std::size_t>(i)];
+    if (!error) error = share.error;
+    share.error = nullptr;
   }
   if (error) std::rethrow_exception(error);
 }
 
 void ThreadPool::Impl::stop() {
-  for (std::size_t i = 0; i < started; ++i) {
-    workers[i].body = nullptr;
-    workers[i].ticket.fetch_add(1, std::memory_order_release);
-    workers[i].ticket.notify_one();
-  }
+  for (std::size_t i = 0; i < started; ++i) workers[i].post(nullptr, 0);
   for (std::size_t i = 0; i < started; ++i) workers[i].thread.join();
 }
 

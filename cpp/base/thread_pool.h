@@ -8,7 +8,8 @@
 
 namespace kvik {
 
-// Called as body(worker, workers).
+// Called as body(worker, workers). `worker` numbers a share of the work, and scratch memory for it;
+// it is not bound to a thread.
 using ParallelBody = FunctionRef<void(int, int)>;
 
 // A half-open range of work.
@@ -35,10 +36,12 @@ class ThreadPool {
   int threads() const;
 
   // Calls body(worker, workers) once per worker in [0, workers), workers = min(threads(), limit)
-  // and at least 1, and returns when all have. Allocates nothing once the workers have started. An
-  // exception in a body is rethrown here, after all have finished (of several, the one of the
-  // lowest worker). Not re-entrant: a call from within a body of the same pool throws
-  // kvik::Error(kInternal). Throws kvik::Error(kOutOfMemory) when a thread can't be started.
+  // and at least 1, and returns when all have. The caller does share 0, then whatever share no
+  // thread has begun by then: on a busy machine it never waits for a thread that has yet to be
+  // scheduled. Allocates nothing once the workers have started. An exception in a body is rethrown
+  // here, after all have finished (of several, the one of the lowest worker). Not re-entrant: a
+  // call from within a body of the same pool throws kvik::Error(kInternal). Throws
+  // kvik::Error(kOutOfMemory) when a thread can't be started.
   void run(ParallelBody body, int limit = 1 << 30);
 
  private:

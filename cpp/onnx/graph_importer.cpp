@@ -82,7 +82,7 @@ void GraphImporter::import_content(Scope& scope, const GraphView& view, bool is_
   import_nodes(scope, view.nodes);
   std::set<ValueId> seen;
   for (Bytes output : view.outputs) {
-    import_output(scope, output);
+    import_output(scope, output, is_main);
     const ValueId id = scope.state->graph->outputs.back();
     if (is_main && !seen.insert(id).second) {
       fail_model("output " + quote(scope.state->graph->value(id).name) + " is listed twice");
@@ -176,12 +176,16 @@ std::vector<Expr> GraphImporter::input_shape(const ValueInfoView& info) {
   return shape;
 }
 
-void GraphImporter::import_output(Scope& scope, Bytes bytes) {
+void GraphImporter::import_output(Scope& scope, Bytes bytes, bool is_main) {
   const ValueInfoView info = parse_value_info(source_, bytes);
   if (info.name.empty()) fail_model("a graph output without a name");
   const auto id = find(scope, info.name);
   if (!id) fail_model("graph output " + quote(info.name) + " is never produced");
   scope.state->graph->outputs.push_back(*id);
+  if (is_main && options_.declared_widths != nullptr && !info.dims.empty() &&
+      info.dims.back().value) {
+    options_.declared_widths->emplace(info.name, *info.dims.back().value);
+  }
 }
 
 // Everything declared was defined by then: outputs of nodes are declared and emitted together. What

@@ -86,7 +86,7 @@ class GraphImporter {
   void import_input(Scope& scope, Bytes bytes, bool is_main);
   void collect_symbols(const GraphView& view);
   std::vector<graph::Expr> input_shape(const ValueInfoView& info);
-  void import_output(Scope& scope, Bytes bytes);
+  void import_output(Scope& scope, Bytes bytes, bool is_main);
   void finish(Scope& scope);
   std::shared_ptr<graph::Graph> import_body(Scope& outer, Bytes bytes, const std::string& label);
 

@@ -8,6 +8,7 @@
 #pragma once
 
 #include <functional>
+#include <map>
 #include <memory>
 #include <string>
 #include <string_view>
@@ -26,6 +27,9 @@ struct ImportOptions {
   // Whether an operator can be run, asked for canonical nodes ("" is the domain of ONNX). All
   // operators that can't are listed in one error. Empty: every operator is imported.
   std::function<bool(std::string_view domain, std::string_view op)> supported;
+  // Where to write the last dimension that the file declares for each output of its main graph, by
+  // name, if it is a number. Nothing vouches for it. Null: nowhere.
+  std::map<std::string, std::int64_t>* declared_widths = nullptr;
 };
 
 // Reads the model. Its constants keep the file, and the files of external data, open (mapped) as

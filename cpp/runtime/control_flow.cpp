@@ -85,7 +85,7 @@ class If final : public ops::OpKernel {
     BodyContext& context = body_context(plain);
     const Body& body = truth(context.input(0), "the condition") ? then_ : else_;
     std::vector<OwnedTensor> results =
-        body.executor->run_body({}, body.captures(context), context.buffers());
+        body.executor->run_body({}, body.captures(context), context.buffers(), context.cancelled());
     for (std::size_t i = 0; i < results.size(); ++i) {
       const int output = static_cast<int>(i);
       if (context.wants_output(output)) context.set_output(output, std::move(results[i]));
@@ -166,14 +166,19 @@ class Loop final : public ops::OpKernel {
     }
     std::vector<Stack> stacks(graph.outputs.size() - 1 - carried_);
     const std::vector<OwnedTensor> captures = body_.captures(context);
+    const CancelCheck& cancelled = context.cancelled();
     for (std::int64_t trip = 0; trip < trips && condition; ++trip) {
+      // A body need not have a node that would ask.
+      if (cancelled && cancelled()) {
+        throw Error(ErrorCode::kCancelled, "cancelled before trip " + std::to_string(trip));
+      }
       std::uint8_t flag = 1;
       std::vector<OwnedTensor> inputs{{{DType::kI64, Dims{}, &trip, 0}, nullptr},
                                       {{DType::kBool, Dims{}, &flag, 0}, nullptr}};
       inputs.insert(inputs.end(), carried.begin(), carried.end());
       carried.clear();
       std::vector<OwnedTensor> results =
-          body_.executor->run_body(inputs, captures, context.buffers());
+          body_.executor->run_body(inputs, captures, context.buffers(), context.cancelled());
       condition = truth(results[0].tensor, "the body's condition");
       for (std::size_t i = 1; i < results.size(); ++i) {
         OwnedTensor value = detach(std::move(results[i]), &trip, &flag, context);

@@ -15,6 +15,7 @@ class BodyContext : public ops::OpContext {
   virtual OwnedTensor owned_input(int i) const = 0;
   virtual void set_output(int i, OwnedTensor value) = 0;
   virtual const std::shared_ptr<BufferPool>& buffers() const = 0;
+  virtual const CancelCheck& cancelled() const = 0;  // of the whole run; bodies ask it too
 };
 
 bool is_control_flow(std::string_view domain, std::string_view op);

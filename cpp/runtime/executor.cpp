@@ -126,7 +126,7 @@ struct GraphExecutor::Impl {
   void bind_constants();
   void find_last_uses();
   void execute(Slots& slots, const std::shared_ptr<BufferPool>& buffers,
-               const std::function<bool()>& cancelled = {}) const;
+               const CancelCheck& cancelled) const;
   Slots start() const;
 };
 
@@ -219,13 +219,13 @@ Slots GraphExecutor::Impl::start() const {
 }
 
 void GraphExecutor::Impl::execute(Slots& slots, const std::shared_ptr<BufferPool>& buffers,
-                                  const std::function<bool()>& cancelled) const {
+                                  const CancelCheck& cancelled) const {
   Scratch scratch;
   for (const Step& step : steps) {
     if (cancelled && cancelled()) {
       throw Error(ErrorCode::kCancelled, "cancelled before " + step.node->label());
     }
-    NodeContext context(step, slots, engine, buffers, scratch);
+    NodeContext context(step, slots, engine, buffers, scratch, cancelled);
     labelled(*step.node, [&] { step.kernel->run(context); });
     for (ValueId id : step.releases) slots[at(id)].storage.reset();
   }
@@ -246,7 +246,7 @@ const graph::Graph& GraphExecutor::graph() const {
 }
 
 std::vector<OwnedTensor> GraphExecutor::run(std::span<const Tensor> inputs,
-                                            const std::function<bool()>& cancelled) const {
+                                            const CancelCheck& cancelled) const {
   const graph::Graph& g = impl_->graph;
   if (inputs.size() != g.inputs.size()) {
     throw Error(ErrorCode::kInvalidArgument, std::to_string(inputs.size()) +
@@ -275,7 +275,8 @@ std::vector<OwnedTensor> GraphExecutor::run(std::span<const Tensor> inputs,
 
 std::vector<OwnedTensor> GraphExecutor::run_body(std::span<const OwnedTensor> inputs,
                                                  std::span<const OwnedTensor> captures,
-                                                 const std::shared_ptr<BufferPool>& buffers) const {
+                                                 const std::shared_ptr<BufferPool>& buffers,
+                                                 const CancelCheck& cancelled) const {
   const graph::Graph& g = impl_->graph;
   if (inputs.size() != g.inputs.size() || captures.size() != g.captures.size()) {
     throw Error(ErrorCode::kInvalidModel,
@@ -285,7 +286,7 @@ std::vector<OwnedTensor> GraphExecutor::run_body(std::span<const OwnedTensor> in
   Slots slots = impl_->start();
   for (std::size_t i = 0; i < inputs.size(); ++i) slots[at(g.inputs[i])] = inputs[i];
   for (std::size_t i = 0; i < captures.size(); ++i) slots[at(g.captures[i])] = captures[i];
-  impl_->execute(slots, buffers);
+  impl_->execute(slots, buffers, cancelled);
   std::vector<OwnedTensor> results;
   for (ValueId id : impl_->wanted) results.push_back(slots[at(id)]);
   return results;

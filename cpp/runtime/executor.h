@@ -6,7 +6,6 @@
 #pragma once
 
 #include <cstdint>
-#include <functional>
 #include <memory>
 #include <span>
 #include <string_view>
@@ -17,6 +16,7 @@
 #include "base/thread_pool.h"
 #include "graph/graph.h"
 #include "kernels/kernels.h"
+#include "kvik/session.h"
 #include "ops/op.h"
 #include "ops/packed_weights.h"
 #include "runtime/buffer_pool.h"
@@ -57,15 +57,17 @@ class GraphExecutor {
   // Inputs in the order of graph.inputs, contiguous; results in the order of `wanted` (of
   // graph.outputs), each in memory of its own. Throws kInvalidArgument when an input does not fit
   // the graph, kOutOfMemory when the budget is exceeded; errors of a node begin with its label.
-  // `cancelled` is asked before every node; when it returns true, run() throws kCancelled.
+  // `cancelled` is asked before every node, those of bodies and the trips of loops included; when
+  // it returns true, run() throws kCancelled.
   std::vector<OwnedTensor> run(std::span<const Tensor> inputs,
-                               const std::function<bool()>& cancelled = {}) const;
+                               const CancelCheck& cancelled = {}) const;
 
   // As run(), for the body of a control-flow node: `captures` in the order of graph.captures, and
   // the buffers of the run around it. Results may share memory with each other.
   std::vector<OwnedTensor> run_body(std::span<const OwnedTensor> inputs,
                                     std::span<const OwnedTensor> captures,
-                                    const std::shared_ptr<BufferPool>& buffers) const;
+                                    const std::shared_ptr<BufferPool>& buffers,
+                                    const CancelCheck& cancelled) const;
 
   const graph::Graph& graph() const;
 

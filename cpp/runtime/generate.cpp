@@ -4,6 +4,8 @@
 #include <string>
 #include <utility>
 
+#include "runtime/token_ids.h"
+
 namespace kvik {
 
 const char* finish_reason_name(FinishReason reason) noexcept {
@@ -85,9 +87,9 @@ void Generator::Impl::check(std::size_t index) const {
            std::to_string(info.context_length));
   }
   for (const std::int64_t id : request.prompt) {
-    if (id >= 0 && (info.token_limit == 0 || id < info.token_limit)) continue;
-    refuse("token id " + std::to_string(id) + " in the prompt; the model accepts 0 to " +
-           std::to_string(info.token_limit - 1));
+    if (runtime::takes_id(id, info.token_limit)) continue;
+    refuse("token id " + std::to_string(id) + " in the prompt; the model accepts " +
+           runtime::id_range(info.token_limit));
   }
   for (const std::int64_t id : request.stop_ids) {
     if (id >= 0 && id < info.vocab_size) continue;

@@ -28,8 +28,9 @@ namespace {
 
 constexpr std::int64_t kFoldBudget = std::int64_t{32} << 20;
 
-onnx::ImportOptions import_options() {
+onnx::ImportOptions import_options(DeclaredWidths* declared) {
   onnx::ImportOptions options;
+  options.declared_widths = declared;
   options.supported = [](std::string_view domain, std::string_view op) {
     return ops::registry().find(domain, op) != nullptr ||
            (domain.empty() && (op == "If" || op == "Loop"));
@@ -95,13 +96,18 @@ std::optional<std::vector<ConstantTensor>> evaluate(const Graph& graph, const No
 Workshop::Workshop(int threads, WeightType type, ops::WeightCache::Release release)
     : pool(thread_count(threads)), weights(type, std::move(release)) {}
 
-graph::Model import_model(const std::filesystem::path& path) {
-  return onnx::import_file(path.string(), import_options());
+graph::Model import_model(const std::filesystem::path& path, DeclaredWidths* declared) {
+  return onnx::import_file(path.string(), import_options(declared));
 }
 
-graph::Model import_model(std::span<const std::byte> bytes) {
+graph::Model import_model(std::span<const std::byte> bytes, DeclaredWidths* declared) {
   auto copy = std::make_shared<std::vector<std::byte>>(bytes.begin(), bytes.end());
-  return onnx::import_bytes(*copy, import_options(), copy);
+  return onnx::import_bytes(*copy, import_options(declared), copy);
+}
+
+std::function<void()> file_check(const graph::Model& model) {
+  if (model.check_files) return model.check_files;
+  return [] {};
 }
 
 void prepare_graph(Graph& graph, const Engine& engine, Optimize how, graph::DimLimits* limits) {

@@ -3,6 +3,8 @@
 
 #include <cstddef>
 #include <filesystem>
+#include <functional>
+#include <map>
 #include <memory>
 #include <optional>
 #include <span>
@@ -30,9 +32,16 @@ struct Workshop {
   ops::WeightCache weights;
 };
 
+// The last dimensions that a file declares for its outputs, by name: claims, not facts.
+using DeclaredWidths = std::map<std::string, std::int64_t>;
+
 // Imports a model; operators that Kvik lacks are listed in one error.
-graph::Model import_model(const std::filesystem::path& path);
-graph::Model import_model(std::span<const std::byte> bytes);  // copies them
+graph::Model import_model(const std::filesystem::path& path, DeclaredWidths* declared = nullptr);
+graph::Model import_model(std::span<const std::byte> bytes,  // copies them
+                          DeclaredWidths* declared = nullptr);
+
+// The model's check_files; for a model from memory, one that finds nothing.
+std::function<void()> file_check(const graph::Model& model);
 
 // How much of the optimiser runs.
 enum class Optimize : std::uint8_t {

@@ -1,12 +1,14 @@
 #include "kvik/model.h"
-#include "base/fail.h"
 
 #include <algorithm>
 #include <charconv>
+#include <functional>
 #include <mutex>
 #include <string>
 #include <utility>
 
+#include "base/fail.h"
+#include "base/text.h"
 #include "graph/graph.h"
 #include "graph/infer/infer.h"
 #include "graph/passes/prove_rowwise.h"
@@ -14,6 +16,7 @@
 #include "runtime/recompute_decoder.h"
 #include "runtime/row_decoder.h"
 #include "runtime/row_plan.h"
+#include "runtime/token_ids.h"
 
 namespace kvik {
 
@@ -21,15 +24,34 @@ namespace {
 
 constexpr int kMaxRows = 65536;
 
-// The metadata's number under `key`, or 0.
-std::int64_t metadata_number(const std::map<std::string, std::string>& metadata,
-                             const std::string& key) {
+using Metadata = std::map<std::string, std::string>;
+
+constexpr const char* kContextKey = "kvik.context_length";
+constexpr const char* kFormatKey = "kvik.format";
+constexpr std::int64_t kFormat = 1;  // of the kvik.* entries
+
+// The metadata's number under `key`, at least 1; 0 where there is no such key. Anything else is an
+// error: a limit that is passed over in silence shows as wrong text much later.
+std::int64_t metadata_number(const Metadata& metadata, const char* key) {
   const auto found = metadata.find(key);
   if (found == metadata.end()) return 0;
   std::int64_t value = 0;
   const std::string& text = found->second;
   const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), value);
-  return error == std::errc() && end == text.data() + text.size() && value > 0 ? value : 0;
+  if (error != std::errc() || end != text.data() + text.size() || value < 1) {
+    throw Error(ErrorCode::kInvalidModel, std::string("the file's metadata ") + key + " is " +
+                                              quote(text) + "; expected a whole number from 1 on");
+  }
+  return value;
+}
+
+void check_format(const Metadata& metadata) {
+  const std::int64_t format = metadata_number(metadata, kFormatKey);
+  if (format == 0 || format == kFormat) return;
+  throw Error(ErrorCode::kUnsupported, std::string("the file's metadata ") + kFormatKey + " is " +
+                                           std::to_string(format) +
+                                           "; this version of Kvik reads " +
+                                           std::to_string(kFormat) + " and may be too old");
 }
 
 // The smaller of two limits, where 0 means none.
@@ -40,11 +62,11 @@ std::int64_t stricter(std::int64_t a, std::int64_t b) {
 }  // namespace
 
 struct Model::Impl {
-  Impl(graph::Model loaded, const LoadOptions& options);
+  Impl(graph::Model loaded, const runtime::DeclaredWidths& declared, const LoadOptions& options);
 
   void describe_file(const graph::Model& loaded);
   void make_row_decoder(const LoadOptions& options, const graph::DimLimits& limits);
-  void make_recompute_decoder();
+  void make_recompute_decoder(const runtime::DeclaredWidths& declared);
   void take(std::span<const Step> steps);
   void release() noexcept;
   void check_size(std::span<const Step> steps, std::span<float> logits) const;
@@ -52,8 +74,9 @@ struct Model::Impl {
 
   runtime::HomeProcess home;
   runtime::Workshop workshop;
+  std::function<void()> check_files;  // see graph::Model; never empty
   ModelInfo info;
-  std::map<std::string, std::string> metadata;
+  Metadata metadata;
   std::vector<std::string> explanation;
   graph::Graph imported;
   graph::Graph optimized;
@@ -71,19 +94,22 @@ struct Sequence::Impl {
 
 // ---- loading -----------------------------------------------------------------------------------
 
-Model::Impl::Impl(graph::Model loaded, const LoadOptions& options)
+Model::Impl::Impl(graph::Model loaded, const runtime::DeclaredWidths& declared,
+                  const LoadOptions& options)
     : workshop(options.threads, options.weights, loaded.release_pages),
+      check_files(runtime::file_check(loaded)),
       metadata(std::move(loaded.metadata)) {
   if (options.max_rows < 1 || options.max_rows > kMaxRows) {
     fail_argument("max_rows is " + std::to_string(options.max_rows) + "; expected 1 to " +
                   std::to_string(kMaxRows));
   }
+  check_format(metadata);
+  info.context_length = metadata_number(metadata, kContextKey);
   graph::infer(loaded.graph);  // types and shapes of the outputs are not taken from the file
   describe_file(loaded);
   imported = std::move(loaded.graph);
   optimized = imported;
   const auto how = options.optimize ? runtime::Optimize::kAll : runtime::Optimize::kProof;
-  info.context_length = metadata_number(metadata, "kvik.context_length");
   if (options.incremental) {
     graph::DimLimits limits;
     runtime::prepare_graph(optimized, workshop.engine(), how, &limits);
@@ -94,13 +120,14 @@ Model::Impl::Impl(graph::Model loaded, const LoadOptions& options)
   if (!decoder) {
     optimized = imported;  // what runs as a whole must hold for every length
     runtime::prepare_graph(optimized, workshop.engine(), how);
-    make_recompute_decoder();
+    make_recompute_decoder(declared);
   }
   info.incremental = rows != nullptr;
   info.ops_after = runtime::count_ops(rows ? rows->graph : optimized);
   info.weights = options.weights;
   info.threads = workshop.pool.threads();
   info.isa = workshop.engine().kernels.name;
+  check_files();  // weights that were packed from a file that was cut meanwhile are not weights
 }
 
 void Model::Impl::describe_file(const graph::Model& loaded) {
@@ -141,8 +168,10 @@ void Model::Impl::make_row_decoder(const LoadOptions& options, const graph::DimL
   decoder = std::make_unique<runtime::RowDecoder>(std::move(program));
 }
 
-void Model::Impl::make_recompute_decoder() {
-  auto recompute = std::make_unique<runtime::RecomputeDecoder>(optimized, workshop.engine());
+void Model::Impl::make_recompute_decoder(const runtime::DeclaredWidths& declared) {
+  const auto width = declared.find(imported.value(runtime::logits_output(imported)).name);
+  auto recompute = std::make_unique<runtime::RecomputeDecoder>(
+      optimized, workshop.engine(), width == declared.end() ? 0 : width->second);
   info.vocab_size = recompute->vocab_size();
   info.packed_bytes = workshop.weights.bytes();
   explanation.push_back("every token recomputes its whole sequence: correct, and slow");
@@ -189,11 +218,15 @@ Model& Model::operator=(Model&&) noexcept = default;
 Model::~Model() = default;
 
 Model Model::load(const std::filesystem::path& path, const LoadOptions& options) {
-  return Model(std::make_shared<Impl>(runtime::import_model(path), options));
+  runtime::DeclaredWidths declared;
+  graph::Model loaded = runtime::import_model(path, &declared);
+  return Model(std::make_shared<Impl>(std::move(loaded), declared, options));
 }
 
 Model Model::from_bytes(std::span<const std::byte> bytes, const LoadOptions& options) {
-  return Model(std::make_shared<Impl>(runtime::import_model(bytes), options));
+  runtime::DeclaredWidths declared;
+  graph::Model loaded = runtime::import_model(bytes, &declared);
+  return Model(std::make_shared<Impl>(std::move(loaded), declared, options));
 }
 
 const ModelInfo& Model::info() const noexcept {
@@ -207,6 +240,7 @@ const std::vector<std::string>& Model::explain() const noexcept {
 }
 
 std::string Model::dump(GraphStage stage) const {
+  impl_->check_files();
   switch (stage) {
     case GraphStage::kImported: return graph::dump(impl_->imported);
     case GraphStage::kOptimized: return graph::dump(impl_->optimized);
@@ -250,9 +284,9 @@ void Model::Impl::check_step(const Step& step, std::size_t index) const {
   const auto where = [&] { return "step " + std::to_string(index) + ": "; };
   if (step.tokens.empty()) fail_argument(where() + "no tokens");
   for (const std::int64_t id : step.tokens) {
-    if (id >= 0 && (info.token_limit == 0 || id < info.token_limit)) continue;
-    fail_argument(where() + "token id " + std::to_string(id) + "; the model accepts 0 to " +
-                  (info.token_limit == 0 ? "2^63-1" : std::to_string(info.token_limit - 1)));
+    if (runtime::takes_id(id, info.token_limit)) continue;
+    fail_argument(where() + "token id " + std::to_string(id) + "; the model accepts " +
+                  runtime::id_range(info.token_limit));
   }
   const std::int64_t length = step.sequence->length();
   const auto added = static_cast<std::int64_t>(step.tokens.size());
@@ -293,6 +327,7 @@ void Model::forward(std::span<const Step> steps, std::span<float> logits,
   self.home.check();
   if (steps.empty()) return;
   const std::lock_guard lock(self.mutex);
+  self.check_files();
   struct Release {
     Impl& impl;
     ~Release() { impl.release(); }

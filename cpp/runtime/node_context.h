@@ -40,8 +40,14 @@ class Scratch {
 class NodeContext final : public BodyContext {
  public:
   NodeContext(const Step& step, Slots& slots, const Engine& engine,
-              const std::shared_ptr<BufferPool>& buffers, Scratch& scratch)
-      : step_(step), slots_(slots), engine_(engine), buffers_(buffers), scratch_(scratch) {
+              const std::shared_ptr<BufferPool>& buffers, Scratch& scratch,
+              const CancelCheck& cancelled)
+      : step_(step),
+        slots_(slots),
+        engine_(engine),
+        buffers_(buffers),
+        scratch_(scratch),
+        cancelled_(cancelled) {
     for (std::size_t n = step.inputs.size(); n > 0 && input_count_ == 0; --n) {
       if (step.inputs[n - 1] != graph::kNoValue) input_count_ = static_cast<int>(n);
     }
@@ -82,6 +88,7 @@ class NodeContext final : public BodyContext {
   OwnedTensor owned_input(int i) const override { return in(i); }
   void set_output(int i, OwnedTensor value) override { out(i) = std::move(value); }
   const std::shared_ptr<BufferPool>& buffers() const override { return buffers_; }
+  const CancelCheck& cancelled() const override { return cancelled_; }
 
  private:
   const OwnedTensor& in(int i) const {
@@ -103,6 +110,7 @@ class NodeContext final : public BodyContext {
   const Engine& engine_;
   const std::shared_ptr<BufferPool>& buffers_;
   Scratch& scratch_;
+  const CancelCheck& cancelled_;
   int input_count_ = 0;
   int output_count_ = 0;
 };

@@ -12,6 +12,9 @@ namespace kvik::runtime {
 
 namespace {
 
+// Beyond any vocabulary; keeps the size of a buffer of logits from overflowing.
+constexpr std::int64_t kMaxVocab = INT32_MAX;
+
 [[noreturn]] void refuse(const std::string& what) {
   throw Error(ErrorCode::kUnsupported,
               "the graph does not map token ids to logits: " + what +
@@ -74,7 +77,8 @@ RecomputeDecoder::Role RecomputeDecoder::role_of(const graph::Value& value) {
   return Role::kTokens;
 }
 
-RecomputeDecoder::RecomputeDecoder(const graph::Graph& graph, const Engine& engine) {
+RecomputeDecoder::RecomputeDecoder(const graph::Graph& graph, const Engine& engine,
+                                   std::int64_t declared_vocab) {
   int token_inputs = 0;
   for (const graph::ValueId id : graph.inputs) {
     const graph::Value& value = graph.value(id);
@@ -96,16 +100,21 @@ RecomputeDecoder::RecomputeDecoder(const graph::Graph& graph, const Engine& engi
   const graph::Value& output = graph.value(wanted[0]);
   const auto& shape = output.shape;
   const auto last = shape && shape->size() >= 2 ? shape->back().constant() : std::nullopt;
-  if (last) {
-    vocab_size_ = *last;
-  } else {
-    const std::array<std::int64_t, 1> tokens{0};
-    vocab_size_ = run(tokens, {}).front().tensor.elements();
-  }
+  vocab_size_ = last.value_or(declared_vocab);
   if (output.dtype != DType::kF32 && output.dtype != DType::kUndefined) {
-    refuse("its output '" + output.name + "' is " + dtype_name(output.dtype));
+    throw Error(ErrorCode::kUnsupported,
+                "the output '" + output.name + "' is " + dtype_name(output.dtype) +
+                    "; generation expects float32 logits: end the graph with a Cast to float32, or "
+                    "run it as it is with a Session (kvik.InferenceSession in Python)");
   }
-  if (vocab_size_ < 1) refuse("its output '" + output.name + "' has no logits");
+  if (!last && vocab_size_ == 0) {
+    refuse("the size of the last dimension of its output '" + output.name +
+           "' follows neither from the operators nor from what the file declares");
+  }
+  if (vocab_size_ < 1 || vocab_size_ > kMaxVocab) {
+    refuse("its output '" + output.name + "' has " + std::to_string(vocab_size_) +
+           " logits a token");
+  }
 }
 
 std::unique_ptr<SequenceState> RecomputeDecoder::new_state() const {
@@ -129,7 +138,14 @@ std::vector<OwnedTensor> RecomputeDecoder::run(std::span<const std::int64_t> tok
   }
   std::vector<Tensor> tensors;
   for (const FilledInput& input : filled) tensors.push_back(input.tensor());
-  return executor_->run(tensors, cancelled);
+  try {
+    return executor_->run(tensors, cancelled);
+  } catch (const Error& error) {
+    if (error.code() != ErrorCode::kInvalidArgument) throw;
+    // The graph as a whole has no context length that could be checked beforehand.
+    throw Error(error.code(), error.what() + ("; the sequence has " + std::to_string(count)) +
+                                  " tokens, perhaps more than the model allows");
+  }
 }
 
 void RecomputeDecoder::run_step(const DecodeStep& step, float*& logits,
@@ -142,7 +158,8 @@ void RecomputeDecoder::run_step(const DecodeStep& step, float*& logits,
   const std::int64_t length = state.length();
   if (out.dtype != DType::kF32 || out.elements() != length * vocab_size_) {
     refuse(std::string("the output is ") + dtype_name(out.dtype) + out.dims.str() + " for " +
-           std::to_string(length) + " tokens; expected a float32 row for each");
+           std::to_string(length) + " tokens; expected a float32 row of " +
+           std::to_string(vocab_size_) + " for each");
   }
   const std::int64_t rows =
       step.logits == Logits::kLast ? 1 : static_cast<std::int64_t>(step.tokens.size());

@@ -12,10 +12,14 @@ namespace kvik::runtime {
 
 class RecomputeDecoder final : public Decoder {
  public:
-  // The graph must outlive the decoder. Throws kvik::Error(kUnsupported) when an input is neither
-  // the token ids nor one that the engine can supply, or the first output (the one called
-  // "logits", if there is one) is no float32 of one row a token.
-  RecomputeDecoder(const graph::Graph& graph, const Engine& engine);
+  // The graph must outlive the decoder. `declared_vocab`: what the file says of the size of a row
+  // of logits, believed where inference cannot tell and checked in every forward(); 0: nothing. The
+  // graph is not run: a loop in it may be endless, and loading can't be cancelled. Throws
+  // kvik::Error(kUnsupported) when an input is neither the token ids nor one that the engine can
+  // supply, or the first output (the one called "logits", if there is one) is no float32 of one row
+  // of a known size a token.
+  RecomputeDecoder(const graph::Graph& graph, const Engine& engine,
+                   std::int64_t declared_vocab = 0);
 
   std::int64_t vocab_size() const { return vocab_size_; }
   std::unique_ptr<SequenceState> new_state() const override;

@@ -1,6 +1,7 @@
 #include "kvik/session.h"
 
 #include <algorithm>
+#include <functional>
 #include <string>
 #include <utility>
 
@@ -31,6 +32,7 @@ struct Session::Impl {
 
   runtime::HomeProcess home;
   runtime::Workshop workshop;
+  std::function<void()> check_files;  // see graph::Model; never empty
   graph::Model model;
   std::vector<TensorInfo> inputs;
   std::vector<TensorInfo> outputs;
@@ -65,13 +67,16 @@ OwnedTensor to_public(const runtime::OwnedTensor& result) {
 }  // namespace
 
 Session::Impl::Impl(graph::Model loaded, const SessionOptions& options)
-    : workshop(options.threads, WeightType::kF32, loaded.release_pages), model(std::move(loaded)) {
+    : workshop(options.threads, WeightType::kF32, loaded.release_pages),
+      check_files(runtime::file_check(loaded)),
+      model(std::move(loaded)) {
   add_outputs(model.graph, options.extra_outputs);
   runtime::prepare_graph(model.graph, workshop.engine(),
                          options.optimize ? runtime::Optimize::kAll : runtime::Optimize::kNothing);
   inputs = runtime::describe_values(model.graph, model.graph.inputs);
   outputs = runtime::describe_values(model.graph, model.graph.outputs);
   executor = std::make_unique<runtime::GraphExecutor>(model.graph, workshop.engine());
+  check_files();  // weights that were packed from a file that was cut meanwhile are not weights
 }
 
 std::size_t Session::Impl::input_index(std::string_view name) const {
@@ -136,6 +141,7 @@ std::vector<OwnedTensor> Session::run(std::span<const Feed> feeds,
                                       std::span<const std::string> output_names,
                                       const CancelCheck& cancelled) const {
   impl_->home.check();
+  impl_->check_files();
   std::vector<std::size_t> wanted;
   for (const std::string& name : output_names) wanted.push_back(impl_->output_index(name));
   const std::vector<runtime::OwnedTensor> results =

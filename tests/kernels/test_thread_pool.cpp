@@ -2,6 +2,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <atomic>
 #include <chrono>
 #include <stdexcept>
@@ -64,6 +65,56 @@ KVIK_TEST(caller_is_worker_zero) {
     if (worker == 0) zero = std::this_thread::get_id();
   });
   CHECK(zero == std::this_thread::get_id());
+}
+
+// A share that the caller waits for inside of its own can only be begun by the worker: posting
+// wakes it every time.
+KVIK_TEST(workers_begin_their_shares) {
+  for (int threads : {2, 3}) {
+    ThreadPool pool(threads);
+    for (int i = 0; i < 200; ++i) {
+      std::atomic<int> begun{0};
+      pool.run([&](int worker, int workers) {
+        ++begun;
+        while (worker == 0 && begun.load() < workers) std::this_thread::yield();
+      });
+      if (i % 8 == 0) std::this_thread::sleep_for(std::chrono::milliseconds(1));  // asleep again
+    }
+  }
+}
+
+// A worker that sleeps takes longer to wake than the caller to do nothing.
+KVIK_TEST(the_caller_takes_shares_that_nobody_has_begun) {
+  const std::thread::id caller = std::this_thread::get_id();
+  ThreadPool pool(4);
+  std::vector<int> runs(4), taken(4);
+  const auto deadline = std::chrono::steady_clock::now() + std::chrono::seconds(10);
+  while (taken[1] + taken[2] + taken[3] == 0 && std::chrono::steady_clock::now() < deadline) {
+    std::this_thread::sleep_for(std::chrono::milliseconds(1));
+    std::fill(runs.begin(), runs.end(), 0);
+    pool.run([&](int worker, int) {
+      const auto w = static_cast<std::size_t>(worker);
+      ++runs[w];
+      taken[w] += std::this_thread::get_id() == caller;
+    });
+    CHECK(runs == std::vector<int>(4, 1));
+  }
+  CHECK(taken[1] + taken[2] + taken[3] > 0);
+}
+
+// A share that has begun is waited for, also where the caller took others.
+KVIK_TEST(begun_shares_are_waited_for) {
+  ThreadPool pool(3);
+  for (int i = 0; i < 50; ++i) {
+    std::atomic<int> begun{0}, finished{0};
+    pool.run([&](int worker, int) {
+      ++begun;
+      while (worker == 0 && begun.load() < 2) std::this_thread::yield();
+      if (worker != 0) std::this_thread::sleep_for(std::chrono::microseconds(300));
+      ++finished;
+    });
+    CHECK_EQ(finished.load(), 3);
+  }
 }
 
 // What one run wrote the next one reads, without synchronisation of its own: TSan watches.

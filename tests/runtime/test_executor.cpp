@@ -305,8 +305,9 @@ KVIK_TEST(if_runs_the_branch_with_its_captures) {
   }
 }
 
-KVIK_TEST(loop_carries_and_stacks) {
-  // carried += step (captured); stacked: each iteration's number
+namespace {
+// carried += step (captured); stacked: each iteration's number
+Graph counting_loop() {
   auto body = std::make_shared<Graph>();
   const ValueId iteration = add_input(*body, "i"), keep = add_input(*body, "go");
   const ValueId carried = add_input(*body, "carried");
@@ -320,6 +321,24 @@ KVIK_TEST(loop_carries_and_stacks) {
   const ValueId trips = add_input(graph, "trips"), start = add_input(graph, "start");
   add_input(graph, "step");
   graph.outputs = add_node(graph, "Loop", {trips, kNoValue, start}, {{"body", body}}, 2);
+  return graph;
+}
+
+// A loop that only carries its value: there is no node in its body that could ask.
+Graph idle_loop() {
+  auto body = std::make_shared<Graph>();
+  add_input(*body, "i");
+  const ValueId keep = add_input(*body, "go"), carried = add_input(*body, "carried");
+  body->outputs = {keep, carried};
+  Graph graph;
+  const ValueId trips = add_input(graph, "trips"), start = add_input(graph, "start");
+  graph.outputs = add_node(graph, "Loop", {trips, kNoValue, start}, {{"body", body}});
+  return graph;
+}
+}  // namespace
+
+KVIK_TEST(loop_carries_and_stacks) {
+  const Graph graph = counting_loop();
   Engine engine;
   const kvik::runtime::GraphExecutor executor(graph, engine.view);
   const Given count = ints({}, {4}), zero = floats({}, {0}), two = floats({}, {2});
@@ -327,6 +346,31 @@ KVIK_TEST(loop_carries_and_stacks) {
   const auto results = executor.run(inputs);
   CHECK_EQ(values_of<float>(results[0])[0], 8.0f);
   CHECK(values_of<std::int64_t>(results[1]) == (std::vector<std::int64_t>{0, 1, 2, 3}));
+}
+
+KVIK_TEST(a_loop_is_cancelled_between_its_nodes_and_trips) {
+  Engine engine;
+  const Given count = ints({}, {100}), zero = floats({}, {0}), two = floats({}, {2});
+  const auto cancel = [&](const Graph& graph, const std::vector<kvik::Tensor>& inputs, int asked) {
+    const kvik::runtime::GraphExecutor executor(graph, engine.view);
+    try {
+      executor.run(inputs, [&] { return asked-- == 0; });
+    } catch (const kvik::Error& error) {
+      CHECK(error.code() == ErrorCode::kCancelled) << ": " << error.what();
+      return std::string(error.what());
+    }
+    return std::string();
+  };
+  // Asked before the loop, then before each trip and before each of a body's two nodes.
+  const Graph counting = counting_loop();
+  const std::vector<kvik::Tensor> three{count.tensor, zero.tensor, two.tensor};
+  CHECK_EQ(cancel(counting, three, 0), "cancelled before Loop node '/node0'");
+  CHECK_EQ(cancel(counting, three, 7), "Loop node '/node0': cancelled before trip 2");
+  CHECK_EQ(cancel(counting, three, 8), "Loop node '/node0': cancelled before Add node '/node0'");
+  CHECK_EQ(cancel(counting, three, 1 + 3 * 100), "");
+  const Graph idle = idle_loop();
+  const std::vector<kvik::Tensor> pair{count.tensor, zero.tensor};
+  CHECK_EQ(cancel(idle, pair, 51), "Loop node '/node0': cancelled before trip 50");
 }
 
 int main(int argc, char** argv) {

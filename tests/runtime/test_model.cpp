@@ -246,6 +246,67 @@ KVIK_TEST(requests_are_checked) {
   CHECK(contains(message({.prompt = {1}, .sampler = {.top_p = 2}}), "top_p"));
   const std::vector<GenerateRequest> two{{.prompt = {1}}, {.prompt = {99}}};
   CHECK(contains(thrown([&] { generate(model, two); }), "request 1: token id 99"));
+  const Model whole = load({.threads = 1, .incremental = false});
+  CHECK_EQ(whole.info().token_limit, 0);  // not known
+  CHECK_EQ(thrown([&] { generate(whole, {.prompt = {-1}}); }),
+           "token id -1 in the prompt; the model accepts 0 to 2^63-1");
+}
+
+KVIK_TEST(metadata_is_checked) {
+  const auto message = [](const char* key, const char* value) {
+    return thrown([&] { load({.threads = 1}, {.metadata = {{key, value}}}); });
+  };
+  const std::string expected = "; expected a whole number from 1 on";
+  for (const std::string value : {"abc", "-5", "0", "", "12 ", "1e3", "99999999999999999999"}) {
+    for (const std::string key : {"kvik.context_length", "kvik.format"}) {
+      CHECK_EQ(message(key.c_str(), value.c_str()),
+               "the file's metadata " + key + " is '" + value + "'" + expected);
+    }
+  }
+  CHECK_EQ(message("kvik.format", "999"),
+           "the file's metadata kvik.format is 999; this version of Kvik reads 1 and may be too "
+           "old");
+  CHECK_EQ(message("kvik.format", "1"), "");
+  const Model model = load({.threads = 1}, {.metadata = {{"kvik.context_length", "33"}}});
+  CHECK_EQ(model.info().context_length, 33);
+}
+
+KVIK_TEST(a_sequence_beyond_the_position_table_is_named) {
+  const Model whole = load({.threads = 1, .incremental = false});
+  Sequence sequence = whole.new_sequence();
+  const std::string message = thrown([&] { run(whole, {{&sequence, random_tokens(71, 3)}}); });
+  CHECK(contains(message, "; the sequence has 71 tokens, perhaps more than the model allows"))
+      << message;
+  CHECK_EQ(sequence.length(), 0);
+}
+
+KVIK_TEST(the_size_of_the_vocabulary_is_not_found_by_running) {
+  // An endless loop before the projection hides every shape from inference.
+  CHECK(contains(thrown([] { load({.threads = 1}, {.trips = INT64_MAX, .declared = 0}); }),
+                 "the size of the last dimension of its output 'logits'"));
+  const Model model = load({.threads = 1}, {.trips = INT64_MAX});
+  CHECK_EQ(model.info().vocab_size, 40);
+  CHECK(!model.info().incremental);
+  Sequence sequence = model.new_sequence();
+  const Tokens tokens{1, 2};
+  std::vector<float> logits(40);
+  int asked = 0;
+  CHECK(contains(thrown([&] {
+                   model.forward({{&sequence, tokens}}, logits, [&] { return ++asked == 1000; });
+                 }),
+                 "cancelled before"));
+  // What the file claims is compared with what came out.
+  const Model wrong = load({.threads = 1}, {.trips = 1, .declared = 41});
+  Sequence other = wrong.new_sequence();
+  CHECK(contains(thrown([&] { run(wrong, {{&other, tokens}}); }), "expected a float32 row of 41"));
+  const Model right = load({.threads = 1}, {.trips = 1});
+  Sequence third = right.new_sequence();
+  CHECK_EQ(run(right, {{&third, tokens}}).size(), std::size_t{40});
+}
+
+KVIK_TEST(half_precision_logits_are_refused_with_what_is_expected) {
+  CHECK(contains(thrown([] { load({.threads = 1}, {.half = true}); }),
+                 "the output 'logits' is float16; generation expects float32 logits"));
 }
 
 KVIK_TEST(load_options_are_checked) {

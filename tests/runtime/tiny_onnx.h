@@ -5,6 +5,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <cstring>
+#include <map>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -44,6 +45,10 @@ struct TinyModel {
   int heads = 2;
   int context = 70;
   bool causal = true;
+  std::int64_t trips = 0;      // of a loop before the projection; 0: none
+  std::int64_t declared = 40;  // what the file says of the logits' last dimension; 0: nothing
+  bool half = false;           // logits in float16
+  std::map<std::string, std::string> metadata;
 };
 
 namespace onnx_bytes {
@@ -96,6 +101,21 @@ inline Message value(const std::string& name, int dtype, std::int64_t last_dim) 
   return Message().bytes(1, name).message(2, Message().message(1, tensor));
 }
 
+// output = -input, `trips` times over.
+inline Message loop(const std::string& input, const std::string& output) {
+  const auto plain = [](const std::string& name, std::uint64_t dtype) {
+    const Message type = Message().message(1, Message().varint(1, dtype));
+    return Message().bytes(1, name).message(2, type);
+  };
+  Message body;
+  body.message(1, node("Identity", {"go"}, "goes")).message(1, node("Neg", {"in"}, "out"));
+  body.bytes(2, "body");
+  body.message(11, plain("i", 7)).message(11, plain("go", 9)).message(11, plain("in", 1));
+  body.message(12, plain("goes", 9)).message(12, plain("out", 1));
+  return node("Loop", {"trips", "", input}, output,
+              {Message().bytes(1, "body").message(6, body).varint(20, 5)});
+}
+
 }  // namespace onnx_bytes
 
 inline std::vector<std::byte> tiny_onnx(const TinyModel& m) {
@@ -116,7 +136,10 @@ inline std::vector<std::byte> tiny_onnx(const TinyModel& m) {
   }
   graph.message(1, node("Attention", {"q", "k", "v"}, "mixed", heads));
   graph.message(1, node("Add", {"x", "mixed"}, "y"));
-  graph.message(1, node("MatMul", {"y", "head"}, "logits"));
+  if (m.trips > 0) graph.message(1, loop("y", "looped"));
+  graph.message(1,
+                node("MatMul", {m.trips > 0 ? "looped" : "y", "head"}, m.half ? "full" : "logits"));
+  if (m.half) graph.message(1, node("Cast", {"full"}, "logits", {attribute("to", 10)}));
   graph.bytes(2, "tiny");
   graph.message(5, weight(random, "embedding", {m.vocab, m.width}));
   graph.message(5, weight(random, "table", {m.context, m.width}));
@@ -127,13 +150,15 @@ inline std::vector<std::byte> tiny_onnx(const TinyModel& m) {
   graph.message(5, ints("axis0", {0}, false));
   graph.message(5, ints("zero", {0}, true));
   graph.message(5, ints("one", {1}, true));
+  if (m.trips > 0) graph.message(5, ints("trips", {m.trips}, true));
   graph.message(11, value("ids", 7, 0));
-  graph.message(12, value("logits", 1, m.vocab));
-  const Message model = Message()
-                            .varint(1, 11)
-                            .message(8, Message().bytes(1, "").varint(2, 23))
-                            .message(7, graph)
-                            .message(14, Message().bytes(1, "kvik.note").bytes(2, "kept"));
+  graph.message(12, value("logits", m.half ? 10 : 1, m.declared));
+  Message model;
+  model.varint(1, 11).message(8, Message().bytes(1, "").varint(2, 23)).message(7, graph);
+  model.message(14, Message().bytes(1, "kvik.note").bytes(2, "kept"));
+  for (const auto& [key, text] : m.metadata) {
+    model.message(14, Message().bytes(1, key).bytes(2, text));
+  }
   const auto* data = reinterpret_cast<const std::byte*>(model.text().data());
   return {data, data + model.text().size()};
 }

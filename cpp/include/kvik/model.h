@@ -147,11 +147,14 @@ struct Step {
 // model: forward() throws Error(kInvalidArgument) there.
 class KVIK_API Model {
  public:
-  // Maps the file; it must not change while the model lives. Weights in external files are looked
-  // for in the file's own folder only.
-  // Throws Error: kIo (cannot be read), kInvalidModel, kUnsupported (lists every operator that is
-  // missing; or the graph does not map token ids to logits), kInvalidArgument (options),
-  // kOutOfMemory.
+  // Maps the file; it must not change while the model lives (to replace it, rename another one over
+  // it). One that was cut is noticed when a call begins, forward() and dump() then throw kIo; a cut
+  // during a call may end the process. Weights in external files are looked for in the file's own
+  // folder only.
+  // Throws Error: kIo (cannot be read), kInvalidModel (also a kvik.context_length in the metadata
+  // that is no number from 1 on), kUnsupported (lists every operator that is missing; the graph
+  // does not map token ids to logits; a kvik.format of the metadata that is not 1),
+  // kInvalidArgument (options), kOutOfMemory.
   static Model load(const std::filesystem::path& path, const LoadOptions& options = {});
   // Copies `bytes`. External data is refused.
   static Model from_bytes(std::span<const std::byte> bytes, const LoadOptions& options = {});
@@ -182,8 +185,9 @@ class KVIK_API Model {
   //
   // Throws Error: kInvalidArgument (a token id beyond token_limit, a sequence that would grow
   // beyond context_length, a wrong buffer size, no tokens, a sequence of another model or named
-  // twice), kOutOfMemory, kCancelled. After an error every sequence is as it was before the call,
-  // and model and sequences can be used again; the contents of `logits` are unspecified.
+  // twice), kOutOfMemory, kCancelled, kIo (see load()). After an error every sequence is as it was
+  // before the call, and model and sequences can be used again; the contents of `logits` are
+  // unspecified.
   //
   // A decode step (a call on an incremental model that needs no further block of the cache)
   // allocates nothing.

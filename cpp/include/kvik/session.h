@@ -69,8 +69,9 @@ struct OwnedTensor {
 };
 
 // Asked now and then during a long call (between the chunks of a prefill, between tokens, before
-// every node of a session's graph); when it returns true the call throws Error(kCancelled).
-// It runs on the calling thread. What it throws passes through to the caller. Empty: never asked.
+// every node of a session's graph and every trip of its loops); when it returns true the call
+// throws Error(kCancelled). It runs on the calling thread. What it throws passes through to the
+// caller. Empty: never asked.
 using CancelCheck = std::function<bool()>;
 
 struct SessionOptions {
@@ -89,8 +90,9 @@ struct SessionOptions {
 // Error(kInvalidArgument) there.
 class KVIK_API Session {
  public:
-  // Maps the file; it must not change while the session lives. Weights in external files are
-  // looked for in the file's own folder only.
+  // Maps the file; it must not change while the session lives (to replace it, rename another one
+  // over it). One that was cut is noticed when run() begins, which then throws kIo; a cut during a
+  // run may end the process. Weights in external files are looked for in its own folder only.
   // Throws Error: kIo (cannot be read), kInvalidModel, kUnsupported (lists every operator that is
   // missing), kOutOfMemory.
   static Session load(const std::filesystem::path& path, const SessionOptions& options = {});
@@ -108,7 +110,7 @@ class KVIK_API Session {
   // `output_names`, in that order; all of them when it is empty.
   // Throws Error: kInvalidArgument (a feed missing, unknown, or of the wrong dtype or shape; an
   // unknown output; shapes that an operator cannot combine, naming the node), kOutOfMemory,
-  // kCancelled. The session can be used again after any error.
+  // kCancelled, kIo (see load()). The session can be used again after any error.
   std::vector<OwnedTensor> run(std::span<const Feed> feeds,
                                std::span<const std::string> output_names = {},
                                const CancelCheck& cancelled = {}) const;

@@ -15,6 +15,7 @@ from kvik.errors import InvalidArgumentError
 __all__ = ["check_count", "check_ids", "check_number", "check_path", "check_threads"]
 
 _INT64 = np.iinfo(np.int64)
+_MAX_THREADS = 1024  # the engine's own limit
 
 
 def check_path(path: object) -> Path:
@@ -36,7 +37,7 @@ def check_count(value: object, name: str, least: int, most: int = int(_INT64.max
 
 def check_threads(threads: object) -> int:
     """A number of threads as the engine takes it: None becomes 0, one for each CPU."""
-    return 0 if threads is None else check_count(threads, "threads", 1, 4096)
+    return 0 if threads is None else check_count(threads, "threads", 1, _MAX_THREADS)
 
 
 def check_number(value: object, name: str) -> float:

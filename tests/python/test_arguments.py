@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 import kvik
+from kvik import _core
 
 BAD_PROMPTS = [
     ([], "empty"),
@@ -124,6 +125,13 @@ def test_bad_load_arguments(plain_path, tmp_path):
         kvik.load(tmp_path)
 
 
+def test_most_threads_is_what_the_engine_takes(plain_path):
+    with pytest.raises(kvik.InvalidArgumentError, match="threads must be at most 1024; found 1025"):
+        kvik.load(plain_path, threads=1025)
+    with pytest.raises(kvik.InvalidArgumentError, match="1024"):
+        _core.Model.load(plain_path, threads=1025)
+
+
 def test_bytes_that_are_no_model(tmp_path):
     path = tmp_path / "no.onnx"
     for content in (b"", b"GGUF\x03\0\0\0", b"PK\x03\x04", b'{"a": 1}', b"\xff" * 100):
@@ -140,8 +148,6 @@ def test_bad_chunk(plain):
 
 
 def test_a_sampler_refuses_what_is_not_a_number():
-    from kvik import _core
-
     sampler = _core.Sampler(_core.SamplerOptions(), 3)
     with pytest.raises(kvik.InvalidArgumentError):
         sampler.sample(np.array([0.0, np.nan, 1.0], dtype=np.float32))

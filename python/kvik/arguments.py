@@ -12,7 +12,14 @@ import numpy.typing as npt
 
 from kvik.errors import InvalidArgumentError
 
-__all__ = ["check_count", "check_ids", "check_number", "check_path", "check_threads"]
+__all__ = [
+    "check_count",
+    "check_ids",
+    "check_names",
+    "check_number",
+    "check_path",
+    "check_threads",
+]
 
 _INT64 = np.iinfo(np.int64)
 _MAX_THREADS = 1024  # the engine's own limit
@@ -20,9 +27,23 @@ _MAX_THREADS = 1024  # the engine's own limit
 
 def check_path(path: object) -> Path:
     """A path; anything else than str or os.PathLike is an error."""
-    if isinstance(path, (str, os.PathLike)):
-        return Path(os.fsdecode(path))
-    raise InvalidArgumentError(f"path must be str or os.PathLike; found {type(path).__name__}")
+    if not isinstance(path, (str, os.PathLike)):
+        raise InvalidArgumentError(f"path must be str or os.PathLike; found {type(path).__name__}")
+    text = os.fsdecode(path)
+    if "\0" in text:
+        raise InvalidArgumentError(f"path holds a NUL character, which no file name has: {text!r}")
+    return Path(text)
+
+
+def check_names(names: object, name: str) -> list[str]:
+    """A list of strings from a sequence of them; a string alone is an error."""
+    if isinstance(names, (str, bytes)) or not isinstance(names, Iterable):
+        raise InvalidArgumentError(f"{name} must be a list of names; found {_shown(names)}")
+    checked = list(names)
+    for item in checked:
+        if not isinstance(item, str):
+            raise InvalidArgumentError(f"{name} must be names; found {_shown(item)}")
+    return checked
 
 
 def check_count(value: object, name: str, least: int, most: int = int(_INT64.max)) -> int:
@@ -44,7 +65,10 @@ def check_number(value: object, name: str) -> float:
     """A real number; its range is the engine's business."""
     if isinstance(value, bool) or not isinstance(value, (int, float, np.integer, np.floating)):
         raise InvalidArgumentError(f"{name} must be a number; found {_shown(value)}")
-    return float(value)
+    try:
+        return float(value)
+    except OverflowError:
+        raise InvalidArgumentError(f"{name} is larger than any float64") from None
 
 
 def check_ids(ids: object, name: str, vocab_size: int = 0) -> list[int]:

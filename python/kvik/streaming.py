@@ -12,7 +12,7 @@ Two steps, each usable alone:
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 from kvik.errors import InvalidArgumentError
 
@@ -32,7 +32,14 @@ def check_stop(stop: str | Sequence[str] | None) -> tuple[str, ...]:
     """The stop strings as a tuple. Raises InvalidArgumentError for anything else than text."""
     if stop is None:
         return ()
-    stops = (stop,) if isinstance(stop, str) else tuple(stop)
+    if isinstance(stop, str):
+        stops: tuple[str, ...] = (stop,)
+    elif isinstance(stop, Iterable) and not isinstance(stop, bytes):
+        stops = tuple(stop)
+    else:
+        raise InvalidArgumentError(
+            f"stop must be a string or a list of strings; found {type(stop).__name__}"
+        )
     for item in stops:
         if not isinstance(item, str):
             raise InvalidArgumentError(

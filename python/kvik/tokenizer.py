@@ -9,6 +9,7 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
 
+from kvik.arguments import check_path
 from kvik.errors import FileError, InvalidArgumentError, InvalidModelError, UnsupportedError
 
 if TYPE_CHECKING:
@@ -88,7 +89,7 @@ def find_tokenizer(
 
 def _given_tokenizer(given: TokenizerLike) -> Tokenizer:
     if isinstance(given, (str, os.PathLike)):
-        path = Path(given)
+        path = check_path(given)
         return _read(path / _FILE if path.is_dir() else path)
     if hasattr(given, "encode") and hasattr(given, "decode") and hasattr(given, "id_to_token"):
         return Tokenizer(given, "the tokenizer argument")

@@ -59,6 +59,7 @@ def test_bad_text_prompts(text):
         ({"temperature": -0.1}, "temperature"),
         ({"temperature": float("nan")}, "temperature"),
         ({"temperature": float("inf")}, "temperature"),
+        ({"temperature": 10**400}, "temperature is larger than any float64"),
         ({"temperature": "hot"}, "temperature must be a number; found str 'hot'"),
         ({"top_k": -1}, "top_k must be at least 0"),
         ({"top_k": 2.5}, "top_k must be an integer"),
@@ -76,6 +77,8 @@ def test_bad_text_prompts(text):
         ({"logit_bias": {1: "x"}}, r"logit_bias\[1\] must be a number"),
         ({"stop": ""}, "empty string"),
         ({"stop": [1]}, "stop must be a string"),
+        ({"stop": 5}, "stop must be a string or a list of strings; found int"),
+        ({"stop": b"a"}, "stop must be a string or a list of strings; found bytes"),
         ({"stop_ids": [258]}, "258"),
         ({"stop_ids": [-2]}, "-2"),
         ({"stop_ids": "a"}, "stop_ids must be token ids"),
@@ -117,6 +120,11 @@ def test_bad_load_arguments(plain_path, tmp_path):
             kvik.load(plain_path, max_rows=rows)
     with pytest.raises(kvik.InvalidArgumentError, match="path must be str"):
         kvik.load(3)
+    for call in (kvik.load, kvik.InferenceSession):
+        with pytest.raises(kvik.InvalidArgumentError, match="path holds a NUL character"):
+            call("a\0b")
+    with pytest.raises(kvik.InvalidArgumentError, match="path holds a NUL character"):
+        kvik.load(plain_path, tokenizer="a\0b")
     with pytest.raises(kvik.FileError, match="absent"):
         kvik.load(tmp_path / "absent.onnx")
     with pytest.raises(OSError, match="absent"):

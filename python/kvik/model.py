@@ -238,9 +238,11 @@ class Model:
             ids: Token ids, or text.
             cache: False: compute every prefix from nothing, for checking; that costs len(ids) times
                 as much and more.
-            chunk: Feed the ids in pieces of this many tokens; None: all at once.
+            chunk: Feed the ids in pieces of this many tokens; None: all at once. Checked, but of
+                no effect, without the cache.
         """
         tokens = np.asarray(self._prompts_of_one(ids), dtype=np.int64)
+        size = len(tokens) if chunk is None else check_count(chunk, "chunk", 1)
         if not cache:
             rows = [
                 self._core.forward(
@@ -249,7 +251,7 @@ class Model:
                 for i in range(len(tokens))
             ]
             return np.concatenate(rows)
-        return np.concatenate(list(self._logits_in_chunks(tokens, chunk)))
+        return np.concatenate(list(self._logits_in_chunks(tokens, size)))
 
     def score(self, text: str | Ids) -> Score:
         """Log-probability of every token of a text (or of token ids) given those before it.
@@ -275,9 +277,8 @@ class Model:
         return f"<id {token}>" if self._tokenizer is None else self._tokenizer.token(token)
 
     def _logits_in_chunks(
-        self, tokens: npt.NDArray[np.int64], chunk: int | None
+        self, tokens: npt.NDArray[np.int64], size: int
     ) -> Iterator[npt.NDArray[np.float32]]:
-        size = len(tokens) if chunk is None else check_count(chunk, "chunk", 1)
         sequence = self._core.new_sequence()
         for begin in range(0, len(tokens), size):
             part = tokens[begin : begin + size]

@@ -151,8 +151,9 @@ def test_bytes_that_are_no_model(tmp_path):
 
 def test_bad_chunk(plain):
     for chunk in (0, -3, 1.5):
-        with pytest.raises(kvik.InvalidArgumentError, match="chunk"):
-            plain.logits([1, 2], chunk=chunk)
+        for cache in (True, False):
+            with pytest.raises(kvik.InvalidArgumentError, match="chunk"):
+                plain.logits([1, 2], cache=cache, chunk=chunk)
 
 
 def test_a_sampler_refuses_what_is_not_a_number():

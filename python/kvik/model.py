@@ -12,8 +12,7 @@ from kvik.arguments import check_count, check_path, check_threads
 from kvik.errors import InvalidArgumentError
 from kvik.generation import DEFAULT_NEW_TOKENS, Prompts, Run, Settings, read_prompts
 from kvik.info import ModelInfo, Score, model_info
-from kvik.metadata import generation_defaults as read_defaults
-from kvik.metadata import stop_ids as stop_ids_of
+from kvik.metadata import GenerationMetadata, end_ids, read_metadata
 from kvik.tokenizer import Tokenizer, find_tokenizer
 
 if TYPE_CHECKING:
@@ -54,7 +53,7 @@ def load(
 
     Raises:
         FileError: The file or the tokenizer can't be read.
-        InvalidModelError: The bytes are not a valid model.
+        InvalidModelError: The bytes are not a valid model, or its kvik.* metadata are wrong.
         UnsupportedError: The model needs something that Kvik lacks; the message lists all of it.
         InvalidArgumentError: An argument is impossible.
     """
@@ -64,7 +63,12 @@ def load(
         threads=check_threads(threads),
         max_rows=check_count(max_rows, "max_rows", 1, 65536),
     )
-    return Model(core, find_tokenizer(file, core.metadata, tokenizer))
+    metadata = core.metadata
+    return Model(
+        core,
+        find_tokenizer(file, metadata, tokenizer),
+        read_metadata(metadata, core.info.vocab_size, file),
+    )
 
 
 class Model:
@@ -75,14 +79,16 @@ class Model:
     used in a forked child: load another there.
     """
 
-    def __init__(self, core: _core.Model, tokenizer: Tokenizer | None) -> None:
+    def __init__(
+        self, core: _core.Model, tokenizer: Tokenizer | None, metadata: GenerationMetadata
+    ) -> None:
         self._core = core
         self._tokenizer = tokenizer
         self._info = model_info(core)
         # Ids below this are accepted: rows of the embedding table where that is known.
         self._id_limit = core.info.token_limit or self._info.vocab_size
-        self._defaults = read_defaults(self._info.metadata)
-        self._stop_ids = stop_ids_of(self._info.metadata, self._info.vocab_size, tokenizer)
+        self._defaults = dict(metadata.defaults or {})
+        self._stop_ids = end_ids(metadata, tokenizer, self._info.vocab_size)
 
     @property
     def info(self) -> ModelInfo:

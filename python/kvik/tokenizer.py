@@ -42,7 +42,19 @@ class Tokenizer:
         return int(self.raw.get_vocab_size(with_added_tokens=True))
 
     def encode(self, text: str) -> list[int]:
-        """Token ids of text, with the special tokens that the tokenizer adds to a prompt."""
+        """Token ids of text, with the special tokens that the tokenizer adds to a prompt.
+
+        Raises:
+            InvalidArgumentError: the text holds a surrogate, as text has that was decoded from
+                bytes that are not UTF-8.
+        """
+        try:
+            text.encode("utf-8")
+        except UnicodeEncodeError as error:
+            raise InvalidArgumentError(
+                f"the text holds the surrogate U+{ord(text[error.start]):04X} at index "
+                f"{error.start}, which is no character: pass text that was UTF-8"
+            ) from None
         return list(self.raw.encode(text, add_special_tokens=True).ids)
 
     def decode(self, ids: Sequence[int]) -> str:

@@ -77,6 +77,13 @@ def test_missing_file(bare, tmp_path):
         kvik.load(bare, tokenizer=tmp_path)
 
 
+@pytest.mark.parametrize("prompt", ["\ud800", "ab\udcff"])
+def test_surrogates_are_no_text(text, prompt):
+    for call in (text.generate, text.stream, text.score, text.logits):
+        with pytest.raises(kvik.InvalidArgumentError, match=r"surrogate U\+D.* at index [02]"):
+            call(prompt)
+
+
 def test_something_else(bare):
     with pytest.raises(kvik.InvalidArgumentError, match="found int"):
         kvik.load(bare, tokenizer=7)

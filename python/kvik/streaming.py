@@ -30,18 +30,19 @@ _FARTHEST = 32  # tokens of the prompt that are searched for some that have a te
 _MOST_PARTS = 8  # parts of the context: bounds a step where no token has a text
 
 
-def check_stop(stop: str | Sequence[str] | None) -> tuple[str, ...]:
+def check_stop(stop: object) -> tuple[str, ...]:
     """The stop strings as a tuple. Raises InvalidArgumentError for anything else than text."""
     if stop is None:
         return ()
     if isinstance(stop, str):
-        stops: tuple[str, ...] = (stop,)
+        stops: tuple[object, ...] = (stop,)
     elif isinstance(stop, Iterable) and not isinstance(stop, bytes):
         stops = tuple(stop)
     else:
         raise InvalidArgumentError(
             f"stop must be a string or a list of strings; found {type(stop).__name__}"
         )
+    checked = []
     for item in stops:
         if not isinstance(item, str):
             raise InvalidArgumentError(
@@ -50,7 +51,8 @@ def check_stop(stop: str | Sequence[str] | None) -> tuple[str, ...]:
             )
         if not item:
             raise InvalidArgumentError("stop contains an empty string, which would match at once")
-    return stops
+        checked.append(item)
+    return tuple(checked)
 
 
 class TokenDecoder:

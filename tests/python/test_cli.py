@@ -55,6 +55,16 @@ def test_help_lists_every_command():
 def test_help_of_a_command(command):
     out, _ = succeed(command, "--help")
     assert "MODEL" in out
+    assert "default: (one for each CPU)" in out
+
+
+def test_help_says_what_happens_without_an_option():
+    out = " ".join(succeed("generate", "--help", env={"COLUMNS": "200"})[0].split())
+    for words in ("default: 128", "(what the file recommends, else 0)", "(the model's own)",
+                  "else off", "(another one each time, reported)"):  # fmt: skip
+        assert words in out
+    out = " ".join(succeed("inspect", "--help", env={"COLUMNS": "200"})[0].split())
+    assert "(the one that runs)" in out
 
 
 @pytest.mark.parametrize(

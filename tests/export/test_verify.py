@@ -60,8 +60,8 @@ def perturb(monkeypatch, node_name: str, path, *, only_fused: bool) -> None:
 @pytest.mark.parametrize("only_fused", [False, True])
 def test_the_first_wrong_node_is_named(exported, monkeypatch, only_fused):
     graph = onnx.load(exported).graph
-    softmaxes = [node for node in graph.node if node.op_type == "LayerNormalization"]
-    culprit = softmaxes[2]
+    norms = [node for node in graph.node if node.op_type == "LayerNormalization"]
+    culprit = norms[2]
     perturb(monkeypatch, culprit.name, exported, only_fused=only_fused)
     found = first_divergence(exported, FEEDS)
     assert found is not None

@@ -5,7 +5,6 @@ from __future__ import annotations
 import numpy as np
 import onnx
 import pytest
-from typer.testing import CliRunner
 
 from kvik_export import ExportError, bisect, verify_model
 from kvik_export.bisect import first_divergence
@@ -89,24 +88,26 @@ def test_not_a_plain_forward(tmp_path):
         verify_model(path)
 
 
-def run_verify(*arguments):
-    import typer
+def run_verify(capsys, *arguments):
+    """Exit status, standard output and standard error of `kvik verify`."""
+    from kvik.cli import main
 
-    from kvik_export.cli import verify
+    capsys.readouterr()
+    with pytest.raises(SystemExit) as caught:
+        main(["verify", *map(str, arguments)])
+    return caught.value.code, *capsys.readouterr()
 
-    app = typer.Typer()
-    app.command()(verify)
-    return CliRunner().invoke(app, [str(argument) for argument in arguments])
 
-
-def test_command_status(exported, run_folder, other_run_folder, tmp_path):
-    good = run_verify(exported, "--checkpoint", run_folder, "--steps", 8, "--length", 9)
-    assert good.exit_code == 0, good.output
-    assert "largest error" in good.output
-    bad = run_verify(exported, "--checkpoint", other_run_folder, "--steps", 8, "--length", 9)
-    assert bad.exit_code == 1
-    assert "different" in bad.output
-    missing = run_verify(tmp_path / "none.onnx")
-    assert missing.exit_code == 2
-    assert "none.onnx" in missing.output
-    assert "Traceback" not in missing.output
+def test_command_status(exported, run_folder, other_run_folder, tmp_path, capsys):
+    options = ("--steps", 8, "--length", 9)
+    status, out, _ = run_verify(capsys, exported, "--checkpoint", run_folder, *options)
+    assert status == 0, out
+    assert "largest error" in out
+    status, out, _ = run_verify(capsys, exported, "--checkpoint", other_run_folder, *options)
+    assert status == 1
+    assert "different" in out
+    status, out, error = run_verify(capsys, tmp_path / "none.onnx")
+    assert (status, out) == (2, "")
+    assert error.startswith("kvik: error: ")
+    assert "none.onnx" in error
+    assert error.count("\n") == 1

@@ -195,6 +195,8 @@ def _let_through(stream: object) -> None:
 
 
 def _read_stdin() -> str:
+    if sys.stdin is None:
+        raise InvalidArgumentError("stdin is closed: there is no prompt to read")
     try:
         return sys.stdin.buffer.read().decode("utf-8")
     except UnicodeDecodeError as error:

@@ -31,7 +31,7 @@ def demo(
         "demo"
     ),
     steps: Annotated[
-        int | None, typer.Option(help=f"Training steps instead of {PRESET}'s.")
+        int | None, typer.Option(min=1, help=f"Training steps instead of {PRESET}'s.")
     ] = None,
     threads: Annotated[
         int | None, typer.Option(help="Threads of the engines; not of the training.")
@@ -114,7 +114,9 @@ class _Tour:
         from kvik_train import cli, run
 
         found = run.find_checkpoint(self.run_folder)
-        steps = self.train_steps or cli.preset_config(PRESET).train.steps
+        steps = self.train_steps
+        if steps is None:
+            steps = cli.preset_config(PRESET).train.steps
         if found is not None and found.progress.step >= steps:
             self._reused(
                 f"{self.run_folder} is trained: validation loss "

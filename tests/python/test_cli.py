@@ -76,7 +76,7 @@ def test_help_says_what_happens_without_an_option():
     "arguments",
     [["generat"], ["generate"], ["generate", "--nonsense"], ["generate", "m", "p", "-n", "many"],
      ["inspect"], ["bench", "a", "b"], ["train", "--steps", "many"], ["export"],
-     ["verify", "m", "--steps", "many"]],
+     ["verify", "m", "--steps", "many"], ["demo", "--steps", "0"]],
 )  # fmt: skip
 def test_usage_errors_are_one_line(arguments):
     error = fail(*arguments)
@@ -143,7 +143,8 @@ def test_ctrl_c_while_libraries_are_read(module, arguments, text_path, tmp_path)
 
 
 @pytest.mark.parametrize(
-    ("command", "extra"), [("train", "train"), ("export", "export"), ("verify", "export")]
+    ("command", "extra"),
+    [("train", "train"), ("export", "export"), ("verify", "export"), ("demo", "demo")],
 )
 def test_missing_packages_name_the_extra(command, extra, tmp_path):
     """As on a machine that has the runtime alone: torch and its kin can't be imported."""

@@ -3,18 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, NoReturn
+from typing import TYPE_CHECKING, Annotated
 
 import typer
-
-from kvik_export.errors import ExportError
 
 if TYPE_CHECKING:
     from rich.table import Table
 
     from kvik_export.verify import Verification
-
-INSTALL = "pip install 'kvik[export]'"
 
 
 def export(
@@ -34,17 +30,10 @@ def export(
     """Export the plain forward pass of a trained model to ONNX."""
     from rich.console import Console
 
-    console = Console(stderr=True)
-    try:
-        from kvik_export.exporter import export_checkpoint
-        from kvik_train.errors import TrainError
-    except ModuleNotFoundError as error:
-        _fail(f"exporting needs {error.name}, which is not installed: {INSTALL}")
-    try:
-        with console.status(f"exporting {checkpoint}"):
-            result = export_checkpoint(checkpoint, output, opset=opset, external_data=external_data)
-    except (ExportError, TrainError) as error:
-        _fail(str(error))
+    from kvik_export.exporter import export_checkpoint
+
+    with Console(stderr=True).status(f"exporting {checkpoint}"):
+        result = export_checkpoint(checkpoint, output, opset=opset, external_data=external_data)
     typer.echo(result.summary())
 
 
@@ -64,23 +53,13 @@ def verify(
     """Check that torch, onnxruntime and kvik compute the same. Exit status 1 if they do not."""
     from rich.console import Console
 
-    console = Console(stderr=True)
-    try:
-        import kvik
-        from kvik_export.verify import verify_model
-        from kvik_train.errors import TrainError
-    except ModuleNotFoundError as error:
-        _fail(f"verifying needs {error.name}, which is not installed: {INSTALL}")
-    try:
-        with console.status("loading") as status:
-            result = verify_model(
-                model, checkpoint=checkpoint, greedy_steps=steps, length=length, threads=threads,
-                on_step=status.update,
-            )  # fmt: skip
-    except (ExportError, TrainError, kvik.KvikError) as error:
-        _fail(str(error))
-    except ModuleNotFoundError as error:  # torch, when a checkpoint is given; onnxruntime
-        _fail(f"verifying needs {error.name}, which is not installed: {INSTALL}")
+    from kvik_export.verify import verify_model
+
+    with Console(stderr=True).status("loading") as status:
+        result = verify_model(
+            model, checkpoint=checkpoint, greedy_steps=steps, length=length, threads=threads,
+            on_step=status.update,
+        )  # fmt: skip
     report(result)
     raise typer.Exit(0 if result.ok else 1)
 
@@ -117,8 +96,3 @@ def table(result: Verification) -> Table:
         made.add_row(check.what, check.prompts, check.compared, error,
                      f"{verdict} {check.note}".strip())  # fmt: skip
     return made
-
-
-def _fail(message: str) -> NoReturn:
-    typer.echo(f"error: {message}", err=True)
-    raise typer.Exit(2)

@@ -14,8 +14,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from kvik_export.cli import INSTALL, report
-from kvik_export.errors import ExportError, first_line
+from kvik_export.cli import report
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -32,7 +31,7 @@ def demo(
         "demo"
     ),
     steps: Annotated[
-        int | None, typer.Option(help=f"Training steps instead of {PRESET}'s.")
+        int | None, typer.Option(min=1, help=f"Training steps instead of {PRESET}'s.")
     ] = None,
     threads: Annotated[
         int | None, typer.Option(help="Threads of the engines; not of the training.")
@@ -44,20 +43,11 @@ def demo(
     """
     from rich.console import Console
 
-    try:
-        from kvik_train.errors import TrainError
-    except ModuleNotFoundError as error:
-        typer.echo(f"kvik demo needs {error.name}, which is not installed: {INSTALL}", err=True)
-        raise typer.Exit(2) from None
     started = time.monotonic()
     tour = _Tour(folder, steps, threads, Console(highlight=False))
-    try:
-        for number, step in enumerate(tour.steps, start=1):
-            tour.heading(f"{number}/{len(tour.steps)}  {step.title}", step.command)
-            step.run()
-    except (ExportError, TrainError, OSError) as error:
-        typer.echo(f"kvik demo: {first_line(error)}", err=True)
-        raise typer.Exit(2) from None
+    for number, step in enumerate(tour.steps, start=1):
+        tour.heading(f"{number}/{len(tour.steps)}  {step.title}", step.command)
+        step.run()
     seconds = time.monotonic() - started
     tour.console.print(f"\nDone in {seconds:.0f} s. The model is {tour.model}; next: kvik --help")
 
@@ -124,7 +114,9 @@ class _Tour:
         from kvik_train import cli, run
 
         found = run.find_checkpoint(self.run_folder)
-        steps = self.train_steps or cli.preset_config(PRESET).train.steps
+        steps = self.train_steps
+        if steps is None:
+            steps = cli.preset_config(PRESET).train.steps
         if found is not None and found.progress.step >= steps:
             self._reused(
                 f"{self.run_folder} is trained: validation loss "

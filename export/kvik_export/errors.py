@@ -4,7 +4,9 @@ from __future__ import annotations
 
 
 class ExportError(Exception):
-    """One line: what cannot be exported or verified, why, and what to do. Exit status 2."""
+    """One line: what cannot be exported or verified, why, and what to do."""
+
+    exit_status = 2  # of the command
 
 
 def first_line(error: BaseException) -> str:

@@ -279,26 +279,42 @@ def _save(model: onnx_ir.Model, destination: Path, *, external: bool) -> Path | 
     last, so that no moment shows a model beside the weights of another.
     """
     beside = destination.with_name(destination.name + ".data")
-    with tempfile.TemporaryDirectory(dir=destination.parent, prefix=".export-") as folder:
-        fresh = Path(folder) / destination.name
-        try:
+    try:
+        with tempfile.TemporaryDirectory(dir=destination.parent, prefix=".export-") as folder:
+            fresh = Path(folder) / destination.name
             onnx_ir.save(model, fresh, external_data=beside.name if external else None)
             onnx.checker.check_model(fresh, full_check=not external)
-        except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
-            raise ExportError(
-                f"the exported graph is not valid ONNX: {first_line(error)}"
-            ) from error
-        except OSError as error:
-            raise ExportError(f"cannot write {destination}: {error.strerror or error}") from error
-        fresh_beside = fresh.with_name(beside.name)
-        has_data = fresh_beside.exists()
-        _sync(fresh)
-        if has_data:
-            _sync(fresh_beside)
-            destination.unlink(missing_ok=True)
-            fresh_beside.replace(beside)
-        fresh.replace(destination)
+            fresh_beside = fresh.with_name(beside.name)
+            has_data = fresh_beside.exists()
+            _sync(fresh)
+            if has_data:
+                _sync(fresh_beside)
+                destination.unlink(missing_ok=True)
+                fresh_beside.replace(beside)
+            leftover = not has_data and _reads(destination, beside)
+            fresh.replace(destination)
+            if leftover:
+                beside.unlink(missing_ok=True)
+    except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
+        raise ExportError(f"the exported graph is not valid ONNX: {first_line(error)}") from error
+    except OSError as error:
+        raise ExportError(f"cannot write {destination}: {error.strerror or error}") from error
     return beside if has_data else None
+
+
+def _reads(path: Path, data: Path) -> bool:
+    """Whether `path` is a model whose weights are in `data`, in the same folder."""
+    if not (path.is_file() and data.is_file()):
+        return False
+    try:
+        graph = onnx.load(path, load_external_data=False).graph
+    except Exception:  # whatever else it may be; protobuf's errors have no common base
+        return False
+    return any(
+        entry.key == "location" and entry.value == data.name
+        for weight in graph.initializer
+        for entry in weight.external_data
+    )
 
 
 def _sync(path: Path) -> None:

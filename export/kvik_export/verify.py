@@ -23,7 +23,7 @@ from kvik_export.engines import (
     token_input,
     torch_engine,
 )
-from kvik_export.errors import ExportError
+from kvik_export.errors import ExportError, first_line
 
 if TYPE_CHECKING:
     import kvik
@@ -40,7 +40,7 @@ LENGTH = 48  # tokens of a prompt whose every prefix is computed
 TORCH = "torch"
 AT_ONCE, BY_TOKEN = "kvik, prompt at once", "kvik, token by token"
 UNCACHED = "kvik without a cache"
-_UNKNOWN_CONTEXT = 512  # longest sequence tried where nothing bounds it
+_UNKNOWN_CONTEXT = 512  # the most tokens tried where nothing bounds a sequence
 
 
 @dataclass(frozen=True)
@@ -93,7 +93,8 @@ def verify_model(
 
     Every row of logits is compared with a run of onnxruntime over that row's prefix alone; kvik
     computes it with its cache filled at once, with its cache filled token by token, and without.
-    Greedy tokens are compared over `greedy_steps`, or to the end of the context.
+    Greedy tokens are compared over `greedy_steps`, or to the end of the context. Where nothing
+    says how long that is, onnxruntime is asked which lengths it runs.
 
     Args:
         path: a plain forward, token ids -> logits.
@@ -112,12 +113,13 @@ def verify_model(
         raise ExportError("length must be at least 1 and the greedy steps at least 0")
     file = Path(path)
     model = kvik.load(file, threads=threads)
-    limit = model.info.context_length or _UNKNOWN_CONTEXT
-    prompts = make_prompts(model, texts, min(length, limit), seed)
+    onnxruntime = onnxruntime_engine(file, threads)
+    limit = _find_limit(model, onnxruntime, length + greedy_steps)
+    prompts = make_prompts(model, texts, min(length, limit.length), seed)
     verification = Verification(file, model.info.incremental)
     comparison = _Comparison(
         model=model,
-        onnxruntime=onnxruntime_engine(file, threads),
+        onnxruntime=onnxruntime,
         torch=torch_engine(Path(checkpoint)) if checkpoint else None,
         verification=verification,
         on_step=on_step,
@@ -145,6 +147,47 @@ def make_prompts(model: kvik.Model, texts: Sequence[str], length: int, seed: int
             ids = tuple(model.tokenizer.encode(text)[:length])
             prompts += [Prompt("text", ids)] if ids else []
     return prompts
+
+
+@dataclass(frozen=True)
+class Limit:
+    """The longest sequence that is tried."""
+
+    length: int
+    reason: str  # why comparing ends there
+
+
+def _find_limit(model: kvik.Model, onnxruntime: Engine, wanted: int) -> Limit:
+    context = model.info.context_length
+    if context is not None:
+        return Limit(context, f"to the end of the context of {context}")
+    most = min(wanted, _UNKNOWN_CONTEXT)
+    # The proof of an incremental model would have found the end of a table of positions.
+    found = most if model.info.incremental else longest_length(onnxruntime, most)
+    if found < most:
+        return Limit(found, f"to {found} tokens, the most that onnxruntime runs")
+    return Limit(most, f"to {most} tokens")
+
+
+def longest_length(engine: Engine, most: int) -> int:
+    """The longest sequence, of at most `most` tokens, that the engine runs."""
+
+    def failure(length: int) -> Exception | None:
+        try:
+            engine([0] * length)
+        except Exception as error:  # onnxruntime's exceptions have no public base
+            return error
+        return None
+
+    if failure(most) is None:
+        return most
+    if (error := failure(1)) is not None:
+        raise ExportError(f"onnxruntime cannot run one token: {first_line(error)}") from error
+    low, high = 1, most  # the first runs, the second does not
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (middle, high) if failure(middle) is None else (low, middle)
+    return low
 
 
 @dataclass
@@ -186,10 +229,10 @@ class _Comparison:
         ways[UNCACHED] = partial(self.model.logits, cache=False)
         return ways
 
-    def greedy(self, kind: str, prompt: tuple[int, ...], steps: int, limit: int) -> None:
-        """After half of the prompt, so that a short context leaves steps to compare."""
-        start = prompt[: max(1, min(len(prompt), limit // 4))]
-        count = min(steps, limit - len(start))
+    def greedy(self, kind: str, prompt: tuple[int, ...], steps: int, limit: Limit) -> None:
+        """After as much of the prompt as leaves three quarters of the limit to compare."""
+        start = prompt[: max(1, min(len(prompt), limit.length // 4))]
+        count = min(steps, limit.length - len(start))
         self.on_step(f"greedy tokens ({kind})")
         tokens = self.model.generate(start, max_new_tokens=count, temperature=0.0, stop_ids=())
         result = compare_greedy(
@@ -197,6 +240,8 @@ class _Comparison:
         )
         complete = len(tokens) == count
         note = _greedy_note(result) if complete else f"kvik stopped after {len(tokens)} of {count}"
+        if complete and count < steps:
+            note = f"{note}, {limit.reason}" if note else limit.reason
         self._add("greedy tokens", kind, f"{len(tokens)} tokens", None,
                   result.ok and complete, note)  # fmt: skip
 

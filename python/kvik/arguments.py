@@ -17,6 +17,7 @@ __all__ = [
     "check_choice",
     "check_count",
     "check_ids",
+    "check_names",
     "check_number",
     "check_path",
     "check_threads",
@@ -25,13 +26,28 @@ __all__ = [
 WeightType: TypeAlias = Literal["f32", "bf16", "int8", "int4"]
 
 _INT64 = np.iinfo(np.int64)
+_MAX_THREADS = 1024  # the engine's own limit
 
 
 def check_path(path: object) -> Path:
     """A path; anything else than str or os.PathLike is an error."""
-    if isinstance(path, (str, os.PathLike)):
-        return Path(os.fsdecode(path))
-    raise InvalidArgumentError(f"path must be str or os.PathLike; found {type(path).__name__}")
+    if not isinstance(path, (str, os.PathLike)):
+        raise InvalidArgumentError(f"path must be str or os.PathLike; found {type(path).__name__}")
+    text = os.fsdecode(path)
+    if "\0" in text:
+        raise InvalidArgumentError(f"path holds a NUL character, which no file name has: {text!r}")
+    return Path(text)
+
+
+def check_names(names: object, name: str) -> list[str]:
+    """A list of strings from a sequence of them; a string alone is an error."""
+    if isinstance(names, (str, bytes)) or not isinstance(names, Iterable):
+        raise InvalidArgumentError(f"{name} must be a list of names; found {_shown(names)}")
+    checked = list(names)
+    for item in checked:
+        if not isinstance(item, str):
+            raise InvalidArgumentError(f"{name} must be names; found {_shown(item)}")
+    return checked
 
 
 def check_count(value: object, name: str, least: int, most: int = int(_INT64.max)) -> int:
@@ -46,7 +62,7 @@ def check_count(value: object, name: str, least: int, most: int = int(_INT64.max
 
 def check_threads(threads: object) -> int:
     """A number of threads as the engine takes it: None becomes 0, one for each CPU."""
-    return 0 if threads is None else check_count(threads, "threads", 1, 4096)
+    return 0 if threads is None else check_count(threads, "threads", 1, _MAX_THREADS)
 
 
 def check_choice(value: object, name: str, choices: Iterable[str]) -> str:
@@ -62,7 +78,10 @@ def check_number(value: object, name: str) -> float:
     """A real number; its range is the engine's business."""
     if isinstance(value, bool) or not isinstance(value, (int, float, np.integer, np.floating)):
         raise InvalidArgumentError(f"{name} must be a number; found {_shown(value)}")
-    return float(value)
+    try:
+        return float(value)
+    except OverflowError:
+        raise InvalidArgumentError(f"{name} is larger than any float64") from None
 
 
 def check_ids(ids: object, name: str, vocab_size: int = 0) -> list[int]:

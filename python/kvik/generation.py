@@ -117,11 +117,12 @@ class Settings:
         return _core.GenerateRequest(
             prompt,
             check_count(self.max_new_tokens, "max_new_tokens", 0),
-            self._sampler(),
+            self.sampler(),
             list(stop_ids),
         )
 
-    def _sampler(self) -> _core.SamplerOptions:
+    def sampler(self) -> _core.SamplerOptions:
+        """The sampling options in the engine's form, their types checked."""
         seed = secrets.randbits(64) if self.seed is None else self.seed
         return _core.SamplerOptions(
             temperature=check_number(self.temperature, "temperature"),

@@ -12,8 +12,7 @@ from kvik.arguments import WeightType, check_choice, check_count, check_path, ch
 from kvik.errors import InvalidArgumentError
 from kvik.generation import DEFAULT_NEW_TOKENS, Prompts, Run, Settings, read_prompts
 from kvik.info import ModelInfo, Score, model_info
-from kvik.metadata import generation_defaults as read_defaults
-from kvik.metadata import stop_ids as stop_ids_of
+from kvik.metadata import GenerationMetadata, end_ids, read_metadata
 from kvik.tokenizer import Tokenizer, find_tokenizer
 
 if TYPE_CHECKING:
@@ -59,7 +58,7 @@ def load(
 
     Raises:
         FileError: The file or the tokenizer can't be read.
-        InvalidModelError: The bytes are not a valid model.
+        InvalidModelError: The bytes are not a valid model, or its kvik.* metadata are wrong.
         UnsupportedError: The model needs something that Kvik lacks; the message lists all of it.
         InvalidArgumentError: An argument is impossible.
     """
@@ -70,7 +69,12 @@ def load(
         weights=check_choice(weights, "weights", get_args(WeightType)),
         max_rows=check_count(max_rows, "max_rows", 1, 65536),
     )
-    return Model(core, find_tokenizer(file, core.metadata, tokenizer))
+    metadata = core.metadata
+    return Model(
+        core,
+        find_tokenizer(file, metadata, tokenizer),
+        read_metadata(metadata, core.info.vocab_size, file),
+    )
 
 
 class Model:
@@ -81,14 +85,16 @@ class Model:
     used in a forked child: load another there.
     """
 
-    def __init__(self, core: _core.Model, tokenizer: Tokenizer | None) -> None:
+    def __init__(
+        self, core: _core.Model, tokenizer: Tokenizer | None, metadata: GenerationMetadata
+    ) -> None:
         self._core = core
         self._tokenizer = tokenizer
         self._info = model_info(core)
         # Ids below this are accepted: rows of the embedding table where that is known.
         self._id_limit = core.info.token_limit or self._info.vocab_size
-        self._defaults = read_defaults(self._info.metadata)
-        self._stop_ids = stop_ids_of(self._info.metadata, self._info.vocab_size, tokenizer)
+        self._defaults = dict(metadata.defaults or {})
+        self._stop_ids = end_ids(metadata, tokenizer, self._info.vocab_size)
 
     @property
     def info(self) -> ModelInfo:
@@ -244,9 +250,11 @@ class Model:
             ids: Token ids, or text.
             cache: False: compute every prefix from nothing, for checking; that costs len(ids) times
                 as much and more.
-            chunk: Feed the ids in pieces of this many tokens; None: all at once.
+            chunk: Feed the ids in pieces of this many tokens; None: all at once. Checked, but of
+                no effect, without the cache.
         """
         tokens = np.asarray(self._prompts_of_one(ids), dtype=np.int64)
+        size = len(tokens) if chunk is None else check_count(chunk, "chunk", 1)
         if not cache:
             rows = [
                 self._core.forward(
@@ -255,7 +263,7 @@ class Model:
                 for i in range(len(tokens))
             ]
             return np.concatenate(rows)
-        return np.concatenate(list(self._logits_in_chunks(tokens, chunk)))
+        return np.concatenate(list(self._logits_in_chunks(tokens, size)))
 
     def score(self, text: str | Ids) -> Score:
         """Log-probability of every token of a text (or of token ids) given those before it.
@@ -281,9 +289,8 @@ class Model:
         return f"<id {token}>" if self._tokenizer is None else self._tokenizer.token(token)
 
     def _logits_in_chunks(
-        self, tokens: npt.NDArray[np.int64], chunk: int | None
+        self, tokens: npt.NDArray[np.int64], size: int
     ) -> Iterator[npt.NDArray[np.float32]]:
-        size = len(tokens) if chunk is None else check_count(chunk, "chunk", 1)
         sequence = self._core.new_sequence()
         for begin in range(0, len(tokens), size):
             part = tokens[begin : begin + size]

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from kvik import _core
-from kvik.arguments import check_path, check_threads
+from kvik.arguments import check_names, check_path, check_threads
 from kvik.errors import InvalidArgumentError
 from kvik.info import tensor_info
 
@@ -67,7 +67,7 @@ class InferenceSession:
         optimize: bool = True,
         extra_outputs: Sequence[str] = (),
     ) -> None:
-        count, extra = check_threads(threads), list(extra_outputs)
+        count, extra = check_threads(threads), check_names(extra_outputs, "extra_outputs")
         if isinstance(path_or_bytes, (bytes, bytearray, memoryview)):
             data = bytes(path_or_bytes)
             self._core = _core.Session.from_bytes(data, count, optimize, extra)
@@ -102,16 +102,14 @@ class InferenceSession:
             InvalidArgumentError: A feed is missing, unknown, or of the wrong type or shape; an
                 output is unknown; a node can't combine its inputs. The session stays usable.
         """
-        if isinstance(output_names, str):
-            raise InvalidArgumentError(
-                f"output_names must be a list of names; found the string {output_names!r}"
-            )
+        names = check_names(() if output_names is None else output_names, "output_names")
         if not isinstance(input_feed, Mapping):
             raise InvalidArgumentError(
                 f"input_feed must map input names to arrays; found {type(input_feed).__name__}"
             )
-        feeds = [(name, self._array(name, value)) for name, value in input_feed.items()]
-        return self._core.run(list(output_names or ()), feeds)
+        fed = check_names(input_feed, "the keys of input_feed")
+        feeds = [(name, self._array(name, input_feed[name])) for name in fed]
+        return self._core.run(names, feeds)
 
     def _array(self, name: str, value: npt.ArrayLike) -> npt.NDArray[Any]:
         """The value as an array that the engine can read in place."""

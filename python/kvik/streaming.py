@@ -12,7 +12,7 @@ Two steps, each usable alone:
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 from kvik.errors import InvalidArgumentError
 
@@ -25,14 +25,24 @@ _REPLACEMENT = "\ufffd"  # what a decoder writes for bytes that are not (yet) UT
 # character for them, byte-fallback decoders one per byte.
 _UNFINISHED = 3
 _WINDOW = 8  # tokens after which text that never becomes UTF-8 is let go
-_CONTEXT = 4  # tokens of the prompt that are decoded along, so that leading spaces come out right
+_CONTEXT = 4  # tokens, at least, that are decoded along, so that leading spaces come out right
+_FARTHEST = 32  # tokens of the prompt that are searched for some that have a text
+_MOST_PARTS = 8  # parts of the context: bounds a step where no token has a text
 
 
-def check_stop(stop: str | Sequence[str] | None) -> tuple[str, ...]:
+def check_stop(stop: object) -> tuple[str, ...]:
     """The stop strings as a tuple. Raises InvalidArgumentError for anything else than text."""
     if stop is None:
         return ()
-    stops = (stop,) if isinstance(stop, str) else tuple(stop)
+    if isinstance(stop, str):
+        stops: tuple[object, ...] = (stop,)
+    elif isinstance(stop, Iterable) and not isinstance(stop, bytes):
+        stops = tuple(stop)
+    else:
+        raise InvalidArgumentError(
+            f"stop must be a string or a list of strings; found {type(stop).__name__}"
+        )
+    checked = []
     for item in stops:
         if not isinstance(item, str):
             raise InvalidArgumentError(
@@ -41,7 +51,8 @@ def check_stop(stop: str | Sequence[str] | None) -> tuple[str, ...]:
             )
         if not item:
             raise InvalidArgumentError("stop contains an empty string, which would match at once")
-    return stops
+        checked.append(item)
+    return tuple(checked)
 
 
 class TokenDecoder:
@@ -49,12 +60,14 @@ class TokenDecoder:
 
     ``decode`` maps ids to text and may depend on neighbours (a leading space that a decoder strips,
     characters spread over several tokens), so each new token is decoded together with the few
-    before it. A step decodes a bounded number of tokens, however long the text is.
+    before it, its context. A step decodes a bounded number of tokens, however long the text is.
     """
 
     def __init__(self, decode: Decode, prompt: Sequence[int] = ()) -> None:
         self._decode = decode
-        self._before: list[int] = list(prompt)[-_CONTEXT:]  # tokens whose text is out already
+        # The context: tokens whose text is out already, in parts that hold whole characters.
+        self._parts = [_end_of(prompt, decode)] if len(prompt) else []
+        self._before = decode(self._parts[0]) if self._parts else ""  # text of the context
         self._window: list[int] = []  # tokens whose text is held back
 
     def push(self, token: int) -> str:
@@ -74,19 +87,26 @@ class TokenDecoder:
 
     def _text(self, tokens: list[int]) -> str:
         """Text of tokens as it reads after the tokens before them."""
-        before = self._decode(self._before) if self._before else ""
-        text = self._decode(self._before + tokens)
-        if text.startswith(before):
-            return text[len(before) :]
+        text = self._decode([*_joined(self._parts), *tokens])
+        if text.startswith(self._before):
+            return text[len(self._before) :]
         # The neighbours changed the reading of what is out (a byte-fallback decoder judges a run of
         # byte tokens as a whole): read the new tokens by themselves.
         return self._decode(tokens)
 
     def _commit(self, count: int) -> None:
         """The text of the first `count` tokens of the window is out."""
-        if count:
-            self._before = self._window[:count]
-            self._window = self._window[count:]
+        if not count:
+            return
+        self._parts.append(self._window[:count])
+        self._window = self._window[count:]
+        # A context without text, such as special tokens, would make what follows the beginning of
+        # a text, whose leading space decoders strip.
+        while len(rest := _joined(self._parts[1:])) >= _CONTEXT and self._decode(rest):
+            del self._parts[0]
+        if len(self._parts) > _MOST_PARTS:
+            del self._parts[1]  # the first has the text, and this one has none
+        self._before = self._decode(_joined(self._parts))
 
     def _let_go(self, text: str) -> str:
         """Text that is not UTF-8 and never will be: all but the tokens that may yet become it."""
@@ -97,6 +117,20 @@ class TokenDecoder:
                 return head
         self._commit(len(self._window))
         return text
+
+
+def _end_of(prompt: Sequence[int], decode: Decode) -> list[int]:
+    """The fewest tokens that a context may begin with: some text, and no half of a character."""
+    ids = list(prompt)
+    for count in range(min(_CONTEXT, len(ids)), min(_FARTHEST, len(ids)) + 1):
+        text = decode(ids[-count:])
+        if text and not text.startswith(_REPLACEMENT):
+            return ids[-count:]
+    return ids[-_CONTEXT:]
+
+
+def _joined(parts: list[list[int]]) -> list[int]:
+    return [token for part in parts for token in part]
 
 
 class StopScanner:

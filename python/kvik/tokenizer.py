@@ -9,6 +9,7 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
 
+from kvik.arguments import check_path
 from kvik.errors import FileError, InvalidArgumentError, InvalidModelError, UnsupportedError
 
 if TYPE_CHECKING:
@@ -41,7 +42,19 @@ class Tokenizer:
         return int(self.raw.get_vocab_size(with_added_tokens=True))
 
     def encode(self, text: str) -> list[int]:
-        """Token ids of text, with the special tokens that the tokenizer adds to a prompt."""
+        """Token ids of text, with the special tokens that the tokenizer adds to a prompt.
+
+        Raises:
+            InvalidArgumentError: the text holds a surrogate, as text has that was decoded from
+                bytes that are not UTF-8.
+        """
+        try:
+            text.encode("utf-8")
+        except UnicodeEncodeError as error:
+            raise InvalidArgumentError(
+                f"the text holds the surrogate U+{ord(text[error.start]):04X} at index "
+                f"{error.start}, which is no character: pass text that was UTF-8"
+            ) from None
         return list(self.raw.encode(text, add_special_tokens=True).ids)
 
     def decode(self, ids: Sequence[int]) -> str:
@@ -88,7 +101,7 @@ def find_tokenizer(
 
 def _given_tokenizer(given: TokenizerLike) -> Tokenizer:
     if isinstance(given, (str, os.PathLike)):
-        path = Path(given)
+        path = check_path(given)
         return _read(path / _FILE if path.is_dir() else path)
     if hasattr(given, "encode") and hasattr(given, "decode") and hasattr(given, "id_to_token"):
         return Tokenizer(given, "the tokenizer argument")

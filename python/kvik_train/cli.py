@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from kvik_train.errors import DivergedError, TrainError
+from kvik_train.errors import TrainError
 
 if TYPE_CHECKING:
     from kvik_train.config import RunConfig
@@ -94,17 +94,7 @@ def train(
         "model": {"context_length": context, "dropout": dropout},
     }  # fmt: skip
     folder = out if out is not None else Path("runs", preset or DEFAULT_PRESET)
-    try:
-        status = _train(preset, folder, resume, overwrite, given)
-    except DivergedError as error:
-        status = _fail(error, 1)
-    except TrainError as error:
-        status = _fail(error, 2)
-    except OSError as error:  # a full disk, a folder without permission
-        status = _fail(error, 1)
-    except KeyboardInterrupt:
-        status = _fail("interrupted", 130)
-    if status:
+    if status := _train(preset, folder, resume, overwrite, given):
         raise typer.Exit(status)
 
 
@@ -182,12 +172,12 @@ def _exit_status(outcome: Any) -> int:
 
 def _fail(error: object, status: int) -> int:
     if os.environ.get("RANK", "0") == "0":  # processes that train together fail together
-        print(f"kvik train: {error}", file=sys.stderr)
+        print(f"kvik: error: {error}", file=sys.stderr)
     return status
 
 
 def main() -> None:
-    """Run `train` as a program of its own."""
+    """Run `train` as a program of its own, with the errors of the `kvik` command."""
     app = typer.Typer(add_completion=False, rich_markup_mode=None)
     app.command()(train)
     usage_error: type[Exception] = typer.BadParameter.__base__  # type: ignore[assignment]
@@ -195,4 +185,11 @@ def main() -> None:
         sys.exit(app(prog_name="python -m kvik_train", standalone_mode=False))
     except usage_error as error:
         message: str = error.format_message()  # type: ignore[attr-defined]
-        sys.exit(_fail(f"{message}; see --help", 2))
+        sys.exit(_fail(f"{message.rstrip('.')}; see --help", 2))
+    except TrainError as error:
+        sys.exit(_fail(error, error.exit_status))
+    except OSError as error:  # a full disk, a folder without permission
+        reason = error.strerror or error
+        sys.exit(_fail(f"{error.filename}: {reason}" if error.filename else reason, 2))
+    except KeyboardInterrupt:
+        sys.exit(130)

@@ -4,8 +4,12 @@ from __future__ import annotations
 
 
 class TrainError(Exception):
-    """Bad input: an option, a corpus, a checkpoint. The command exits with status 2."""
+    """Bad input: an option, a corpus, a checkpoint."""
+
+    exit_status = 2  # of the command
 
 
 class DivergedError(TrainError):
-    """The loss or the gradient is no longer finite. The command exits with status 1."""
+    """The loss or the gradient is no longer finite."""
+
+    exit_status = 1

@@ -98,6 +98,23 @@ def test_external_data(run_folder, tmp_path, exported):
     assert metadata(path) == metadata(exported)
 
 
+def test_an_inline_export_takes_the_weights_of_the_old_one_away(tmp_path):
+    path, data = tmp_path / "b.onnx", tmp_path / "b.onnx.data"
+    options = {"vocab_size": 11, "context_length": 8}
+    export_module(Bigram(), path, external_data=True, **options)
+    assert data.is_file()
+    export_module(Bigram(), path, external_data=False, **options)
+    assert [entry.name for entry in tmp_path.iterdir()] == ["b.onnx"]
+    data.write_bytes(b"no weights of this model")
+    export_module(Bigram(), path, external_data=False, **options)
+    assert data.read_bytes() == b"no weights of this model"
+
+
+def test_a_folder_that_takes_no_files():
+    with pytest.raises(ExportError, match=r"cannot write /proc/b.onnx: "):
+        export_module(Bigram(), "/proc/b.onnx", vocab_size=11, context_length=8)
+
+
 def test_prints_nothing_and_leaves_the_mode(tmp_path, capfd):
     module = Bigram().train()
     result = export_module(module, tmp_path / "b.onnx", vocab_size=11, context_length=8)

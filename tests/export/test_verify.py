@@ -5,10 +5,14 @@ from __future__ import annotations
 import numpy as np
 import onnx
 import pytest
-from typer.testing import CliRunner
+import torch
+from torch import nn
 
 from kvik_export import ExportError, bisect, verify_model
 from kvik_export.bisect import first_divergence
+from kvik_export.exporter import export_module
+from kvik_export.verify import longest_length
+from kvik_train.models.gpt import GPT, GPTConfig
 
 FEEDS = {"ids": np.arange(9).reshape(1, 9)}
 
@@ -26,7 +30,63 @@ def test_everything_agrees(exported, run_folder):
     assert 0 < result.largest_error < 1e-5, "nothing was compared, or it was compared with itself"
     greedy = [check for check in result.checks if "greedy" in check.what]
     assert all(int(check.compared.split()[0]) >= 32 for check in greedy)
+    assert all(check.note == "to the end of the context of 48" for check in greedy)
     assert steps
+
+
+def test_all_steps_are_compared_where_the_context_has_room(tmp_path):
+    path = tmp_path / "gpt.onnx"
+    config = GPTConfig(vocab_size=31, context_length=320, n_layer=1, n_head=2, n_embd=16)
+    torch.manual_seed(3)
+    export_module(GPT(config), path, vocab_size=31, context_length=320)
+    result = verify_model(path, length=9)
+    assert result.ok, result.checks
+    greedy = [check for check in result.checks if "greedy" in check.what]
+    assert [check.compared for check in greedy] == ["256 tokens"]
+    assert "context" not in greedy[0].note
+
+
+class Summed(nn.Module):
+    """Adds the sum of the tokens so far, of which there is no proof; knows 24 positions."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.tokens, self.positions = nn.Embedding(31, 16), nn.Embedding(24, 16)
+        self.head = nn.Linear(16, 31)
+
+    def forward(self, ids: torch.Tensor) -> torch.Tensor:
+        x = self.tokens(ids) + self.positions(torch.arange(ids.shape[1]))
+        return self.head(x + x.cumsum(1))
+
+
+def test_a_recomputed_model_without_a_known_context(tmp_path):
+    """The end of its table of positions is found, not run into."""
+    path = tmp_path / "summed.onnx"
+    torch.manual_seed(3)
+    export_module(Summed(), path, vocab_size=31, context_length=24)
+    model = onnx.load(path)
+    del model.metadata_props[:]
+    onnx.save(model, path)
+    result = verify_model(path)
+    assert result.ok, result.checks
+    assert not result.incremental
+    greedy = [check for check in result.checks if "greedy" in check.what]
+    assert greedy[0].compared == "18 tokens"
+    assert greedy[0].note == "to 24 tokens, the most that onnxruntime runs"
+
+
+def test_the_longest_length_that_an_engine_runs():
+    def engine(ids):
+        if len(ids) > 24:
+            raise RuntimeError("index out of bounds")
+
+    assert [longest_length(engine, most) for most in (7, 24, 25, 512)] == [7, 24, 24, 24]
+
+    def broken(ids):
+        raise RuntimeError("no kernel")
+
+    with pytest.raises(ExportError, match="cannot run one token: RuntimeError: no kernel"):
+        longest_length(broken, 8)
 
 
 def test_weights_of_another_run_are_found_out(exported, other_run_folder):
@@ -60,8 +120,8 @@ def perturb(monkeypatch, node_name: str, path, *, only_fused: bool) -> None:
 @pytest.mark.parametrize("only_fused", [False, True])
 def test_the_first_wrong_node_is_named(exported, monkeypatch, only_fused):
     graph = onnx.load(exported).graph
-    softmaxes = [node for node in graph.node if node.op_type == "LayerNormalization"]
-    culprit = softmaxes[2]
+    norms = [node for node in graph.node if node.op_type == "LayerNormalization"]
+    culprit = norms[2]
     perturb(monkeypatch, culprit.name, exported, only_fused=only_fused)
     found = first_divergence(exported, FEEDS)
     assert found is not None
@@ -89,24 +149,26 @@ def test_not_a_plain_forward(tmp_path):
         verify_model(path)
 
 
-def run_verify(*arguments):
-    import typer
+def run_verify(capsys, *arguments):
+    """Exit status, standard output and standard error of `kvik verify`."""
+    from kvik.cli import main
 
-    from kvik_export.cli import verify
+    capsys.readouterr()
+    with pytest.raises(SystemExit) as caught:
+        main(["verify", *map(str, arguments)])
+    return caught.value.code, *capsys.readouterr()
 
-    app = typer.Typer()
-    app.command()(verify)
-    return CliRunner().invoke(app, [str(argument) for argument in arguments])
 
-
-def test_command_status(exported, run_folder, other_run_folder, tmp_path):
-    good = run_verify(exported, "--checkpoint", run_folder, "--steps", 8, "--length", 9)
-    assert good.exit_code == 0, good.output
-    assert "largest error" in good.output
-    bad = run_verify(exported, "--checkpoint", other_run_folder, "--steps", 8, "--length", 9)
-    assert bad.exit_code == 1
-    assert "different" in bad.output
-    missing = run_verify(tmp_path / "none.onnx")
-    assert missing.exit_code == 2
-    assert "none.onnx" in missing.output
-    assert "Traceback" not in missing.output
+def test_command_status(exported, run_folder, other_run_folder, tmp_path, capsys):
+    options = ("--steps", 8, "--length", 9)
+    status, out, _ = run_verify(capsys, exported, "--checkpoint", run_folder, *options)
+    assert status == 0, out
+    assert "largest error" in out
+    status, out, _ = run_verify(capsys, exported, "--checkpoint", other_run_folder, *options)
+    assert status == 1
+    assert "different" in out
+    status, out, error = run_verify(capsys, tmp_path / "none.onnx")
+    assert (status, out) == (2, "")
+    assert error.startswith("kvik: error: ")
+    assert "none.onnx" in error
+    assert error.count("\n") == 1

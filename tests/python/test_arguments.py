@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 import kvik
+from kvik import _core
 
 BAD_PROMPTS = [
     ([], "empty"),
@@ -58,6 +59,7 @@ def test_bad_text_prompts(text):
         ({"temperature": -0.1}, "temperature"),
         ({"temperature": float("nan")}, "temperature"),
         ({"temperature": float("inf")}, "temperature"),
+        ({"temperature": 10**400}, "temperature is larger than any float64"),
         ({"temperature": "hot"}, "temperature must be a number; found str 'hot'"),
         ({"top_k": -1}, "top_k must be at least 0"),
         ({"top_k": 2.5}, "top_k must be an integer"),
@@ -75,6 +77,8 @@ def test_bad_text_prompts(text):
         ({"logit_bias": {1: "x"}}, r"logit_bias\[1\] must be a number"),
         ({"stop": ""}, "empty string"),
         ({"stop": [1]}, "stop must be a string"),
+        ({"stop": 5}, "stop must be a string or a list of strings; found int"),
+        ({"stop": b"a"}, "stop must be a string or a list of strings; found bytes"),
         ({"stop_ids": [258]}, "258"),
         ({"stop_ids": [-2]}, "-2"),
         ({"stop_ids": "a"}, "stop_ids must be token ids"),
@@ -116,12 +120,24 @@ def test_bad_load_arguments(plain_path, tmp_path):
             kvik.load(plain_path, max_rows=rows)
     with pytest.raises(kvik.InvalidArgumentError, match="path must be str"):
         kvik.load(3)
+    for call in (kvik.load, kvik.InferenceSession):
+        with pytest.raises(kvik.InvalidArgumentError, match="path holds a NUL character"):
+            call("a\0b")
+    with pytest.raises(kvik.InvalidArgumentError, match="path holds a NUL character"):
+        kvik.load(plain_path, tokenizer="a\0b")
     with pytest.raises(kvik.FileError, match="absent"):
         kvik.load(tmp_path / "absent.onnx")
     with pytest.raises(OSError, match="absent"):
         kvik.load(tmp_path / "absent.onnx")
     with pytest.raises(kvik.KvikError, match=tmp_path.name):
         kvik.load(tmp_path)
+
+
+def test_most_threads_is_what_the_engine_takes(plain_path):
+    with pytest.raises(kvik.InvalidArgumentError, match="threads must be at most 1024; found 1025"):
+        kvik.load(plain_path, threads=1025)
+    with pytest.raises(kvik.InvalidArgumentError, match="1024"):
+        _core.Model.load(plain_path, threads=1025)
 
 
 def test_bytes_that_are_no_model(tmp_path):
@@ -135,13 +151,12 @@ def test_bytes_that_are_no_model(tmp_path):
 
 def test_bad_chunk(plain):
     for chunk in (0, -3, 1.5):
-        with pytest.raises(kvik.InvalidArgumentError, match="chunk"):
-            plain.logits([1, 2], chunk=chunk)
+        for cache in (True, False):
+            with pytest.raises(kvik.InvalidArgumentError, match="chunk"):
+                plain.logits([1, 2], cache=cache, chunk=chunk)
 
 
 def test_a_sampler_refuses_what_is_not_a_number():
-    from kvik import _core
-
     sampler = _core.Sampler(_core.SamplerOptions(), 3)
     with pytest.raises(kvik.InvalidArgumentError):
         sampler.sample(np.array([0.0, np.nan, 1.0], dtype=np.float32))

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shlex
 import subprocess
 import sys
 import xml.etree.ElementTree as ElementTree
@@ -13,8 +14,12 @@ from onnx import helper
 import kvik
 
 
+def word(argument):
+    return argument if isinstance(argument, bytes) else str(argument)
+
+
 def run(*arguments, stdin=None, env=None):
-    command = [sys.executable, "-m", "kvik.cli", *map(str, arguments)]
+    command = [sys.executable, "-m", "kvik.cli", *map(word, arguments)]
     environment = os.environ | {"TERM": "dumb", "COLUMNS": "100"} | (env or {})
     data = stdin if isinstance(stdin, bytes) or stdin is None else stdin.encode()
     return subprocess.run(command, input=data, capture_output=True, env=environment, timeout=300)
@@ -55,22 +60,91 @@ def test_help_lists_every_command():
 def test_help_of_a_command(command):
     out, _ = succeed(command, "--help")
     assert "MODEL" in out
+    assert "default: (one for each CPU)" in out
+
+
+def test_help_says_what_happens_without_an_option():
+    out = " ".join(succeed("generate", "--help", env={"COLUMNS": "200"})[0].split())
+    for words in ("default: 128", "(what the file recommends, else 0)", "(the model's own)",
+                  "else off", "(another one each time, reported)"):  # fmt: skip
+        assert words in out
+    out = " ".join(succeed("inspect", "--help", env={"COLUMNS": "200"})[0].split())
+    assert "(the one that runs)" in out
 
 
 @pytest.mark.parametrize(
     "arguments",
     [["generat"], ["generate"], ["generate", "--nonsense"], ["generate", "m", "p", "-n", "many"],
-     ["inspect"], ["bench", "a", "b"]],
+     ["inspect"], ["bench", "a", "b"], ["train", "--steps", "many"], ["export"],
+     ["verify", "m", "--steps", "many"], ["demo", "--steps", "0"]],
 )  # fmt: skip
-def test_usage_errors_exit_with_2(arguments):
-    done = run(*arguments)
+def test_usage_errors_are_one_line(arguments):
+    error = fail(*arguments)
+    assert error.endswith(" --help\n")
+    assert "see kvik" in error
+
+
+def test_the_name_alone_shows_the_commands():
+    done = run()
     assert done.returncode == 2
-    assert b"Usage" in done.stderr
-    assert b"Traceback" not in done.stderr
+    assert b"generate" in done.stdout
+    assert done.stderr == b""
+
+
+def shell(redirection, *arguments):
+    """The command with a stream redirected or closed by the shell."""
+    command = shlex.join([sys.executable, "-m", "kvik.cli", *map(str, arguments)])
+    return subprocess.run(
+        ["sh", "-c", f"{command} {redirection}"], capture_output=True, text=True, timeout=300
+    )
 
 
 @pytest.mark.parametrize(
-    ("command", "extra"), [("train", "train"), ("export", "export"), ("verify", "export")]
+    "arguments",
+    [["--help"], ["generate", "MODEL", "a", "-n", "3"], ["inspect", "MODEL"],
+     ["inspect", "MODEL", "--dump"]],
+)  # fmt: skip
+def test_a_full_disk_is_one_line(arguments, text_path):
+    done = shell(">/dev/full", *[text_path if item == "MODEL" else item for item in arguments])
+    message = "kvik: error: can't write the output: No space left on device\n"
+    assert (done.returncode, done.stderr) == (2, message)
+
+
+def test_closed_streams(text_path):
+    done = shell("<&-", "generate", text_path, "-")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == "kvik: error: stdin is closed: there is no prompt to read\n"
+    done = shell(">&-", "generate", text_path, "a", "-n", 3)
+    assert (done.returncode, done.stdout) == (0, "")
+    assert "tokens/s" in done.stderr
+    done = shell(">&- 2>&-", "generate", text_path, "a", "-n", 3)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+
+
+@pytest.mark.parametrize(
+    ("module", "arguments"),
+    [("typer", ["generate", "m", "p"]), ("kvik.cli.generate", ["generate", "m", "p"]),
+     ("tokenizers", ["generate", "TEXT", "p"])],
+)  # fmt: skip
+def test_ctrl_c_while_libraries_are_read(module, arguments, text_path, tmp_path):
+    (tmp_path / "sitecustomize.py").write_text(
+        "import sys\n"
+        "class Interrupt:\n"
+        "    def find_spec(self, name, *rest):\n"
+        f"        if name == {module!r} and 'kvik.cli' in sys.modules:\n"
+        "            raise KeyboardInterrupt\n"
+        "sys.meta_path.insert(0, Interrupt())\n"
+    )
+    path = os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")])
+    arguments = [text_path if item == "TEXT" else item for item in arguments]
+    done = run(*arguments, env={"PYTHONPATH": path})
+    assert done.returncode == 130
+    assert done.stderr.strip() == b""
+
+
+@pytest.mark.parametrize(
+    ("command", "extra"),
+    [("train", "train"), ("export", "export"), ("verify", "export"), ("demo", "demo")],
 )
 def test_missing_packages_name_the_extra(command, extra, tmp_path):
     """As on a machine that has the runtime alone: torch and its kin can't be imported."""
@@ -82,6 +156,13 @@ def test_missing_packages_name_the_extra(command, extra, tmp_path):
     path = os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")])
     error = fail(command, "x", env={"PYTHONPATH": path})
     assert f"pip install 'kvik[{extra}]'" in error
+
+
+def test_errors_of_every_command_look_alike(tmp_path):
+    assert "no-such-preset" in fail("train", "--preset", "no-such-preset")
+    assert "give one of them" in fail("train", "--resume", "--overwrite")
+    assert "no checkpoint at" in fail("export", tmp_path / "absent", "-o", tmp_path / "m.onnx")
+    assert "absent.onnx" in fail("verify", tmp_path / "absent.onnx")
 
 
 # ---- generate ----------------------------------------------------------------------------------
@@ -190,6 +271,10 @@ def test_generate_bad_models(tmp_path, plain_path):
     fail("generate", broken, "x")
     assert "pass tokenizer=" in fail("generate", plain_path, "x")
     assert "context" in fail("generate", plain_path, " ".join(["1"] * 65), "--ids")
+
+
+def test_generate_bad_text(text_path):
+    assert "surrogate U+DCFF" in fail("generate", text_path, b"\xff\xfe")
 
 
 def test_generate_bad_stdin(text_path):

@@ -98,7 +98,10 @@ GOOD = np.ones((2, 3), np.float32)
         (None, {"x": np.ones((2, 4), np.float32)}, "x"),
         (None, {"x": np.ones(3, np.float32)}, "x"),
         ("y", {"x": GOOD}, "list of names"),
+        (5, {"x": GOOD}, "output_names must be a list of names; found int 5"),
+        ([1], {"x": GOOD}, "output_names must be names; found int 1"),
         (None, [GOOD], "must map input names"),
+        (None, {1: GOOD}, "keys of input_feed must be names; found int 1"),
     ],
 )
 def test_bad_calls_name_what_is_wrong(session, names, feeds, words):
@@ -121,3 +124,6 @@ def test_extra_outputs(session_path):
     np.testing.assert_array_equal(y, product + 1)
     with pytest.raises(kvik.InvalidArgumentError, match="absent"):
         kvik.InferenceSession(session_path, extra_outputs=["absent"])
+    for wrong in ("product", 5, [5]):
+        with pytest.raises(kvik.InvalidArgumentError, match="extra_outputs must"):
+            kvik.InferenceSession(session_path, extra_outputs=wrong)

@@ -105,6 +105,71 @@ def test_leading_space_depends_on_the_prompt():
     assert "".join(pieces) == "world hello"
 
 
+def sentence_tokenizer(decoder):
+    """SentencePiece's spelling of spaces, and two special tokens that decode to nothing."""
+    words = ["▁hello", "▁world", "▁", "x", "."]
+    tokenizer = Tokenizer(models.WordLevel({w: i for i, w in enumerate(words)}, unk_token="x"))
+    tokenizer.decoder = decoder
+    tokenizer.add_special_tokens(["<s>", "</s>"])  # ids 5 and 6
+    return tokenizer
+
+
+LLAMA = decoders.Sequence(
+    [
+        decoders.Replace("▁", " "),
+        decoders.ByteFallback(),
+        decoders.Fuse(),
+        decoders.Strip(" ", 1, 0),
+    ]
+)
+SENTENCE_DECODERS = pytest.mark.parametrize(
+    "decoder", [decoders.Metaspace(), LLAMA], ids=["metaspace", "llama"]
+)
+
+
+@SENTENCE_DECODERS
+def test_a_space_after_special_tokens_stays(decoder):
+    tokenizer = sentence_tokenizer(decoder)
+    for count in (1, 2, 5, 20):
+        for prompt, ids in (([0], [6] * count + [1]), ([0] + [6] * count, [1])):
+            pieces, _ = stream(tokenizer.decode, ids, prompt=prompt)
+            assert "".join(pieces) == " world", (count, prompt)
+
+
+@SENTENCE_DECODERS
+@given(
+    prompt=st.lists(st.integers(0, 6), max_size=10), ids=st.lists(st.integers(0, 6), max_size=30)
+)
+@settings(max_examples=300)
+def test_text_after_a_prompt_is_what_the_tokenizer_adds(decoder, prompt, ids):
+    decode = sentence_tokenizer(decoder).decode
+    pieces, _ = stream(decode, ids, prompt=prompt)
+    assert decode(prompt) + "".join(pieces) == decode(prompt + ids)
+
+
+@given(prompt=TEXT, text=TEXT)
+def test_characters_of_the_prompt_are_not_cut(prompt, text):
+    """Characters spelt by bytes, of which a context of a fixed length would begin with a half."""
+    tokenizer = byte_fallback_tokenizer()
+    before, ids = tokenizer.encode(prompt).ids, tokenizer.encode(text).ids
+    pieces, _ = stream(tokenizer.decode, ids, prompt=before)
+    assert "".join(pieces) == text
+
+
+def test_endless_special_tokens_do_not_accumulate():
+    tokenizer = sentence_tokenizer(decoders.Metaspace())
+    longest = 0
+
+    def decode(ids):
+        nonlocal longest
+        longest = max(longest, len(ids))
+        return tokenizer.decode(ids)
+
+    pieces, _ = stream(decode, [0] + [6] * 500 + [1])
+    assert "".join(pieces) == "hello world"
+    assert longest < 32
+
+
 def expected_stop(text, stops):
     """Brute force: cut before the stop string that is completed first, the longest on ties."""
     for end in range(1, len(text) + 1):

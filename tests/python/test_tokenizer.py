@@ -77,6 +77,13 @@ def test_missing_file(bare, tmp_path):
         kvik.load(bare, tokenizer=tmp_path)
 
 
+@pytest.mark.parametrize("prompt", ["\ud800", "ab\udcff"])
+def test_surrogates_are_no_text(text, prompt):
+    for call in (text.generate, text.stream, text.score, text.logits):
+        with pytest.raises(kvik.InvalidArgumentError, match=r"surrogate U\+D.* at index [02]"):
+            call(prompt)
+
+
 def test_something_else(bare):
     with pytest.raises(kvik.InvalidArgumentError, match="found int"):
         kvik.load(bare, tokenizer=7)
@@ -94,8 +101,26 @@ def test_something_else(bare):
         ("kvik.eos_token_ids", "[-1]", "names id -1"),
         ("kvik.generation", "[]", "must be a JSON object"),
         ("kvik.generation", "{", "must be a JSON object"),
-        ("kvik.generation", '{"top_k": "many"}', "top_k must be a number"),
+        ("kvik.generation", '{"top_k": "many"}', "top_k must be an integer"),
         ("kvik.generation", '{"temperature": true}', "temperature must be a number"),
+        ("kvik.generation", '{"temperature": null}', "must not hold null"),
+        ("kvik.generation", '{"temperature": -1}', "temperature -1"),
+        ("kvik.generation", '{"temperature": NaN}', "temperature nan"),
+        ("kvik.generation", '{"top_k": 2.5}', "top_k must be an integer"),
+        ("kvik.generation", '{"top_k": -1}', "top_k must be at least 0"),
+        ("kvik.generation", '{"top_p": 2}', "top_p 2"),
+        ("kvik.generation", '{"min_p": -1}', "min_p -1"),
+        ("kvik.generation", '{"repetition_penalty": 0}', "repetition_penalty 0"),
+        ("kvik.context_length", "abc", "must be a number of at least 1; found 'abc'"),
+        ("kvik.context_length", "-5", "must be a number of at least 1; found '-5'"),
+        ("kvik.context_length", "0", "must be a number of at least 1"),
+        ("kvik.context_length", "9" * 5000, "must be a number of at least 1"),
+        ("kvik.format", "one", "must be a number of at least 1; found 'one'"),
+        ("kvik.format", "0", "must be a number of at least 1; found '0'"),
+        ("kvik.special_tokens", "[1]", "JSON object of texts and token ids"),
+        ("kvik.special_tokens", "{", "JSON object of texts and token ids"),
+        ("kvik.special_tokens", '{"<s>": "1"}', "JSON object of texts and token ids"),
+        ("kvik.special_tokens", '{"<s>": 258}', "names id 258, but the vocabulary has 258"),
     ],
 )
 def test_broken_metadata(plain_path, tmp_path, key, value, words):
@@ -103,7 +128,18 @@ def test_broken_metadata(plain_path, tmp_path, key, value, words):
     helper.set_model_props(model, {key: value})
     path = tmp_path / "m.onnx"
     onnx.save(model, path)
-    with pytest.raises(kvik.InvalidModelError, match=words):
+    with pytest.raises(kvik.InvalidModelError, match=words) as caught:
+        kvik.load(path)
+    assert key in str(caught.value)
+    assert str(path) in str(caught.value)
+
+
+def test_metadata_of_a_newer_version(plain_path, tmp_path):
+    model = onnx.load(plain_path)
+    helper.set_model_props(model, {"kvik.format": "999"})
+    path = tmp_path / "m.onnx"
+    onnx.save(model, path)
+    with pytest.raises(kvik.UnsupportedError, match=r"m.onnx: metadata kvik.format is 999.*newer"):
         kvik.load(path)
 
 

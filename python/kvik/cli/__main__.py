@@ -1,6 +1,6 @@
 """`python -m kvik.cli`."""
 
-from kvik.cli.app import main
+from kvik.cli import main
 
 if __name__ == "__main__":
     main()

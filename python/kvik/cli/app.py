@@ -6,12 +6,14 @@ lists stand here.
 
 from __future__ import annotations
 
+import errno
 import functools
 import importlib
 import os
 import sys
-from collections.abc import Callable, Sequence
-from typing import Annotated, Any, NamedTuple
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from typing import Annotated, Any, NamedTuple, NoReturn
 
 import typer
 
@@ -42,6 +44,11 @@ COMMANDS = (
     Command("demo", "kvik_export.demo", "demo", "Train, export, prove, verify, generate.", "demo"),
 )
 
+# A wrong command line. Newer versions of typer bring click along, older ones import it.
+_UsageError: type[Exception] = typer.BadParameter.__base__  # type: ignore[assignment]
+
+_DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
 # Packages that the extras bring: when one of them is missing, its extra is the remedy.
 _EXTRA_PACKAGES = {
     "torch", "onnx", "onnxruntime", "onnxscript", "onnx_ir", "transformers", "matplotlib",
@@ -52,8 +59,25 @@ _EXTRA_PACKAGES = {
 def main(argv: Sequence[str] | None = None) -> None:
     """Entry point of `kvik`; exits the process with the command's status."""
     arguments = list(sys.argv[1:] if argv is None else argv)
-    app = _make_app(_chosen(arguments))
-    app(arguments, prog_name="kvik")
+    _replace_closed_streams()
+    name = _chosen(arguments)
+    command = next((item for item in COMMANDS if item.name == name), None)
+    with _one_line_errors(command):
+        app = _make_app(command)
+        try:
+            # Not its standalone mode, which draws a box around an error.
+            status = app(arguments, prog_name="kvik", standalone_mode=False)
+        except _UsageError as error:
+            _fail_usage(error, command)
+    raise SystemExit(status or 0)
+
+
+def _replace_closed_streams() -> None:
+    """Python has None for a stream that the caller closed (`kvik ... >&-`): nobody wants it."""
+    if sys.stdout is None:
+        sys.stdout = os.fdopen(os.open(os.devnull, os.O_WRONLY), "w", encoding="utf-8")
+    if sys.stderr is None:
+        sys.stderr = os.fdopen(os.open(os.devnull, os.O_WRONLY), "w", encoding="utf-8")
 
 
 def _chosen(arguments: Sequence[str]) -> str:
@@ -61,7 +85,7 @@ def _chosen(arguments: Sequence[str]) -> str:
     return next((item for item in arguments if not item.startswith("-")), "")
 
 
-def _make_app(chosen: str) -> typer.Typer:
+def _make_app(chosen: Command | None) -> typer.Typer:
     app = typer.Typer(
         add_completion=False,
         no_args_is_help=True,
@@ -70,7 +94,7 @@ def _make_app(chosen: str) -> typer.Typer:
     )
     app.callback()(_options)
     for command in COMMANDS:
-        if command.name == chosen:
+        if command == chosen:
             app.command(command.name, help=None)(_guarded(command, _load(command)))
         else:
             app.command(command.name, help=command.summary)(_not_chosen)
@@ -130,36 +154,83 @@ def _missing_extra(command: Command, error: ModuleNotFoundError) -> str:
 
 
 def _guarded(command: Command, function: Callable[..., None]) -> Callable[..., None]:
-    """The function with its errors as one line and an exit status, never a traceback."""
+    """The function with its errors turned before typer sees them: it has its own way with some."""
 
     @functools.wraps(function)
     def guarded(*args: Any, **kwargs: Any) -> None:
-        from kvik.errors import InternalError, KvikError
-
-        try:
+        with _one_line_errors(command):
             function(*args, **kwargs)
-            sys.stdout.flush()
-        except InternalError as error:
-            fail(f"internal: {error} (this is a defect in kvik: please report it)")
-        except (KvikError, MemoryError) as error:
-            fail(str(error) or "out of memory")
-        except ModuleNotFoundError as error:
-            if not _from_extra(error):
-                raise
-            fail(_missing_extra(command, error))
-        except KeyboardInterrupt:
-            print(file=sys.stderr)  # the prompt of the shell goes on a line of its own
-            raise typer.Exit(130) from None
-        except BrokenPipeError:
-            # The reader of our output has left (`kvik generate ... | head`): so do we, as a
-            # program that the signal ends, and without another write when Python exits.
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-            raise typer.Exit(141) from None
 
     return guarded
 
 
-def fail(message: str) -> None:
-    """End the command with one line on stderr and exit status 2."""
+@contextmanager
+def _one_line_errors(command: Command | None) -> Iterator[None]:
+    """Errors as one line and an exit status, never a traceback."""
+    try:
+        yield
+        sys.stdout.flush()
+    except KeyboardInterrupt:
+        print(file=sys.stderr)  # the prompt of the shell goes on a line of its own
+        raise SystemExit(130) from None
+    except BrokenPipeError:
+        # The reader of our output has left (`kvik generate ... | head`): so do we, as a program
+        # that the signal ends.
+        _discard_output()
+        raise SystemExit(141) from None
+    except ModuleNotFoundError as error:
+        if command is None or not _from_extra(error):
+            raise
+        fail(_missing_extra(command, error))
+    except Exception as error:
+        fail(*_explained(error))
+
+
+def _explained(error: Exception) -> tuple[str, int]:
+    """What to say about an error, and the exit status; one that is a defect is raised again."""
+    from kvik.errors import InternalError, KvikError
+
+    if isinstance(error, InternalError):
+        return f"internal: {error} (this is a defect in kvik: please report it)", 2
+    if isinstance(error, (KvikError, MemoryError)):
+        return str(error) or "out of memory", 2
+    # The errors of kvik_train and kvik_export, which this package does not know.
+    status = getattr(error, "exit_status", None)
+    if isinstance(status, int):
+        return str(error), status
+    if isinstance(error, OSError):
+        return _explained_os_error(error), 2
+    raise error
+
+
+def _explained_os_error(error: OSError) -> str:
+    reason = error.strerror or str(error)
+    if error.filename is not None:
+        return f"{error.filename}: {reason}"
+    try:
+        sys.stdout.flush()
+    except OSError:
+        _discard_output()
+    return f"can't write the output: {reason}" if error.errno in _DISK_FULL else reason
+
+
+def _discard_output() -> None:
+    """What standard output still holds goes nowhere: Python would try once more at its end."""
+    with suppress(OSError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _fail_usage(error: Any, command: Command | None) -> NoReturn:
+    if type(error).__name__ == "NoArgsIsHelpError":
+        # With rich, typer has printed the help, and nothing is left to say.
+        if message := error.format_message().strip():
+            print(message)
+        raise SystemExit(2)
+    name = "kvik" if command is None else f"kvik {command.name}"
+    fail(f"{error.format_message().rstrip().rstrip('.')}; see {name} --help")
+
+
+def fail(message: str, status: int = 2) -> NoReturn:
+    """End the command with one line on stderr."""
     print("kvik: error: " + " ".join(message.split()), file=sys.stderr)
-    raise SystemExit(2)
+    raise SystemExit(status)

@@ -17,7 +17,9 @@ ModelPath = Annotated[
 ]
 Threads = Annotated[
     int | None,
-    typer.Option("--threads", "-t", help="Threads to compute with [default: one for each CPU]."),
+    typer.Option(
+        "--threads", "-t", show_default="one for each CPU", help="Threads to compute with."
+    ),
 ]
 Weights = Annotated[
     str,
@@ -28,7 +30,9 @@ Weights = Annotated[
 TokenizerPath = Annotated[
     Path | None,
     typer.Option(
-        "--tokenizer", help="tokenizer.json, or a folder with one [default: the model's own]."
+        "--tokenizer",
+        show_default="the model's own",
+        help="tokenizer.json, or a folder with one.",
     ),
 ]
 

@@ -41,23 +41,37 @@ def generate(
     temperature: Annotated[
         float | None,
         typer.Option(
-            help="0: always the most likely token; 1: as the model says "
-            "[default: what the file recommends, else 0]."
+            show_default="what the file recommends, else 0",
+            help="0: always the most likely token; 1: as the model says.",
         ),
     ] = None,
     top_k: Annotated[
-        int | None, typer.Option(help="Draw from the k most likely tokens only.")
+        int | None,
+        typer.Option(
+            show_default="what the file recommends, else off",
+            help="Draw from the k most likely tokens only.",
+        ),
     ] = None,
     top_p: Annotated[
         float | None,
-        typer.Option(help="Draw from the fewest tokens whose probabilities reach p, 0 < p <= 1."),
+        typer.Option(
+            show_default="what the file recommends, else off",
+            help="Draw from the fewest tokens whose probabilities reach p, 0 < p <= 1.",
+        ),
     ] = None,
     min_p: Annotated[
         float | None,
-        typer.Option(help="Drop tokens less likely than this share of the most likely, 0 to 1."),
+        typer.Option(
+            show_default="what the file recommends, else off",
+            help="Drop tokens less likely than this share of the most likely, 0 to 1.",
+        ),
     ] = None,
     repetition_penalty: Annotated[
-        float | None, typer.Option(help="More than 1 makes tokens that were seen less likely.")
+        float | None,
+        typer.Option(
+            show_default="what the file recommends, else off",
+            help="More than 1 makes tokens that were seen less likely.",
+        ),
     ] = None,
     logit_bias: Annotated[
         list[str] | None,
@@ -75,7 +89,7 @@ def generate(
     ] = False,
     seed: Annotated[
         int | None,
-        typer.Option(help="Of the random numbers [default: another one each time, reported]."),
+        typer.Option(show_default="another one each time, reported", help="Of the random numbers."),
     ] = None,
     ids: Annotated[
         bool, typer.Option("--ids", help="PROMPT is token ids, and so is what is printed.")
@@ -194,6 +208,8 @@ def _let_through(stream: object) -> None:
 
 
 def _read_stdin() -> str:
+    if sys.stdin is None:
+        raise InvalidArgumentError("stdin is closed: there is no prompt to read")
     try:
         return sys.stdin.buffer.read().decode("utf-8")
     except UnicodeDecodeError as error:

@@ -38,7 +38,7 @@ def inspect(
     ] = None,
     stage: Annotated[
         Stage | None,
-        typer.Option(help="Which graph --graph and --dump show [default: the one that runs]."),
+        typer.Option(show_default="the one that runs", help="Which graph --graph and --dump show."),
     ] = None,
     dump: Annotated[bool, typer.Option("--dump", help="List every node instead.")] = False,
     json: Annotated[bool, typer.Option("--json", help="Print one JSON record instead.")] = False,

@@ -39,7 +39,7 @@ def refused(done: Finished) -> str:
     assert done.returncode == 2, (done.returncode, done.stderr)
     lines = done.stderr.splitlines()
     assert len(lines) == 1, done.stderr
-    assert lines[0].startswith("kvik train: ")
+    assert lines[0].startswith("kvik: error: ")
     return lines[0]
 
 

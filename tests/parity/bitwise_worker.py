@@ -1,6 +1,7 @@
 """Computes one prompt's logits in every way that must not matter; prints what differed.
 
-    python bitwise_worker.py MODEL.onnx...        with KVIK_ISA set by the caller
+    python bitwise_worker.py MODEL.onnx...        with KVIK_ISA set by the caller,
+                                                  and KVIK_TEST_WEIGHTS for other weights than f32
 
 One JSON line for each model: {"model", "isa", "sha256", "ways", "different": [way...]}.
 """
@@ -9,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import sys
 from collections.abc import Iterator
 
@@ -17,6 +19,7 @@ import numpy as np
 import kvik
 from kvik import _core
 
+WEIGHTS = os.environ.get("KVIK_TEST_WEIGHTS", "f32")
 THREADS = (1, 2, 3)
 BATCHES = (1, 2, 7)
 CHUNKS = (1, 5, 64, None)
@@ -26,7 +29,7 @@ LENGTH = 61  # over the boundary of a block of cached positions, and of 5 and 64
 def ways(path: str, ids: list[int]) -> Iterator[tuple[str, np.ndarray]]:
     """Logits [LENGTH, V] of ids, each with a description of how they were computed."""
     for threads in THREADS:
-        model = kvik.load(path, threads=threads)
+        model = kvik.load(path, threads=threads, weights=WEIGHTS)
         for chunk in CHUNKS:
             for batch in BATCHES:
                 rows = in_batch(model._core, ids, batch, chunk or LENGTH, model.info.vocab_size)
@@ -69,8 +72,15 @@ def check(path: str) -> dict[str, object]:
         if data != expected or logits.shape != (LENGTH, vocab):
             different.append(way)
     digest = hashlib.sha256(expected).hexdigest()
-    isa = kvik.load(path).info.isa
-    return {"model": path, "isa": isa, "sha256": digest, "ways": count, "different": different}
+    info = kvik.load(path, weights=WEIGHTS).info
+    return {
+        "model": path,
+        "isa": info.isa,
+        "weights": info.weights,
+        "sha256": digest,
+        "ways": count,
+        "different": different,
+    }
 
 
 if __name__ == "__main__":

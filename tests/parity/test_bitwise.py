@@ -25,10 +25,10 @@ NAMES = (
 )  # fmt: skip
 
 
-def run_worker(isa: str, paths: list[Path]) -> list[dict]:
+def run_worker(isa: str, paths: list[Path], weights: str = "f32") -> list[dict]:
     done = subprocess.run(
         [sys.executable, WORKER, *paths],
-        env={**os.environ, "KVIK_ISA": isa},
+        env={**os.environ, "KVIK_ISA": isa, "KVIK_TEST_WEIGHTS": weights},
         capture_output=True,
         text=True,
         timeout=600,
@@ -46,3 +46,29 @@ def test_same_bits(isa, model_file):
         assert result["isa"] == isa, "KVIK_ISA did not choose the kernels"
         assert result["ways"] == 37
         assert not result["different"], f"{result['model']}: {result['different']}"
+
+
+@pytest.fixture(scope="module")
+def wide_model(tmp_path_factory) -> Path:
+    """Wide enough that its matrices are kept in low precision, some sizes no multiple of a panel or
+    of a group."""
+    import torch
+
+    from kvik_export.exporter import export_module
+    from kvik_train.models.gpt import GPT, GPTConfig
+
+    torch.manual_seed(3)
+    config = GPTConfig(vocab_size=131, context_length=160, n_layer=2, n_head=4, n_embd=72)
+    path = tmp_path_factory.mktemp("wide") / "wide.onnx"
+    export_module(GPT(config), path, vocab_size=131, context_length=160)
+    return path
+
+
+@pytest.mark.parametrize("weights", ["bf16", "int8", "int4"])
+@pytest.mark.parametrize("isa", _core.available_isas())
+def test_same_bits_in_low_precision(isa, weights, wide_model):
+    (result,) = run_worker(isa, [wide_model], weights)
+    (exact,) = run_worker(isa, [wide_model])
+    assert (result["isa"], result["weights"], result["ways"]) == (isa, weights, exact["ways"])
+    assert not result["different"], result["different"]
+    assert result["sha256"] != exact["sha256"], "the weights are in fp32"

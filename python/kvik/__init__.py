@@ -10,7 +10,6 @@
 """
 
 from kvik._core import version
-from kvik.arguments import WeightType
 from kvik.errors import (
     CancelledError,
     FileError,
@@ -44,7 +43,6 @@ __all__ = [
     "TensorInfo",
     "Tokenizer",
     "UnsupportedError",
-    "WeightType",
     "__version__",
     "load",
 ]

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 import kvik
+from kvik.arguments import WeightType
 from kvik_export.exporter import export_checkpoint
 from kvik_export.quality import log_softmax, measure_quality
 from kvik_train import cli
@@ -53,7 +54,7 @@ def test_another_model_is_out_of_bounds(trained: Path, windows: list[list[int]])
 
 
 @pytest.mark.parametrize("weights", BOUNDS)
-def test_generation_does_not_depend_on_threads(trained: Path, weights: kvik.WeightType) -> None:
+def test_generation_does_not_depend_on_threads(trained: Path, weights: WeightType) -> None:
     texts = {
         kvik.load(trained, weights=weights, threads=threads).generate("def f", max_new_tokens=40)
         for threads in (1, 2, 3)

@@ -7,8 +7,6 @@ runs no code from the file.
 from __future__ import annotations
 
 import os
-import pickle
-import zipfile
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -17,12 +15,14 @@ import torch
 from torch import nn
 
 from kvik_train.atomic import atomic_write, write_json
-from kvik_train.config import RunConfig
+from kvik_train.config import RunConfig, from_plain
 from kvik_train.data.prepare import tokenizer_path
 from kvik_train.errors import TrainError
 from kvik_train.models import build_model
 
 FORMAT = 1
+# What a checkpoint holds besides its format.
+_PARTS = {"config": dict, "progress": dict, "tokens_sha256": str, "model": dict, "optimizer": dict}
 
 
 @dataclass(frozen=True)
@@ -77,17 +77,34 @@ def read_checkpoint(path: Path, device: torch.device | str = "cpu") -> Checkpoin
         raise TrainError(
             f"no checkpoint at {path}; name a folder that `kvik train --out` wrote"
         ) from None
-    except (OSError, RuntimeError, EOFError, pickle.UnpicklingError, zipfile.BadZipFile) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise TrainError(f"{path} is not a readable checkpoint: {reason}") from error
+    except OSError as error:
+        raise TrainError(f"cannot read {path}: {error.strerror or error}") from error
+    except Exception as error:
+        # Bytes that are no checkpoint raise nearly anything, and torch's own words advise to load
+        # the file in a way that runs code from it.
+        raise TrainError(
+            f"{path} is not a checkpoint that kvik train wrote, or it is damaged; "
+            "name the run's folder"
+        ) from error
     if not isinstance(values, dict) or values.get("format") != FORMAT:
         found = values.get("format") if isinstance(values, dict) else type(values).__name__
         raise TrainError(
             f"{path} is not a checkpoint of this version (format {found}, expected {FORMAT})"
         )
+    try:
+        return _checkpoint_from(values)
+    except TrainError as error:
+        raise TrainError(f"{path} is damaged: {error}") from error
+
+
+def _checkpoint_from(values: dict[str, Any]) -> Checkpoint:
+    for name, kind in _PARTS.items():
+        if not isinstance(values.get(name), kind):
+            found = type(values[name]).__name__ if name in values else "missing"
+            raise TrainError(f"{name} is {found}; it must be a {kind.__name__}")
     return Checkpoint(
         config=RunConfig.from_dict(values["config"]),
-        progress=Progress(**values["progress"]),
+        progress=from_plain(Progress, values["progress"], "progress"),
         tokens_sha256=values["tokens_sha256"],
         model_state=values["model"],
         optimizer_state=values["optimizer"],

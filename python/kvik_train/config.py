@@ -5,10 +5,14 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
 from kvik_train.errors import TrainError
 
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
+Plain = TypeVar("Plain", bound="DataclassInstance")
 Dtype = Literal["auto", "float32", "bfloat16"]
 DTYPES = ("auto", "float32", "bfloat16")
 
@@ -97,20 +101,21 @@ class RunConfig:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> RunConfig:
+        """The inverse of to_dict; a TrainError names the first setting that is wrong."""
         from kvik_train.models import config_from_dict
 
-        try:
-            return cls(
-                preset=values["preset"],
-                family=values["family"],
-                model=config_from_dict(values["family"], values["model"]),
-                data=DataConfig(**values["data"]),
-                train=TrainConfig(**values["train"]),
-            )
-        except (KeyError, TypeError) as error:
-            raise TrainError(
-                f"the run's config is not one this version understands: {error}"
-            ) from error
+        for name in ("preset", "family", "model", "data", "train"):
+            if name not in values:
+                raise TrainError(f"the config has no {name}")
+        for name in ("preset", "family"):
+            _require(isinstance(values[name], str), name, values[name], "a name")
+        return cls(
+            preset=values["preset"],
+            family=values["family"],
+            model=config_from_dict(values["family"], values["model"]),
+            data=from_plain(DataConfig, values["data"], "data"),
+            train=from_plain(TrainConfig, values["train"], "train"),
+        )
 
 
 def check_resumable(saved: RunConfig, wanted: RunConfig) -> None:
@@ -124,6 +129,43 @@ def check_resumable(saved: RunConfig, wanted: RunConfig) -> None:
                     f"cannot resume: {field.name} was {before!r} and is now {after!r}; "
                     "leave that option out, or start a new run in another --out"
                 )
+
+
+def from_plain(kind: type[Plain], values: object, part: str) -> Plain:
+    """A dataclass from a mapping such as asdict gives, its names and types checked.
+
+    Fields that have a default may be missing.
+
+    Args:
+        part: what the mapping is called in errors.
+
+    Raises:
+        TrainError: names the first field that is unknown, missing, or of another type.
+    """
+    if not isinstance(values, Mapping):
+        raise TrainError(f"{part} is {type(values).__name__}; it must be a mapping of settings")
+    types = get_type_hints(kind)
+    fields = dataclasses.fields(kind)
+    known = {field.name for field in fields}
+    if unknown := sorted(str(name) for name in values if name not in known):
+        raise TrainError(f"{part} has unknown {', '.join(unknown)}; was it saved by a newer Kvik?")
+    for field in fields:
+        if field.name in values:
+            value, expected = values[field.name], types[field.name]
+            name = getattr(expected, "__name__", expected) if type(expected) is type else expected
+            _require(_fits(value, expected), f"{part}.{field.name}", value, f"of type {name}")
+        elif field.default is dataclasses.MISSING:
+            raise TrainError(f"{part} has no {field.name}")
+    return kind(**values)
+
+
+def _fits(value: object, expected: Any) -> bool:
+    """Whether a value is of an annotated type: plain types, unions of them, and Literal."""
+    if get_origin(expected) is Literal:
+        return isinstance(value, str) and value in get_args(expected)
+    if alternatives := get_args(expected):
+        return any(_fits(value, item) for item in alternatives)
+    return type(value) is expected or (expected is float and type(value) is int)
 
 
 def _require(holds: bool, name: str, value: object, expected: str) -> None:

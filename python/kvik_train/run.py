@@ -18,8 +18,14 @@ from kvik_train.checkpoint import (
     save_config,
 )
 from kvik_train.config import RunConfig, TrainConfig, check_resumable
-from kvik_train.data.corpus import open_corpus
-from kvik_train.data.prepare import PreparedData, Report, load_prepared, open_split, prepare
+from kvik_train.data.prepare import (
+    PreparedData,
+    Report,
+    check_data,
+    load_prepared,
+    open_split,
+    prepare,
+)
 from kvik_train.distributed import World, join_world
 from kvik_train.errors import TrainError
 from kvik_train.models import build_model
@@ -46,7 +52,8 @@ def run_training(config: RunConfig, folder: Path, resume_from: Checkpoint | None
             check_resumable(resume_from.config, config)
         elif world.is_main:
             # Whatever is wrong with the settings shows before anything is overwritten.
-            open_corpus(config.data.source, config.data.max_bytes)
+            window = config.model.context_length + 1
+            check_data(config.data, settings.validation_fraction, window)
             batch_share(settings, world)
             _discard_run(folder)
         _make_folder(folder)

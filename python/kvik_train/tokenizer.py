@@ -35,19 +35,21 @@ _BYTE_TOKENS = 256
 
 def train_tokenizer(kind: str, texts: Iterable[str], vocab_size: int) -> Tokenizer:
     """A tokenizer of at most `vocab_size` tokens, trained on texts."""
+    check_tokenizer(kind, vocab_size)
+    tokenizer = (_train_char if kind == "char" else _train_bpe)(texts, vocab_size)
+    assert tokenizer.token_to_id(END_OF_TEXT) == END_OF_TEXT_ID
+    return tokenizer
+
+
+def check_tokenizer(kind: str, vocab_size: int) -> None:
+    """Raise what is wrong with the settings of a tokenizer."""
+    if kind not in KINDS:
+        raise TrainError(f"unknown tokenizer {kind!r}; --tokenizer takes {' or '.join(KINDS)}")
     if vocab_size < _BYTE_TOKENS + 1:
         raise TrainError(
             f"--vocab-size is {vocab_size}; it must be at least {_BYTE_TOKENS + 1}: "
             f"every byte and {END_OF_TEXT}"
         )
-    if kind == "char":
-        tokenizer = _train_char(texts, vocab_size)
-    elif kind == "bpe":
-        tokenizer = _train_bpe(texts, vocab_size)
-    else:
-        raise TrainError(f"unknown tokenizer {kind!r}; --tokenizer takes {' or '.join(KINDS)}")
-    assert tokenizer.token_to_id(END_OF_TEXT) == END_OF_TEXT_ID
-    return tokenizer
 
 
 def _train_char(texts: Iterable[str], vocab_size: int) -> Tokenizer:

@@ -49,15 +49,23 @@ class Corpus:
     max_bytes: int | None = None
     strict: bool = False
 
+    def check(self) -> None:
+        """Raise a TrainError where a file that was named itself is no text."""
+        for path in self.files if self.strict else ():
+            if not _is_utf8_text(path):
+                raise TrainError(f"{path} is not UTF-8 text; convert it, for example with iconv")
+
+    def most_tokens(self) -> int:
+        """A bound from the files' sizes: a token spells at least a byte, and one ends a file."""
+        size = sum(path.stat().st_size for path in self.files)
+        return (size if self.max_bytes is None else min(size, self.max_bytes)) + len(self.files)
+
     def chunks(self) -> Iterator[Chunk]:
         """The documents' text in pieces of about 64 KiB, cut at a line's end where there is one."""
         left = self.max_bytes
+        self.check()
         for path in self.files:
-            if not _is_utf8_text(path):
-                if self.strict:
-                    raise TrainError(
-                        f"{path} is not UTF-8 text; convert it, for example with iconv"
-                    )
+            if not self.strict and not _is_utf8_text(path):
                 continue
             for chunk in _read_chunks(path):
                 if left is not None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -14,7 +14,13 @@ from kvik_train.config import DataConfig
 from kvik_train.data.corpus import Chunk, Corpus, open_corpus
 from kvik_train.data.tokens import TokenArray, TokenWriter
 from kvik_train.errors import TrainError
-from kvik_train.tokenizer import END_OF_TEXT_ID, encode, save_tokenizer, train_tokenizer
+from kvik_train.tokenizer import (
+    END_OF_TEXT_ID,
+    check_tokenizer,
+    encode,
+    save_tokenizer,
+    train_tokenizer,
+)
 
 # Chunks (about 64 KiB of text each) that are tokenised at once, in parallel.
 _BATCH_CHUNKS = 64
@@ -47,6 +53,17 @@ def tokenizer_path(folder: Path) -> Path:
 
 def _manifest_path(folder: Path) -> Path:
     return folder / "data" / "data.json"
+
+
+def check_data(config: DataConfig, validation_fraction: float, window: int) -> None:
+    """Raise what is wrong with the text or the tokenizer's settings; nothing is written."""
+    check_tokenizer(config.tokenizer, config.vocab_size)
+    corpus = open_corpus(config.source, config.max_bytes)
+    corpus.check()
+    # A text that is certainly too short; one that turns out to be is found when it is split.
+    most = corpus.most_tokens()
+    validation = int(most * validation_fraction)
+    _check_room(corpus.name, {"training": most - validation, "validation": validation}, window)
 
 
 def prepare(config: DataConfig, folder: Path, report: Report) -> PreparedData:
@@ -95,13 +112,18 @@ def open_split(
     """Training and validation tokens, each with room for one window at least."""
     tokens = TokenArray.open(tokens_path(folder), prepared.dtype, prepared.token_count)
     train, validation = tokens.split(validation_fraction)
-    for name, part in (("training", train), ("validation", validation)):
-        if len(part) < window:
+    found = {"training": len(train), "validation": len(validation)}
+    _check_room(prepared.corpus, found, window)
+    return train, validation
+
+
+def _check_room(corpus: str, tokens: Mapping[str, int], window: int) -> None:
+    for split, count in tokens.items():
+        if count < window:
             raise TrainError(
-                f"the {name} split of {prepared.corpus} has {len(part)} tokens, a window takes "
+                f"the {split} split of {corpus} has {count} tokens, a window takes "
                 f"{window}; use more text or a smaller --context"
             )
-    return train, validation
 
 
 def _tokenise(

@@ -5,13 +5,13 @@ A family is one file beside gpt.py (a frozen config, a module, presets) and one 
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from torch import nn
 
+from kvik_train.config import from_plain
 from kvik_train.errors import TrainError
 from kvik_train.models import gpt
 
@@ -42,14 +42,8 @@ def build_model(config: object) -> nn.Module:
     return model
 
 
-def config_from_dict(family: str, values: Mapping[str, Any]) -> Any:
-    """The inverse of dataclasses.asdict, with the family's name checked."""
+def config_from_dict(family: str, values: object) -> Any:
+    """The inverse of dataclasses.asdict, with the family's name and the settings checked."""
     if family not in FAMILIES:
         raise TrainError(f"unknown model family {family!r}; this version has {', '.join(FAMILIES)}")
-    config = FAMILIES[family].config
-    known = {field.name for field in dataclasses.fields(config)}
-    if unknown := sorted(set(values) - known):
-        raise TrainError(
-            f"unknown {family} settings {', '.join(unknown)}; was it saved by a newer Kvik?"
-        )
-    return config(**values)
+    return from_plain(FAMILIES[family].config, values, "model")

@@ -6,6 +6,7 @@ import json
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -85,19 +86,68 @@ def test_crash_while_saving_keeps_the_old_checkpoint(
 
 
 @pytest.mark.parametrize(
-    ("damage", "message"),
+    "damage",
     [
-        (lambda data: data[: len(data) // 2], "is not a readable checkpoint"),
-        (lambda data: b"", "is not a readable checkpoint"),
-        (lambda data: b"not a checkpoint at all", "is not a readable checkpoint"),
+        lambda data: data[: len(data) // 2],
+        lambda data: b"",
+        lambda data: b"not a checkpoint at all",
+        lambda data: b"\x80\x02",
+        lambda data: data[:200] + bytes(200) + data[400:],
     ],
 )
-def test_damaged_file(damage: Callable[[bytes], bytes], message: str, trained: Trainer) -> None:
+def test_damaged_file(damage: Callable[[bytes], bytes], trained: Trainer) -> None:
     path = checkpoint_path(trained.folder)
     path.write_bytes(damage(path.read_bytes()))
-    with pytest.raises(TrainError, match=message) as caught:
+    with pytest.raises(TrainError, match="is not a checkpoint that kvik train wrote") as caught:
         load_checkpoint(trained.folder)
     assert "\n" not in str(caught.value)
+    assert "weights_only" not in str(caught.value)
+
+
+def set_in(values: dict[str, Any], path: str, value: object) -> None:
+    """Replace what the dotted path names; None takes it out."""
+    *outer, last = path.split(".")
+    for name in outer:
+        values = values[name]
+    if value is None:
+        del values[last]
+    else:
+        values[last] = value
+
+
+@pytest.mark.parametrize(
+    ("place", "value", "words"),
+    [
+        ("config", None, "config is missing; it must be a dict"),
+        ("optimizer", [1], "optimizer is list; it must be a dict"),
+        ("config.train", None, "the config has no train"),
+        ("config.train", 3, "train is int; it must be a mapping"),
+        ("config.family", ["gpt"], r"family is \['gpt'\]; it must be a name"),
+        ("config.family", "lstm", "unknown model family 'lstm'"),
+        ("config.train.steps", "many", "train.steps is 'many'; it must be of type int"),
+        ("config.train.steps", 0, "steps is 0; it must be at least 1"),
+        ("config.train.dtype", "float8", "train.dtype is 'float8'; it must be of type"),
+        ("config.train.novel", 1, "train has unknown novel; was it saved by a newer Kvik"),
+        ("config.model.n_head", 2.5, "model.n_head is 2.5; it must be of type int"),
+        ("config.model.bias", "yes", "model.bias is 'yes'; it must be of type bool"),
+        (
+            "config.data.max_bytes",
+            "all",
+            r"data.max_bytes is 'all'; it must be of type int \| None",
+        ),
+        ("progress.step", "two", "progress.step is 'two'; it must be of type int"),
+    ],
+)
+def test_a_damaged_setting_is_named(
+    place: str, value: object, words: str, trained: Trainer
+) -> None:
+    path = checkpoint_path(trained.folder)
+    values = torch.load(path, weights_only=True)
+    set_in(values, place, value)
+    torch.save(values, path)
+    with pytest.raises(TrainError, match=words) as caught:
+        load_checkpoint(trained.folder)
+    assert str(caught.value).startswith(f"{path} is damaged: ")
 
 
 def test_code_in_a_checkpoint_is_not_run(tmp_path: Path) -> None:
@@ -106,8 +156,9 @@ def test_code_in_a_checkpoint_is_not_run(tmp_path: Path) -> None:
             return (Path.touch, (tmp_path / "ran",))
 
     torch.save({"format": 1, "model": Evil()}, tmp_path / "checkpoint.pt")
-    with pytest.raises(TrainError, match="is not a readable checkpoint"):
+    with pytest.raises(TrainError, match="is not a checkpoint that kvik train wrote") as caught:
         load_checkpoint(tmp_path)
+    assert "weights_only" not in str(caught.value)
     assert not (tmp_path / "ran").exists()
 
 

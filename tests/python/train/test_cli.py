@@ -116,6 +116,26 @@ def test_bad_input(
     assert all(word in message for word in words), message
 
 
+@pytest.mark.parametrize(
+    ("text", "arguments", "words"),
+    [
+        (b"\xff\xfe not UTF-8", (), "is not UTF-8 text"),
+        (b"too short", (), "a window takes 129; use more text"),
+        (b"text " * 1000, ("--tokenizer", "wordpiece"), "unknown tokenizer 'wordpiece'"),
+        (b"text " * 1000, ("--vocab-size", "10"), "--vocab-size is 10"),
+    ],
+)
+def test_a_refusal_comes_before_all_else(
+    text: bytes, arguments: tuple[str, ...], words: str, train_command: Command, tmp_path: Path
+) -> None:
+    """Nothing is printed about work that is not done, and no folder is left behind."""
+    (tmp_path / "text").write_bytes(text)
+    done = train_command("--data", tmp_path / "text", "--out", tmp_path / "run", *arguments)
+    assert words in refused(done)
+    assert done.stdout == ""
+    assert not (tmp_path / "run").exists()
+
+
 def test_out_is_a_file(train_command: Command, corpus_file: Path) -> None:
     message = refused(train_command("--data", corpus_file, "--out", corpus_file))
     assert "choose another --out" in message

@@ -153,7 +153,7 @@ def test_registry_round_trip() -> None:
     assert isinstance(build_model(config), GPT)
     with pytest.raises(TrainError, match="unknown model family 'rnn'"):
         config_from_dict("rnn", {})
-    with pytest.raises(TrainError, match="unknown gpt settings depth"):
+    with pytest.raises(TrainError, match="model has unknown depth"):
         config_from_dict("gpt", {"depth": 2})
 
 

@@ -14,6 +14,7 @@
 #include "base/thread_pool.h"
 #include "graph/graph.h"
 #include "graph/infer/infer.h"
+#include "kvik/error.h"
 #include "kvik/model.h"
 #include "kvik/session.h"
 #include "ops/packed_weights.h"
@@ -54,6 +55,18 @@ enum class Optimize : std::uint8_t {
 // that the passes took for granted are written; null: the graph keeps its meaning for all sizes.
 void prepare_graph(graph::Graph& graph, const Engine& engine, Optimize how,
                    graph::DimLimits* limits = nullptr);
+
+// Calls make(); a fault of the model that it reports gets the file's name.
+template <typename Make>
+auto naming_file(const std::filesystem::path& path, const Make& make) {
+  try {
+    return make();
+  } catch (const Error& error) {
+    // Arguments are the caller's, and errors of reading name the file already.
+    if (error.code() == ErrorCode::kInvalidArgument || error.code() == ErrorCode::kIo) throw;
+    throw Error(error.code(), path.string() + ": " + error.what());
+  }
+}
 
 // ---- what info() and inspect show --------------------------------------------------------------
 std::vector<TensorInfo> describe_values(const graph::Graph& graph,

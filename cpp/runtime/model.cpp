@@ -220,7 +220,8 @@ Model::~Model() = default;
 Model Model::load(const std::filesystem::path& path, const LoadOptions& options) {
   runtime::DeclaredWidths declared;
   graph::Model loaded = runtime::import_model(path, &declared);
-  return Model(std::make_shared<Impl>(std::move(loaded), declared, options));
+  return runtime::naming_file(
+      path, [&] { return Model(std::make_shared<Impl>(std::move(loaded), declared, options)); });
 }
 
 Model Model::from_bytes(std::span<const std::byte> bytes, const LoadOptions& options) {

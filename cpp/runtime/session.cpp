@@ -123,7 +123,9 @@ Session& Session::operator=(Session&&) noexcept = default;
 Session::~Session() = default;
 
 Session Session::load(const std::filesystem::path& path, const SessionOptions& options) {
-  return Session(std::make_unique<Impl>(runtime::import_model(path), options));
+  graph::Model loaded = runtime::import_model(path);
+  return runtime::naming_file(
+      path, [&] { return Session(std::make_unique<Impl>(std::move(loaded), options)); });
 }
 
 Session Session::from_bytes(std::span<const std::byte> bytes, const SessionOptions& options) {

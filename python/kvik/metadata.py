@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from kvik import _core
-from kvik.errors import InvalidArgumentError, InvalidModelError, UnsupportedError
+from kvik.errors import InvalidArgumentError, InvalidModelError
 from kvik.generation import Settings
 
 if TYPE_CHECKING:
@@ -22,9 +22,7 @@ if TYPE_CHECKING:
 
 __all__ = ["GenerationMetadata", "end_ids", "read_metadata"]
 
-FORMAT = 1  # of the entries, as kvik_export writes them
-_FORMAT = "kvik.format"
-_CONTEXT = "kvik.context_length"  # a decimal number: the longest sequence, in tokens
+# kvik.format and kvik.context_length are the engine's to check.
 _SPECIAL = "kvik.special_tokens"  # a JSON object: text of each special token -> its id
 _END_IDS = "kvik.eos_token_ids"  # a JSON list of integers
 _GENERATION = "kvik.generation"  # a JSON object: sampling settings that suit the model
@@ -47,7 +45,6 @@ def read_metadata(metadata: Mapping[str, str], vocab_size: int, file: Path) -> G
 
     Raises:
         InvalidModelError: an entry is malformed, or says what cannot be.
-        UnsupportedError: the entries are those of a newer Kvik.
     """
     return _Reader(metadata, vocab_size, file).read()
 
@@ -74,27 +71,12 @@ class _Reader:
     file: Path
 
     def read(self) -> GenerationMetadata:
-        self._check_format()
-        if _CONTEXT in self.metadata and self._number(_CONTEXT) < 1:
-            raise self._wrong(_CONTEXT, "must be a number of at least 1")
         if _SPECIAL in self.metadata:
             self._check_special()
         return GenerationMetadata(
             end_ids=self._end_ids() if _END_IDS in self.metadata else None,
             defaults=self._defaults() if _GENERATION in self.metadata else None,
         )
-
-    def _check_format(self) -> None:
-        if _FORMAT not in self.metadata:
-            return
-        found = self._number(_FORMAT)
-        if found > FORMAT:
-            raise UnsupportedError(
-                f"{self.file}: metadata {_FORMAT} is {found}, and this version of Kvik reads "
-                f"{FORMAT}: install a newer one"
-            )
-        if found < 1:
-            raise self._wrong(_FORMAT, "must be a number of at least 1")
 
     def _check_special(self) -> None:
         tokens = self._json(_SPECIAL)
@@ -133,12 +115,6 @@ class _Reader:
                 f"{self.file}: metadata {key} names id {item}, but the vocabulary has "
                 f"{self.vocab_size} ids"
             )
-
-    def _number(self, key: str) -> int:
-        """A decimal number; -1 for anything else."""
-        text = self.metadata[key]
-        # The longest that a 64-bit integer may be; int() refuses very long numbers by itself.
-        return int(text) if text.isascii() and text.isdigit() and len(text) < 19 else -1
 
     def _json(self, key: str) -> object:
         try:

@@ -7,13 +7,12 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from kvik.bench.ties import is_tie
 from kvik_export.engines import Engine, Ids, Logits
 
 # The promise for float32: logits within 1e-4 of onnxruntime, absolute up to a magnitude of 1 and
 # relative to the row's largest logit beyond, since rounding grows with magnitude.
 TOLERANCE = 1e-4
-# Two engines may choose different tokens only where the two differ by less than this.
-TIE = 1e-3
 
 
 @dataclass(frozen=True)
@@ -88,7 +87,7 @@ def compare_greedy(
         gap = float(logits[step].max() - logits[step, token])
         if int(np.argmax(logits[step])) == token:
             continue
-        if not gap < TIE:  # also when it is NaN
+        if not is_tie(gap):
             return GreedyResult(len(tokens), ties, step, gap)
         ties += 1
     return GreedyResult(len(tokens), ties, None, 0.0)

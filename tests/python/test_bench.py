@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 
 from kvik import _core
-from kvik.bench.measure import CLOSE_LOGITS, _parity
+from kvik.bench.measure import _parity
 from kvik.bench.report import _ratio, _spread
+from kvik.bench.ties import CLOSE_LOGITS, is_tie
 from kvik.errors import InvalidArgumentError
 
 
@@ -41,6 +42,12 @@ def test_a_tie_is_no_mistake():
     close = _parity(Peer([0.0, CLOSE_LOGITS / 2]), PROMPT, [0], [1], 0.0)
     assert close.same
     assert close.first_difference == 0
+
+
+def test_what_a_tie_is():
+    assert is_tie(0.0)
+    assert not is_tie(CLOSE_LOGITS)
+    assert not is_tie(float("nan"))
 
 
 def test_ratios_say_who_is_faster():

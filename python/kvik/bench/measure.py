@@ -12,6 +12,7 @@ import numpy as np
 from kvik.bench.engines import Decoded, Engine, Ids, KvikEngine, open_engine
 from kvik.bench.machine import Machine, Roofline, describe_machine, measure_roofline
 from kvik.bench.memory import Footprint, measure_footprint
+from kvik.bench.ties import is_tie
 from kvik.errors import InvalidArgumentError, KvikError
 
 if TYPE_CHECKING:
@@ -23,8 +24,6 @@ if TYPE_CHECKING:
 __all__ = ["Absent", "Benchmark", "EngineFigures", "Parity", "Plan", "run_benchmark"]
 
 PEERS = ("onnxruntime",)
-# Greedy tokens may differ where two tokens are this close: the last bits decide there.
-CLOSE_LOGITS = 1e-3
 
 Progress = Callable[[str], None]
 
@@ -79,9 +78,7 @@ class Parity:
     @property
     def same(self) -> bool:
         """The same tokens, or a first difference between two that are as good as equal."""
-        if self.first_difference is None or not self.exact:
-            return True
-        return (self.margin or 0.0) <= CLOSE_LOGITS
+        return self.first_difference is None or not self.exact or is_tie(self.margin or 0.0)
 
 
 @dataclass(frozen=True)

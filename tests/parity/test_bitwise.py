@@ -44,7 +44,7 @@ def test_same_bits(isa, model_file):
     assert len(results) == len(NAMES)
     for result in results:
         assert result["isa"] == isa, "KVIK_ISA did not choose the kernels"
-        assert result["ways"] == 37
+        assert result["ways"] == 39
         assert not result["different"], f"{result['model']}: {result['different']}"
 
 

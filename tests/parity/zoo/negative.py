@@ -10,8 +10,8 @@ from collections.abc import Iterator
 import numpy as np
 
 from parity.zoo.graph_builder import GraphBuilder
-from parity.zoo.registry import Case
-from parity.zoo.spellings import CONTEXT, WIDTH, Spelling, case
+from parity.zoo.registry import CONTEXT, Case
+from parity.zoo.spellings import WIDTH, Spelling, case
 
 MASKS = ("none", "one-ahead", "last-visible", "bent-from-the-end", "strictly-below")
 CULPRITS = (

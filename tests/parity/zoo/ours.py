@@ -6,12 +6,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from parity.zoo.registry import Case, seed_of
+from parity.zoo.registry import CONTEXT, Case, seed_of
 
 if TYPE_CHECKING:
     from kvik_train.models.gpt import GPT
 
-VOCAB, CONTEXT = 97, 64
+VOCAB = 97
 # Settings of GPTConfig beyond the sizes.
 VARIANTS: dict[str, dict[str, Any]] = {
     "gpt": {},

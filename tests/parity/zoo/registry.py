@@ -6,6 +6,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+# Longest sequence of the models: over two blocks of cached positions (64 each) and a part.
+CONTEXT = 160
+
 
 @dataclass(frozen=True)
 class Case:
@@ -14,7 +17,7 @@ class Case:
     name: str
     build: Callable[[Path], None]
     vocab: int = 97
-    context: int = 64  # longest sequence that the model accepts, or that is tried
+    context: int = CONTEXT  # longest sequence that the model accepts, or that is tried
     incremental: bool = True  # whether each row depends on its prefix alone
     proved: bool = True  # whether the engine proves it; False also for a limit of the proof
     stop: str = ""  # for a refusal: the op type at which the proof has to stop

@@ -13,9 +13,9 @@ from pathlib import Path
 import numpy as np
 
 from parity.zoo.graph_builder import GraphBuilder
-from parity.zoo.registry import Case, seed_of
+from parity.zoo.registry import CONTEXT, Case, seed_of
 
-VOCAB, CONTEXT, WIDTH, HEADS, LAYERS = 97, 64, 32, 4, 2
+VOCAB, WIDTH, HEADS, LAYERS = 97, 32, 4, 2
 HEAD_DIM = WIDTH // HEADS
 
 

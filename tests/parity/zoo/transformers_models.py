@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from parity.zoo.registry import Case, seed_of
+from parity.zoo.registry import CONTEXT, Case, seed_of
 
 if TYPE_CHECKING:
     from torch import nn
@@ -14,7 +14,6 @@ if TYPE_CHECKING:
 VOCAB = 97
 WIDTH = 32
 LAYERS = 2
-CONTEXT = 64
 
 
 def common(**overrides: Any) -> dict[str, Any]:

@@ -1,0 +1,17 @@
+// What the files that make up Expr share. Users include expr.h alone.
+#pragma once
+
+#include <vector>
+
+#include "graph/expr.h"
+
+namespace kvik::graph {
+
+// A call "name(args...)" as it stands, nothing simplified; unknown when it would be too long.
+Expr call(ExprKind kind, ExprType type, const char* name, std::vector<Expr> args);
+
+Expr positive(const Expr& d);                                     // d > 0
+Expr zero(const Expr& d);                                         // d == 0
+Expr float_compare(ExprKind kind, const Expr& a, const Expr& b);  // kFloatLess or kFloatEqual
+
+}  // namespace kvik::graph

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import ast
+import os
 import re
+import shutil
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -84,6 +87,20 @@ def test_includes_point_down(layer: str) -> None:
     assert files
     wrong = {str(path): misplaced(layer, path, CPP[layer]) for path in files}
     assert {path: names for path, names in wrong.items() if names} == {}
+
+
+@pytest.mark.parametrize("layer", ["base", "graph", "onnx", "ops", "runtime"])
+def test_names_differ_within_a_layer(layer: str, tmp_path: Path) -> None:
+    """The extension is built from several sources at a time: what an anonymous namespace holds must
+    differ between the files of a layer, however they are grouped."""
+    compiler = shutil.which(os.environ.get("CXX", "c++"))
+    assert compiler is not None
+    sources = sorted((ROOT / "cpp" / layer).rglob("*.cpp"))
+    whole = tmp_path / "layer.cpp"
+    whole.write_text("".join(f'#include "{path}"\n' for path in sources))
+    flags = ["-std=c++20", "-fsyntax-only", "-w", f"-I{ROOT}/cpp", f"-I{ROOT}/cpp/include"]
+    done = subprocess.run([compiler, *flags, whole], capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
 
 
 def test_an_include_that_points_up_is_found(tmp_path: Path) -> None:

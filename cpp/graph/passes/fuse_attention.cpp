@@ -13,6 +13,7 @@
 #include <cmath>
 #include <limits>
 
+#include "graph/hidden_score.h"
 #include "graph/passes/match.h"
 #include "graph/passes/passes.h"
 
@@ -21,8 +22,6 @@ namespace kvik::graph {
 namespace {
 
 constexpr int kMaxSteps = 32;
-// exp() of a score this far below the others is 0 in float32, whatever the scores are in practice.
-constexpr double kHidden = -1.0e4;
 // Rows of a table of masks that are tried out one by one.
 constexpr std::int64_t kMaxTried = 8192;
 // A fill so large that adding it to a score gives the fill itself, up to rounding.
@@ -121,7 +120,7 @@ class ScoresMatcher {
       const auto filled = with_factor(r_, r_.producer(node.input(1 - i)));
       const Node* hidden = filled ? r_.producer(filled->value, "Sub") : nullptr;
       if (kept == nullptr || hidden == nullptr || scalar_of(r_, hidden->input(0)) != 1.0F ||
-          filled->factor * factor > kHidden || !r_.used_once(node.input(i))) {
+          filled->factor * factor > kHiddenScore || !r_.used_once(node.input(i))) {
         continue;
       }
       const ValueId m = hidden->input(1);
@@ -145,7 +144,7 @@ class ScoresMatcher {
         continue;
       }
       const double value = static_cast<double>(*fill) * factor;
-      if (value > kHidden) continue;
+      if (value > kHiddenScore) continue;
       const std::size_t masks = scores_.masks.size();
       scores_.masks.push_back({node.input(0), 1.0, true, i == 2, value});
       if (walk(node.input(i), factor)) return true;

@@ -7,7 +7,7 @@ namespace kvik::graph {
 
 namespace {
 
-bool fuse_quotient(Rewriter& r, NodeId n) {
+bool fuse_root_quotient(Rewriter& r, NodeId n) {
   const auto found = match_normalised(r, r.node(n));
   if (!found) return false;
   const auto features = feature_count(r, found->value);
@@ -37,7 +37,8 @@ bool rename_simplified(Rewriter& r, NodeId n) {
 void fuse_rms_norm(Rewriter& r, PassState& /*state*/) {
   for (NodeId n = 0; n < r.count(); ++n) {
     if (!r.alive(n)) continue;
-    if (!fuse_quotient(r, n) && !rename_simplified(r, n)) absorb_scale(r, n, "RMSNormalization");
+    if (!fuse_root_quotient(r, n) && !rename_simplified(r, n))
+      absorb_scale(r, n, "RMSNormalization");
   }
 }
 

@@ -1,4 +1,5 @@
 #include "graph/rows/mask.h"
+#include "graph/hidden_score.h"
 
 #include <algorithm>
 #include <cmath>
@@ -16,12 +17,9 @@ constexpr int kQuery = 1;
 constexpr int kKey = 2;
 constexpr int kDistance = 3;
 
-// A score of this or less, relative to a visible one, has a softmax weight of exactly zero in
-// float32 unless scores reach the thousands; models write -1e4, -1e9, the lowest float or -inf.
-constexpr float kHidden = -1e4F;
 // What is hidden weighs nothing only beside something that is seen, far above it: a row of -1e9
 // alone is an average over all keys.
-constexpr float kSeen = kHidden / 2;
+constexpr float kSeen = kHiddenScore / 2;
 
 // A difference of scores that a result does not show.
 constexpr double kNegligible = 2.5e-4;
@@ -32,7 +30,7 @@ constexpr std::int64_t kCheckedPositions = 2048;
 
 bool hides(const Expr& e) {
   if (e.type() == ExprType::kBool) return e.truth() == false;
-  return e.real_constant() && *e.real_constant() <= kHidden;
+  return e.real_constant() && *e.real_constant() <= kHiddenScore;
 }
 
 bool shows(const Expr& e) {
@@ -160,7 +158,7 @@ MaskProof check_by_value(const Expr& mask, std::int64_t limit, int heads, const 
       bool sees = false;
       for (std::int64_t key = 0; key < limit; ++key) {
         const auto k = static_cast<std::size_t>(key);
-        const bool hidden = boolean ? truth[k] == 0 : bias[k] <= kHidden;
+        const bool hidden = boolean ? truth[k] == 0 : bias[k] <= kHiddenScore;
         sees = sees || (boolean ? !hidden : key <= query && bias[k] > kSeen);
         if (key > query && !hidden) {
           stop(name + " lets position " + std::to_string(query) + " see position " +

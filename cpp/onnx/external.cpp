@@ -17,7 +17,7 @@ namespace kvik::onnx {
 
 namespace {
 
-[[noreturn]] void refuse(const std::string& what, const std::string& message) {
+[[noreturn]] void fail_external(const std::string& what, const std::string& message) {
   throw Error(ErrorCode::kInvalidModel, what + ": external data: " + message);
 }
 
@@ -26,7 +26,7 @@ std::int64_t parse_number(std::string_view text, const char* key, const std::str
   const char* end = text.data() + text.size();
   const auto [stop, error] = std::from_chars(text.data(), end, value);
   if (text.empty() || text[0] == '-' || stop != end || error != std::errc()) {
-    refuse(what, std::string(key) + " is " + quote(text) + ", expected a number of bytes");
+    fail_external(what, std::string(key) + " is " + quote(text) + ", expected a number of bytes");
   }
   return value;
 }
@@ -34,8 +34,8 @@ std::int64_t parse_number(std::string_view text, const char* key, const std::str
 // Refuses locations that are not relative POSIX paths without "..", before any file is touched.
 void check_location(std::string_view location, const std::string& what) {
   const auto refuse = [&](const char* why) {
-    refuse(what, "location " + quote(location) + " " + why +
-                     "; it must be a path relative to the model's folder, inside it");
+    fail_external(what, "location " + quote(location) + " " + why +
+                            "; it must be a path relative to the model's folder, inside it");
   };
   if (location.find("_ORT_MEM_ADDR_") != std::string_view::npos) {
     refuse("is an address in another program's memory");
@@ -102,7 +102,7 @@ ExternalRange parse_external(
   std::vector<std::string_view> seen;
   for (const auto& [key, value] : entries) {
     if (std::find(seen.begin(), seen.end(), key) != seen.end()) {
-      refuse(what, "key " + quote(key) + " is there twice");
+      fail_external(what, "key " + quote(key) + " is there twice");
     }
     seen.push_back(key);
     if (key == "location") {
@@ -114,10 +114,11 @@ ExternalRange parse_external(
     } else if (key == "checksum") {
       range.checksum = value;
     } else if (key != "basepath") {  // a writer's note to itself: the model's folder decides
-      refuse(what, "unknown key " + quote(key));
+      fail_external(what, "unknown key " + quote(key));
     }
   }
-  if (std::find(seen.begin(), seen.end(), "location") == seen.end()) refuse(what, "no location");
+  if (std::find(seen.begin(), seen.end(), "location") == seen.end())
+    fail_external(what, "no location");
   return range;
 }
 
@@ -177,8 +178,8 @@ std::shared_ptr<const File> ExternalFiles::resolve(const std::string& location,
     files_.push_back(file);
     return file;
   }
-  refuse(what, "location " + quote(location) + " leads to " + quote(resolved, 4096) +
-                   ", outside the model's folder " + quote(folders_.back(), 4096));
+  fail_external(what, "location " + quote(location) + " leads to " + quote(resolved, 4096) +
+                          ", outside the model's folder " + quote(folders_.back(), 4096));
 }
 
 void ExternalFiles::check_sha1(const std::shared_ptr<const File>& file, std::string_view expected,
@@ -190,8 +191,8 @@ void ExternalFiles::check_sha1(const std::shared_ptr<const File>& file, std::str
         return a == (b >= 'A' && b <= 'F' ? static_cast<char>(b - 'A' + 'a') : b);
       });
   if (!same) {
-    refuse(what, "checksum is " + quote(expected) + ", the SHA-1 of " + quote(file->path(), 4096) +
-                     " is " + digest);
+    fail_external(what, "checksum is " + quote(expected) + ", the SHA-1 of " +
+                            quote(file->path(), 4096) + " is " + digest);
   }
 }
 

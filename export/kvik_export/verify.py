@@ -160,7 +160,7 @@ class Limit:
 def _find_limit(model: kvik.Model, onnxruntime: Engine, wanted: int) -> Limit:
     context = model.info.context_length
     if context is not None:
-        return Limit(context, f"to the end of the context of {context}")
+        return Limit(context, f"context of {context}")
     most = min(wanted, _UNKNOWN_CONTEXT)
     # The proof of an incremental model would have found the end of a table of positions.
     found = most if model.info.incremental else longest_length(onnxruntime, most)

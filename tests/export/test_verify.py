@@ -30,7 +30,7 @@ def test_everything_agrees(exported, run_folder):
     assert 0 < result.largest_error < 1e-5, "nothing was compared, or it was compared with itself"
     greedy = [check for check in result.checks if "greedy" in check.what]
     assert all(int(check.compared.split()[0]) >= 32 for check in greedy)
-    assert all(check.note == "to the end of the context of 48" for check in greedy)
+    assert all(check.note == "context of 48" for check in greedy)
     assert steps
 
 

@@ -43,13 +43,20 @@ void* operator new(std::size_t bytes, std::align_val_t alignment) {
 void* operator new[](std::size_t bytes, std::align_val_t alignment) {
   return allocate(bytes, static_cast<std::size_t>(alignment));
 }
-// std::stable_sort asks this way. All forms are replaced, because delete is the same for all.
-void* operator new(std::size_t bytes, const std::nothrow_t&) noexcept {
+// The forms that return null, which AlignedBuffer and std::stable_sort use.
+void* operator new(std::size_t bytes, std::align_val_t alignment, const std::nothrow_t&) noexcept {
   try {
-    return allocate(bytes, alignof(std::max_align_t));
+    return allocate(bytes, static_cast<std::size_t>(alignment));
   } catch (const std::bad_alloc&) {
     return nullptr;
   }
+}
+void* operator new[](std::size_t bytes, std::align_val_t alignment,
+                     const std::nothrow_t& none) noexcept {
+  return operator new(bytes, alignment, none);
+}
+void* operator new(std::size_t bytes, const std::nothrow_t& none) noexcept {
+  return operator new(bytes, std::align_val_t{alignof(std::max_align_t)}, none);
 }
 void* operator new[](std::size_t bytes, const std::nothrow_t& none) noexcept {
   return operator new(bytes, none);

@@ -4,6 +4,7 @@
 #include <cmath>
 #include <string>
 
+#include "graph/expr_parts.h"
 #include "graph/graph.h"
 #include "kvik/error.h"
 
@@ -23,25 +24,6 @@ std::int64_t floor_quotient(std::int64_t a, std::int64_t b) {
   if (b == -1) return wrap_mul(a, -1);
   const std::int64_t q = a / b;
   return q - ((a % b != 0 && ((a < 0) != (b < 0))) ? 1 : 0);
-}
-
-float float_op(ExprKind op, float a, float b) {
-  switch (op) {
-    case ExprKind::kFloatAdd: return a + b;
-    case ExprKind::kFloatSub: return a - b;
-    case ExprKind::kFloatMul: return a * b;
-    case ExprKind::kFloatDiv: return a / b;
-    case ExprKind::kFloatMin: return std::fmin(a, b);
-    case ExprKind::kFloatMax: return std::fmax(a, b);
-    case ExprKind::kFloatPow: return std::pow(a, b);
-    case ExprKind::kFloatExp: return std::exp(a);
-    case ExprKind::kFloatLog: return std::log(a);
-    case ExprKind::kFloatSqrt: return std::sqrt(a);
-    case ExprKind::kFloatAbs: return std::fabs(a);
-    case ExprKind::kFloatNeg: return -a;
-    case ExprKind::kFloatFloor: return std::floor(a);
-    default: return std::ceil(a);
-  }
 }
 
 }  // namespace
@@ -171,7 +153,7 @@ bool ExprProgram::step(const Instruction& in, std::span<const std::int64_t> indi
       }
       return true;
     default:
-      floats([&](int l) { return float_op(in.op, a[l].f, b != nullptr ? b[l].f : 0.0F); });
+      floats([&](int l) { return apply_float(in.op, a[l].f, b != nullptr ? b[l].f : 0.0F); });
       return true;
   }
 }

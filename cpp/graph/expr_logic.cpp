@@ -22,26 +22,6 @@ bool is_constant_choice(const Expr& e) {
   return e.kind() == ExprKind::kWhere && is_constant(e.args()[1]) && is_constant(e.args()[2]);
 }
 
-float apply(ExprKind kind, float a, float b) {
-  switch (kind) {
-    case ExprKind::kFloatAdd: return a + b;
-    case ExprKind::kFloatSub: return a - b;
-    case ExprKind::kFloatMul: return a * b;
-    case ExprKind::kFloatDiv: return a / b;
-    case ExprKind::kFloatMin: return std::fmin(a, b);
-    case ExprKind::kFloatMax: return std::fmax(a, b);
-    case ExprKind::kFloatPow: return std::pow(a, b);
-    case ExprKind::kFloatExp: return std::exp(a);
-    case ExprKind::kFloatLog: return std::log(a);
-    case ExprKind::kFloatSqrt: return std::sqrt(a);
-    case ExprKind::kFloatAbs: return std::fabs(a);
-    case ExprKind::kFloatNeg: return -a;
-    case ExprKind::kFloatFloor: return std::floor(a);
-    case ExprKind::kFloatCeil: return std::ceil(a);
-    default: return std::numeric_limits<float>::quiet_NaN();
-  }
-}
-
 const char* float_name(ExprKind kind) {
   switch (kind) {
     case ExprKind::kFloatAdd: return "fadd";
@@ -177,8 +157,28 @@ Expr where(const Expr& condition, const Expr& a, const Expr& b) {
 
 // ---- floats -----------------------------------------------------------------------------------
 
+float apply_float(ExprKind kind, float a, float b) {
+  switch (kind) {
+    case ExprKind::kFloatAdd: return a + b;
+    case ExprKind::kFloatSub: return a - b;
+    case ExprKind::kFloatMul: return a * b;
+    case ExprKind::kFloatDiv: return a / b;
+    case ExprKind::kFloatMin: return std::fmin(a, b);
+    case ExprKind::kFloatMax: return std::fmax(a, b);
+    case ExprKind::kFloatPow: return std::pow(a, b);
+    case ExprKind::kFloatExp: return std::exp(a);
+    case ExprKind::kFloatLog: return std::log(a);
+    case ExprKind::kFloatSqrt: return std::sqrt(a);
+    case ExprKind::kFloatAbs: return std::fabs(a);
+    case ExprKind::kFloatNeg: return -a;
+    case ExprKind::kFloatFloor: return std::floor(a);
+    case ExprKind::kFloatCeil: return std::ceil(a);
+    default: return std::numeric_limits<float>::quiet_NaN();
+  }
+}
+
 Expr float_unary(ExprKind kind, const Expr& a) {
-  if (const auto x = a.real_constant()) return Expr::real(apply(kind, *x, 0.0F));
+  if (const auto x = a.real_constant()) return Expr::real(apply_float(kind, *x, 0.0F));
   if (is_constant_choice(a)) {
     return where(a.args()[0], float_unary(kind, a.args()[1]), float_unary(kind, a.args()[2]));
   }
@@ -188,7 +188,7 @@ Expr float_unary(ExprKind kind, const Expr& a) {
 Expr float_binary(ExprKind kind, const Expr& a, const Expr& b) {
   const auto x = a.real_constant();
   const auto y = b.real_constant();
-  if (x && y) return Expr::real(apply(kind, *x, *y));
+  if (x && y) return Expr::real(apply_float(kind, *x, *y));
   if (is_constant_choice(a) && y) {
     return where(a.args()[0], float_binary(kind, a.args()[1], b),
                  float_binary(kind, a.args()[2], b));

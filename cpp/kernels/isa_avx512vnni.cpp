@@ -3,44 +3,12 @@
 // clang-format off: each builds on those above it
 #include "kernels/vec_avx512.h"
 #include "kernels/dot_avx512vnni.h"
-// The algorithms are written over the Vec above.
-#include "kernels/math.inl.h"
-#include "kernels/elementwise.inl.h"
-#include "kernels/rows.inl.h"
-#include "kernels/product.inl.h"
-#include "kernels/matmul.inl.h"
-#include "kernels/bfloat16.inl.h"
-#include "kernels/quantized.inl.h"
-#include "kernels/pack_quantized.inl.h"
-#include "kernels/attention.inl.h"
+#include "kernels/table.inl.h"
 // clang-format on
 
 namespace kvik::kernels {
 
 extern const KernelTable kAvx512VnniTable;  // declared for the dispatcher in dispatch.h
-const KernelTable kAvx512VnniTable = {
-    .isa = Isa::kAvx512Vnni,
-    .name = "avx512vnni",
-    .panel = kPanel,
-    .pack_f32 = pack_f32,
-    .matmul_f32 = matmul_f32,
-    .pack_i8 = pack_i8,
-    .pack_i4 = pack_i4,
-    .pack_bf16 = pack_bf16,
-    .quantize_rows = quantize_rows,
-    .matmul_i8 = matmul_i8,
-    .matmul_i4 = matmul_i4,
-    .matmul_bf16 = matmul_bf16,
-    .attention_f32 = attention_f32,
-    .attention_scratch = attention_scratch,
-    .store_kv_f32 = store_kv_f32,
-    .layer_norm_f32 = layer_norm_f32,
-    .rms_norm_f32 = rms_norm_f32,
-    .softmax_f32 = softmax_f32,
-    .rotary_f32 = rotary_f32,
-    .unary_f32 = unary_f32,
-    .binary_f32 = binary_f32,
-    .silu_mul_f32 = silu_mul_f32,
-};
+constinit const KernelTable kAvx512VnniTable = make_table(Isa::kAvx512Vnni, "avx512vnni");
 
 }  // namespace kvik::kernels

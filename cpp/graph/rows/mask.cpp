@@ -1,11 +1,11 @@
 #include "graph/rows/mask.h"
-#include "graph/hidden_score.h"
 
 #include <algorithm>
 #include <cmath>
 #include <limits>
 
 #include "graph/expr_eval.h"
+#include "graph/hidden_score.h"
 
 namespace kvik::graph {
 

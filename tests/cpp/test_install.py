@@ -143,7 +143,6 @@ def test_shared_library_exports_the_public_interface_alone(installed: Path) -> N
     assert [name for name in names if any(layer in name for layer in inner)] == []
 
 
-@pytest.mark.skipif(shutil.which("pkg-config") is None, reason="pkg-config is not installed")
 def test_pkg_config(installed: Path) -> None:
     folder = next(installed.glob("lib*/**/pkgconfig"))
     flags = run("env", f"PKG_CONFIG_PATH={folder}", "pkg-config", "--cflags", "--libs", "kvik")

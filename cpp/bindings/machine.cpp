@@ -2,12 +2,13 @@
 #include <nanobind/stl/string.h>
 #include <nanobind/stl/vector.h>
 
+#include <algorithm>
 #include <string>
 #include <vector>
 
 #include "bindings/bindings.h"
 #include "bindings/roofline.h"
-#include "kernels/kernels.h"
+#include "kernels/dispatch.h"
 
 namespace nb = nanobind;
 
@@ -15,12 +16,11 @@ namespace kvik::bindings {
 namespace {
 
 std::vector<std::string> available_isas() {
-  using kernels::Isa;
   std::vector<std::string> names;
-  for (const Isa isa : {Isa::kReference, Isa::kAvx2, Isa::kAvx512, Isa::kAvx512Vnni, Isa::kNeon}) {
-    if (const kernels::KernelTable* table = kernels::table_for(isa))
-      names.emplace_back(table->name);
+  for (const kernels::KernelTable* table : kernels::available_tables()) {
+    names.emplace_back(table->name);
   }
+  std::reverse(names.begin(), names.end());
   return names;
 }
 

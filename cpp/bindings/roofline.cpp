@@ -2,6 +2,7 @@
 
 #if defined(__x86_64__)
 #include "base/x86_intrinsics.h"
+#include "kernels/tile_amx.h"
 #elif defined(__aarch64__)
 #include <arm_neon.h>
 #endif
@@ -15,6 +16,7 @@
 
 #include "base/aligned_buffer.h"
 #include "base/thread_pool.h"
+#include "kernels/dispatch.h"
 #include "kvik/error.h"
 
 namespace kvik::bindings {
@@ -103,7 +105,8 @@ using DotLoop = std::int64_t (*)(std::int64_t rounds);
 
 struct Peak {
   const char* isa;
-  int lanes;  // 32-bit ones: a step of the dot loop multiplies four bytes in each
+  int lanes;          // 32-bit ones of a step of the fma loop
+  int byte_products;  // of a step of the dot loop
   FmaLoop fma;
   DotLoop dot;
   bool available;
@@ -221,6 +224,37 @@ __attribute__((target("avx512f,avx512bw"))) std::int64_t dot_avx512(std::int64_t
   for (int i = 1; i < kChains; ++i) acc[0] = _mm512_add_epi32(acc[0], acc[i]);
   return _mm512_reduce_add_epi32(acc[0]);
 }
+// AVX-VNNI: its own encoding of the instruction.
+__attribute__((target("avx2"))) std::int64_t dot_avx2vnni(std::int64_t rounds) {
+  __m256i acc[kChains];
+  for (__m256i& a : acc) a = _mm256_setzero_si256();
+  const volatile int some = 0x01020301;
+  const __m256i x = _mm256_set1_epi32(some);
+  for (std::int64_t r = 0; r < rounds; ++r) {
+#pragma GCC unroll 12
+    for (__m256i& a : acc) __asm__("%{vex%} vpdpbusd %1, %1, %0" : "+x"(a) : "x"(x));
+  }
+  for (int i = 1; i < kChains; ++i) acc[0] = _mm256_add_epi32(acc[0], acc[i]);
+  return _mm256_extract_epi32(acc[0], 0);
+}
+// Tiles: four of sums, as the products hold them, kChains products a round.
+std::int64_t dot_amx(std::int64_t rounds) {
+  using namespace kvik::kernels;
+  TileShapes shapes;
+  for (int tile = 0; tile < 8; ++tile) shapes.rows[tile] = 16, shapes.bytes[tile] = 64;
+  tiles_begin(shapes);
+  for (std::int64_t r = 0; r < rounds; ++r) {
+    static_assert(kChains == 12);
+    for (int i = 0; i < 3; ++i) {
+      tile_dot_unsigned<0, 4, 6>();
+      tile_dot_unsigned<1, 4, 7>();
+      tile_dot_unsigned<2, 5, 6>();
+      tile_dot_unsigned<3, 5, 7>();
+    }
+  }
+  tiles_end();
+  return rounds;
+}
 __attribute__((target("avx512f,avx512vnni"))) std::int64_t dot_avx512vnni(std::int64_t rounds) {
   __m512i acc[kChains];
   for (__m512i& a : acc) a = _mm512_setzero_si512();
@@ -249,17 +283,17 @@ float fma_neon(std::int64_t rounds) {
 #endif
 
 std::vector<Peak> known_peaks() {
-  std::vector<Peak> peaks = {{"reference", 4, fma_baseline, dot_baseline, true}};
+  using kernels::Isa;
+  const auto here = [](Isa isa) { return kernels::table_for(isa) != nullptr; };
+  std::vector<Peak> peaks = {{"reference", 4, 16, fma_baseline, dot_baseline, true}};
 #if defined(__x86_64__)
-  const bool avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
-  peaks.push_back({"avx2", 8, fma_avx2, dot_avx2, avx2});
-  const bool avx512 =
-      __builtin_cpu_supports("avx512f") != 0 && __builtin_cpu_supports("avx512bw") != 0;
-  const bool vnni = avx512 && __builtin_cpu_supports("avx512vnni") != 0;
-  peaks.push_back({"avx512", 16, fma_avx512, dot_avx512, avx512});
-  peaks.push_back({"avx512vnni", 16, fma_avx512, dot_avx512vnni, vnni});
+  peaks.push_back({"avx2", 8, 32, fma_avx2, dot_avx2, here(Isa::kAvx2)});
+  peaks.push_back({"avx2vnni", 8, 32, fma_avx2, dot_avx2vnni, here(Isa::kAvx2Vnni)});
+  peaks.push_back({"avx512", 16, 64, fma_avx512, dot_avx512, here(Isa::kAvx512)});
+  peaks.push_back({"avx512vnni", 16, 64, fma_avx512, dot_avx512vnni, here(Isa::kAvx512Vnni)});
+  peaks.push_back({"amx", 16, 16 * 16 * 64, fma_avx512, dot_amx, here(Isa::kAmx)});
 #elif defined(__aarch64__)
-  peaks.push_back({"neon", 4, fma_neon, dot_baseline, true});
+  peaks.push_back({"neon", 4, 16, fma_neon, dot_baseline, here(Isa::kNeon)});
 #endif
   return peaks;
 }
@@ -343,7 +377,7 @@ double dot_peak(const std::string& isa, int threads, double seconds) {
     });
   };
   const double operations =
-      8.0 * static_cast<double>(kRounds) * kChains * peak.lanes * static_cast<double>(threads);
+      2.0 * static_cast<double>(kRounds) * kChains * peak.byte_products * threads;
   return best_rate(operations, seconds, round);
 }
 

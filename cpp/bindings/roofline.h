@@ -17,8 +17,8 @@ double read_bandwidth(std::size_t bytes, int threads, double seconds);
 
 // Floating-point operations per second (a fused multiply-add counts two) that `threads` threads
 // reach together in fp32 with the instructions of `isa` ("reference": what every CPU of the
-// architecture has; "avx2", "avx512", "avx512vnni", "neon"), operands in registers: the fastest
-// round within about `seconds`. Throws kvik::Error(kInvalidArgument) when this CPU lacks the ISA.
+// architecture has; else a kernel table's name), operands in registers: the fastest round within
+// about `seconds`. Throws kvik::Error(kInvalidArgument) when this CPU lacks the ISA.
 double fma_peak(const std::string& isa, int threads, double seconds);
 
 // The same for products of bytes summed in 32 bits (a multiplication and an addition count two), as

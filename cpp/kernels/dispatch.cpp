@@ -7,6 +7,10 @@
 #if defined(KVIK_KERNELS_X86)
 #include <cpuid.h>
 #endif
+#if defined(KVIK_KERNELS_X86) && defined(__linux__)
+#include <sys/syscall.h>
+#include <unistd.h>
+#endif
 
 namespace kvik::kernels {
 namespace {
@@ -14,9 +18,11 @@ namespace {
 #if defined(KVIK_KERNELS_X86)
 
 struct CpuFeatures {
-  bool avx2 = false;    // AVX2, FMA and F16C
-  bool avx512 = false;  // AVX-512 F, BW, DQ and VL
-  bool vnni = false;    // AVX-512 VNNI
+  bool avx2 = false;         // AVX2, FMA and F16C
+  bool avx2_vnni = false;    // and AVX-VNNI
+  bool avx512 = false;       // AVX-512 F, BW, DQ and VL
+  bool avx512_vnni = false;  // and AVX512_VNNI
+  bool amx = false;          // and AMX tiles and their products of bytes
 };
 
 constexpr unsigned bit(int n) {
@@ -40,20 +46,37 @@ CpuFeatures detect() {
   if (!osxsave || (c & needed) != needed) return features;
 
   // An instruction set is usable only if the system preserves its registers across a task switch.
-  constexpr std::uint64_t kYmm = 0x06;         // XMM and YMM state
-  constexpr std::uint64_t kZmm = kYmm | 0xe0;  // and opmask, ZMM0-15 high halves, ZMM16-31
+  constexpr std::uint64_t kYmm = 0x06;              // XMM and YMM state
+  constexpr std::uint64_t kZmm = kYmm | 0xe0;       // and opmask, ZMM0-15 high halves, ZMM16-31
+  constexpr std::uint64_t kTiles = kZmm | 0x60000;  // and the tiles with their shapes
   const std::uint64_t saved = xcr0();
   if ((saved & kYmm) != kYmm || !__get_cpuid_count(7, 0, &a, &b, &c, &d)) return features;
   features.avx2 = b & bit(5);
   const unsigned avx512 = bit(16) | bit(17) | bit(30) | bit(31);  // F, DQ, BW, VL
   features.avx512 = features.avx2 && (b & avx512) == avx512 && (saved & kZmm) == kZmm;
-  features.vnni = features.avx512 && (c & bit(11));
+  features.avx512_vnni = features.avx512 && (c & bit(11));
+  const unsigned tiles = bit(24) | bit(25);  // AMX_TILE, AMX_INT8
+  features.amx = features.avx512_vnni && (d & tiles) == tiles && (saved & kTiles) == kTiles;
+  if (!__get_cpuid_count(7, 1, &a, &b, &c, &d)) return features;
+  features.avx2_vnni = features.avx2 && (a & bit(4));
   return features;
 }
 
 const CpuFeatures& cpu() {
   static const CpuFeatures features = detect();
   return features;
+}
+
+// Tiles are 8 KiB of registers: Linux makes a process ask before its threads may use them, once and
+// for all of them. Refused where the kernel predates AMX or a thread's signal stack is too small.
+bool tiles_granted() {
+#if defined(__linux__)
+  constexpr long kRequestPermission = 0x1023, kTileData = 18;
+  static const bool granted = syscall(SYS_arch_prctl, kRequestPermission, kTileData) == 0;
+  return granted;
+#else
+  return false;
+#endif
 }
 
 #endif
@@ -73,7 +96,9 @@ const KernelTable* table_for(Isa isa) noexcept {
 #if defined(KVIK_KERNELS_X86)
     case Isa::kAvx2: return cpu().avx2 ? &kAvx2Table : nullptr;
     case Isa::kAvx512: return cpu().avx512 ? &kAvx512Table : nullptr;
-    case Isa::kAvx512Vnni: return cpu().vnni ? &kAvx512VnniTable : nullptr;
+    case Isa::kAvx2Vnni: return cpu().avx2_vnni ? &kAvx2VnniTable : nullptr;
+    case Isa::kAvx512Vnni: return cpu().avx512_vnni ? &kAvx512VnniTable : nullptr;
+    case Isa::kAmx: return cpu().amx && tiles_granted() ? &kAmxTable : nullptr;
 #endif
     default: return nullptr;
   }
@@ -81,7 +106,8 @@ const KernelTable* table_for(Isa isa) noexcept {
 
 std::vector<const KernelTable*> available_tables() {
   std::vector<const KernelTable*> tables;
-  for (Isa isa : {Isa::kAvx512Vnni, Isa::kAvx512, Isa::kAvx2, Isa::kNeon, Isa::kReference}) {
+  for (Isa isa : {Isa::kAmx, Isa::kAvx512Vnni, Isa::kAvx512, Isa::kAvx2Vnni, Isa::kAvx2, Isa::kNeon,
+                  Isa::kReference}) {
     if (const KernelTable* table = table_for(isa)) tables.push_back(table);
   }
   return tables;

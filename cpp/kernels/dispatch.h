@@ -12,8 +12,10 @@ namespace kvik::kernels {
 extern const KernelTable kReferenceTable;
 #if defined(KVIK_KERNELS_X86)
 extern const KernelTable kAvx2Table;
+extern const KernelTable kAvx2VnniTable;
 extern const KernelTable kAvx512Table;
 extern const KernelTable kAvx512VnniTable;
+extern const KernelTable kAmxTable;
 #endif
 
 // The tables that this CPU and its operating system can run, the best first; reference is last.

@@ -17,7 +17,15 @@
 
 namespace kvik::kernels {
 
-enum class Isa : std::uint8_t { kReference, kAvx2, kAvx512, kAvx512Vnni, kNeon };
+enum class Isa : std::uint8_t {
+  kReference,
+  kAvx2,        // with FMA and F16C
+  kAvx2Vnni,    // and AVX-VNNI
+  kAvx512,      // F, BW, DQ, VL
+  kAvx512Vnni,  // and AVX512_VNNI
+  kAmx,         // and AMX_TILE, AMX_INT8
+  kNeon,
+};
 
 // Element-wise functions, in the order of their ONNX names.
 enum class Unary : std::uint8_t {
@@ -104,7 +112,7 @@ struct AttentionArgs {
 
 struct KernelTable {
   Isa isa;
-  const char* name;  // "reference", "avx2", "avx512", "avx512vnni", "neon"
+  const char* name;  // "reference", "avx2", "avx2vnni", "avx512", "avx512vnni", "amx", "neon"
 
   // ---- Matrix product with packed weights -------------------------------------------------
   // y[r, c] = epilogue( Σ_k x[r, k] · w[k, c] ), accumulated in fp32, k ascending, one fused

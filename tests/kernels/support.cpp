@@ -9,6 +9,10 @@
 #include <limits>
 #include <stdexcept>
 
+namespace kvik::kernels {
+extern const KernelTable kEmulatedAmxTable, kEmulatedAvx2VnniTable;
+}
+
 namespace kvik::test {
 namespace {
 
@@ -128,6 +132,12 @@ void expect_close(const std::string& what, const std::vector<float>& got,
 
 void for_each_isa(const std::function<void(const kernels::KernelTable&)>& body) {
   for (const kernels::KernelTable* table : kernels::available_tables()) body(*table);
+#if defined(KVIK_KERNELS_X86)
+  // Instruction sets that few CPUs have, over the parts of others.
+  if (kernels::table_for(kernels::Isa::kAvx512Vnni) == nullptr) return;
+  body(kernels::kEmulatedAmxTable);
+  body(kernels::kEmulatedAvx2VnniTable);
+#endif
 }
 
 void for_each_vector_isa(const std::function<void(const kernels::KernelTable&)>& body) {

@@ -74,7 +74,8 @@ void expect_close(const std::string& what, const std::vector<float>& got,
                   const std::vector<double>& want, const std::vector<double>& tolerance,
                   double perturbation);
 
-// Calls body for every table that this CPU has, or for all but the reference.
+// Calls body for every table that this CPU has, and for those that can be emulated on it; or for
+// all of them but the reference.
 void for_each_isa(const std::function<void(const kernels::KernelTable&)>& body);
 void for_each_vector_isa(const std::function<void(const kernels::KernelTable&)>& body);
 

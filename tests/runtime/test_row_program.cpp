@@ -79,18 +79,9 @@ const std::vector<TinyShape>& shapes() {
   return kShapes;
 }
 
-std::vector<const kernels::KernelTable*> tables() {
-  std::vector<const kernels::KernelTable*> out;
-  for (const auto isa : {kernels::Isa::kReference, kernels::Isa::kAvx2, kernels::Isa::kAvx512,
-                         kernels::Isa::kAvx512Vnni, kernels::Isa::kNeon}) {
-    if (const auto* table = kernels::table_for(isa)) out.push_back(table);
-  }
-  return out;
-}
-
 KVIK_TEST(rows_bitwise_over_threads_chunks_and_cache) {
   const auto tokens = random_tokens(150, 3);
-  for (const auto* table : tables()) {
+  for (const auto* table : kernels::available_tables()) {
     for (const TinyShape& shape : shapes()) {
       Engine1 reference(shape, 1, 256, *table);
       const auto want = reference.all(tokens, tokens.size());

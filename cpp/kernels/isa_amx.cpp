@@ -1,0 +1,16 @@
+// The table of AMX: AVX-512 with VNNI, and products of many rows of bytes through tiles. This file
+// alone is compiled with the flags of this instruction set.
+// clang-format off: each builds on those above it
+#include "kernels/vec_avx512.h"
+#include "kernels/dot_avx512vnni.h"
+#include "kernels/tile_amx.h"
+#include "kernels/table.inl.h"
+#include "kernels/tiles.inl.h"
+// clang-format on
+
+namespace kvik::kernels {
+
+extern const KernelTable kAmxTable;  // declared for the dispatcher in dispatch.h
+constinit const KernelTable kAmxTable = make_tiles_table(Isa::kAmx, "amx");
+
+}  // namespace kvik::kernels

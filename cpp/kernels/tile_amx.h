@@ -1,0 +1,63 @@
+// The tile registers of AMX: eight of up to 16 rows by 64 bytes. tests/kernels/tile_emulated.h
+// supplies the same names in software, so that what is written over them is tested everywhere.
+//
+// Assembly, not intrinsics: GCC's are macros over literal register numbers, which a template's
+// parameter is not.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+namespace kvik::kernels {
+namespace {
+
+// What each tile register holds, as the processor reads it. A thread's tiles have no shape until it
+// has set one: an instruction on them is illegal before.
+struct alignas(64) TileShapes {
+  std::uint8_t palette = 1;
+  std::uint8_t start_row = 0;
+  std::uint8_t reserved[14] = {};
+  std::uint16_t bytes[16] = {};  // of a row
+  std::uint8_t rows[16] = {};
+};
+static_assert(sizeof(TileShapes) == 64);
+
+// Sets the shapes, and every tile to zeros.
+inline void tiles_begin(const TileShapes& shapes) {
+  __asm__ volatile("ldtilecfg %0" : : "m"(shapes));
+}
+// Without tiles in use the system has 8 KiB less to save when it switches threads.
+inline void tiles_end() {
+  __asm__ volatile("tilerelease");
+}
+template <int kTile>
+inline void tile_zero() {
+  __asm__ volatile("tilezero %%tmm%c0" : : "i"(kTile));
+}
+template <int kTile>
+inline void tile_load(const void* from, std::ptrdiff_t stride) {  // stride in bytes
+  __asm__ volatile("tileloadd (%0,%1,1), %%tmm%c2"
+                   :
+                   : "r"(from), "r"(stride), "i"(kTile)
+                   : "memory");
+}
+template <int kTile>
+inline void tile_store(void* to, std::ptrdiff_t stride) {
+  __asm__ volatile("tilestored %%tmm%c2, (%0,%1,1)"
+                   :
+                   : "r"(to), "r"(stride), "i"(kTile)
+                   : "memory");
+}
+// sums[m, n] += Σ_k a[m, k] · b[k/4, 4n + k%4] in 32 bits, modulo 2^32. a: signed bytes; b:
+// unsigned or signed ones.
+template <int kSums, int kA, int kB>
+inline void tile_dot_unsigned() {
+  __asm__ volatile("tdpbsud %%tmm%c2, %%tmm%c1, %%tmm%c0" : : "i"(kSums), "i"(kA), "i"(kB));
+}
+template <int kSums, int kA, int kB>
+inline void tile_dot_signed() {
+  __asm__ volatile("tdpbssd %%tmm%c2, %%tmm%c1, %%tmm%c0" : : "i"(kSums), "i"(kA), "i"(kB));
+}
+
+}  // namespace
+}  // namespace kvik::kernels

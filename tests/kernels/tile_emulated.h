@@ -1,0 +1,107 @@
+// The names of kernels/tile_amx.h in software, as strict as the processor: an instruction on tiles
+// whose shapes do not fit, or that have none, ends the program as the processor would.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
+#include <initializer_list>
+
+namespace kvik::kernels {
+namespace {
+
+struct alignas(64) TileShapes {
+  std::uint8_t palette = 1;
+  std::uint8_t start_row = 0;
+  std::uint8_t reserved[14] = {};
+  std::uint16_t bytes[16] = {};
+  std::uint8_t rows[16] = {};
+};
+
+struct EmulatedTiles {
+  bool shaped = false;
+  int rows[8] = {}, bytes[8] = {};
+  std::uint8_t data[8][16][64] = {};
+};
+thread_local EmulatedTiles emulated;
+
+inline void require(bool legal, const char* what) {
+  if (legal) return;
+  std::fprintf(stderr, "illegal tile instruction: %s\n", what);
+  std::abort();
+}
+inline void require_shape(int tile) {
+  require(emulated.shaped, "no shapes are set on this thread");
+  require(emulated.rows[tile] > 0 && emulated.bytes[tile] > 0, "the tile has no shape");
+}
+
+inline void tiles_begin(const TileShapes& shapes) {
+  emulated = {};
+  require(shapes.palette == 1 && shapes.start_row == 0, "palette or first row");
+  for (int t = 0; t < 16; ++t) {
+    require(t < 8 || (shapes.rows[t] == 0 && shapes.bytes[t] == 0), "a tile beyond the eighth");
+    require(shapes.rows[t] <= 16 && shapes.bytes[t] <= 64, "a shape beyond 16 rows of 64 bytes");
+    require((shapes.rows[t] == 0) == (shapes.bytes[t] == 0), "rows without bytes");
+    if (t < 8) emulated.rows[t] = shapes.rows[t], emulated.bytes[t] = shapes.bytes[t];
+  }
+  for (const std::uint8_t byte : shapes.reserved) require(byte == 0, "reserved bytes");
+  emulated.shaped = true;
+}
+inline void tiles_end() {
+  emulated = {};
+}
+template <int kTile>
+inline void tile_zero() {
+  require_shape(kTile);
+  std::memset(emulated.data[kTile], 0, sizeof emulated.data[kTile]);
+}
+template <int kTile>
+inline void tile_load(const void* from, std::ptrdiff_t stride) {
+  require_shape(kTile);
+  std::memset(emulated.data[kTile], 0, sizeof emulated.data[kTile]);
+  for (int r = 0; r < emulated.rows[kTile]; ++r) {
+    std::memcpy(emulated.data[kTile][r], static_cast<const char*>(from) + r * stride,
+                static_cast<std::size_t>(emulated.bytes[kTile]));
+  }
+}
+template <int kTile>
+inline void tile_store(void* to, std::ptrdiff_t stride) {
+  require_shape(kTile);
+  for (int r = 0; r < emulated.rows[kTile]; ++r) {
+    std::memcpy(static_cast<char*>(to) + r * stride, emulated.data[kTile][r],
+                static_cast<std::size_t>(emulated.bytes[kTile]));
+  }
+}
+template <typename B, int kSums, int kA, int kB>
+inline void tile_dot() {
+  for (const int tile : {kSums, kA, kB}) require_shape(tile);
+  require(kSums != kA && kSums != kB && kA != kB, "the same tile twice");
+  require(emulated.rows[kSums] == emulated.rows[kA], "rows of the sums and of the first factor");
+  require(emulated.bytes[kSums] == emulated.bytes[kB], "columns of the sums and of the second factor");
+  require(emulated.bytes[kA] == 4 * emulated.rows[kB], "k of the two factors");
+  for (int m = 0; m < emulated.rows[kA]; ++m) {
+    for (int n = 0; n < emulated.bytes[kB] / 4; ++n) {
+      std::uint32_t sum;
+      std::memcpy(&sum, emulated.data[kSums][m] + 4 * n, 4);
+      for (int k = 0; k < emulated.bytes[kA]; ++k) {
+        const int a = static_cast<std::int8_t>(emulated.data[kA][m][k]);
+        const int b = static_cast<B>(emulated.data[kB][k / 4][4 * n + k % 4]);
+        sum += static_cast<std::uint32_t>(a * b);
+      }
+      std::memcpy(emulated.data[kSums][m] + 4 * n, &sum, 4);
+    }
+  }
+}
+template <int kSums, int kA, int kB>
+inline void tile_dot_unsigned() {
+  tile_dot<std::uint8_t, kSums, kA, kB>();
+}
+template <int kSums, int kA, int kB>
+inline void tile_dot_signed() {
+  tile_dot<std::int8_t, kSums, kA, kB>();
+}
+
+}  // namespace
+}  // namespace kvik::kernels

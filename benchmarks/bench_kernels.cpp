@@ -1,7 +1,7 @@
 // Times the matrix product and attention on one thread, for every table of this CPU, beside the two
 // ceilings that it measures in the same run: fused multiply-adds in registers, and reading memory.
 //
-//   bench_kernels [isa] [part of a shape's name, such as 768x2304]
+//   bench_kernels [isa] [part of a product's name, such as 768x2304 or "int8 768x768"]
 #include <algorithm>
 #include <cstdio>
 #include <cstring>
@@ -98,10 +98,10 @@ volatile float sink;
 
 double peak_gflops(const KernelTable& table) {
 #if defined(__x86_64__)
-  if (table.isa == Isa::kAvx512) {
+  if (table.isa == Isa::kAvx512 || table.isa == Isa::kAvx512Vnni || table.isa == Isa::kAmx) {
     return 2e-9 * 16 * kChains * kSteps / best_seconds([] { sink = peak_512(); });
   }
-  if (table.isa == Isa::kAvx2) {
+  if (table.isa == Isa::kAvx2 || table.isa == Isa::kAvx2Vnni) {
     return 2e-9 * 8 * kChains * kSteps / best_seconds([] { sink = peak_256(); });
   }
 #endif
@@ -119,36 +119,94 @@ double read_gbytes([[maybe_unused]] const AlignedBuffer& buffer) {
 #endif
 }
 
-void bench_matmul(const KernelTable& table, double peak, const std::string& only) {
+// A product's right side in one precision, packed from w [k, n], and its left side in it.
+struct Operands {
+  Operands(const KernelTable& table_, const std::string& type_, std::int64_t k_, std::int64_t n_)
+      : table(table_),
+        type(type_),
+        k(k_),
+        n(n_),
+        groups((k_ + kGroup - 1) / kGroup),
+        panels((n_ + table_.panel - 1) / table_.panel),
+        packed(static_cast<std::size_t>(panels * panel_bytes())),
+        scale(static_cast<std::size_t>(panels * table_.panel) * sizeof(float)) {
+    const AlignedBuffer block = floats(static_cast<std::size_t>(k * table.panel));
+    for (std::int64_t p = 0; p < panels; ++p) {
+      std::uint8_t* to = packed.as<std::uint8_t>() + p * panel_bytes();
+      float* column_scale = scale.as<float>() + p * table.panel;
+      const float* from = block.as<float>();
+      if (type == "int8") {
+        table.pack_i8(from, k, table.panel, to, column_scale);
+      } else if (type == "int4") {
+        table.pack_i4(from, k, table.panel, to, column_scale);
+      } else if (type == "bf16") {
+        table.pack_bf16(from, k, table.panel, reinterpret_cast<std::uint16_t*>(to));
+      } else {
+        table.pack_f32(from, table.panel, 1, k, table.panel, 0, 1, reinterpret_cast<float*>(to));
+      }
+    }
+  }
+
+  std::int64_t panel_bytes() const {
+    if (type == "int8") return groups * kGroup * table.panel;
+    if (type == "int4") return groups * (2 + kGroup / 2) * table.panel;
+    return k * table.panel * (type == "bf16" ? 2 : 4);
+  }
+
+  // Seconds of y = x·W for that many rows, of which the rows as bytes are part.
+  double seconds(std::int64_t rows) const {
+    const AlignedBuffer x = floats(static_cast<std::size_t>(rows * k));
+    const AlignedBuffer y(static_cast<std::size_t>(rows * n) * sizeof(float));
+    const AlignedBuffer q(static_cast<std::size_t>(rows * groups * kGroup));
+    const AlignedBuffer row_scale(static_cast<std::size_t>(rows) * sizeof(float));
+    const AlignedBuffer sums(static_cast<std::size_t>(rows * groups) * sizeof(std::int32_t));
+    const QuantizedRows quantized{q.as<std::int8_t>(), row_scale.as<float>(),
+                                  sums.as<std::int32_t>(), rows, groups};
+    const IntegerPanels weights{packed.as<std::uint8_t>(), scale.as<float>()};
+    return best_seconds([&] {
+      if (type == "f32") {
+        table.matmul_f32(x.as<float>(), k, rows, k, packed.as<float>(), n, 0, panels, {},
+                         y.as<float>(), n);
+      } else if (type == "bf16") {
+        table.matmul_bf16(x.as<float>(), k, rows, k, packed.as<std::uint16_t>(), n, 0, panels, {},
+                          y.as<float>(), n);
+      } else {
+        table.quantize_rows(x.as<float>(), k, rows, k, q.as<std::int8_t>(), row_scale.as<float>(),
+                            sums.as<std::int32_t>());
+        const auto product = type == "int8" ? table.matmul_i8 : table.matmul_i4;
+        product(quantized, weights, n, 0, panels, {}, y.as<float>(), n);
+      }
+    });
+  }
+
+  const KernelTable& table;
+  std::string type;
+  std::int64_t k, n, groups, panels;
+  AlignedBuffer packed, scale;
+};
+
+void bench_matmul(const KernelTable& table, const std::string& only) {
   struct {
     std::int64_t k, n;
   } shapes[] = {{768, 128}, {768, 768}, {768, 2304}, {768, 3072}, {3072, 768}, {768, 50257}};
   for (const auto& s : shapes) {
-    if ((std::to_string(s.k) + "x" + std::to_string(s.n)).find(only) == std::string::npos) continue;
-    const std::int64_t panels = (s.n + table.panel - 1) / table.panel;
-    const AlignedBuffer w = floats(static_cast<std::size_t>(s.k * s.n));
-    const AlignedBuffer packed(static_cast<std::size_t>(panels * table.panel * s.k) *
-                               sizeof(float));
-    const double pack = best_seconds(
-        [&] { table.pack_f32(w.as<float>(), s.n, 1, s.k, s.n, 0, panels, packed.as<float>()); });
-    const double read = read_gbytes(packed);
-    std::printf("%-9s %4lldx%-5lld pack %6.2f ms, plain read %5.1f GB/s\n", table.name,
-                static_cast<long long>(s.k), static_cast<long long>(s.n), pack * 1e3, read);
-    for (std::int64_t rows : {1, 2, 4, 7, 8, 64, 128}) {
-      if (table.isa == Isa::kReference && rows * s.n > 4000) continue;
-      const AlignedBuffer x = floats(static_cast<std::size_t>(rows * s.k));
-      const AlignedBuffer y(static_cast<std::size_t>(rows * s.n) * sizeof(float));
-      const double seconds = best_seconds([&] {
-        table.matmul_f32(x.as<float>(), s.k, rows, s.k, packed.as<float>(), s.n, 0, panels, {},
-                         y.as<float>(), s.n);
-      });
-      const double gflops = 2e-9 * static_cast<double>(rows * s.k * s.n) / seconds;
-      const double gbytes = 1e-9 * static_cast<double>(packed.size()) / seconds;
-      std::printf(
-          "  rows %4lld %9.1f us  %6.1f GFLOP/s (%3.0f %% of peak)  %5.1f GB/s of weights "
-          "(%3.0f %% of read)\n",
-          static_cast<long long>(rows), seconds * 1e6, gflops, peak > 0 ? 100 * gflops / peak : 0.0,
-          gbytes, read > 0 ? 100 * gbytes / read : 0.0);
+    for (const char* type : {"f32", "bf16", "int8", "int4"}) {
+      const std::string name =
+          std::string(type) + " " + std::to_string(s.k) + "x" + std::to_string(s.n);
+      if (name.find(only) == std::string::npos) continue;
+      const Operands operands(table, type, s.k, s.n);
+      const double read = read_gbytes(operands.packed);
+      std::printf("%-10s %-15s plain read %5.1f GB/s\n", table.name, name.c_str(), read);
+      for (std::int64_t rows : {1, 2, 4, 7, 8, 64, 128}) {
+        if (table.isa == Isa::kReference && rows * s.n > 4000) continue;
+        const double seconds = operands.seconds(rows);
+        const double gops = 2e-9 * static_cast<double>(rows * s.k * s.n) / seconds;
+        const double gbytes = 1e-9 * static_cast<double>(operands.packed.size()) / seconds;
+        std::printf(
+            "  rows %4lld %9.1f us  %7.1f Gop/s  %5.1f GB/s of weights (%3.0f %% of read)\n",
+            static_cast<long long>(rows), seconds * 1e6, gops, gbytes,
+            read > 0 ? 100 * gbytes / read : 0.0);
+      }
     }
   }
 }
@@ -233,6 +291,6 @@ int main(int argc, char** argv) {
     std::printf("%s: peak %.1f GFLOP/s on one thread\n", table->name, peak);
     bench_elementwise(*table);
     bench_attention(*table, peak);
-    bench_matmul(*table, peak, argc > 2 ? argv[2] : "");
+    bench_matmul(*table, argc > 2 ? argv[2] : "");
   }
 }

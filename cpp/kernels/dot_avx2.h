@@ -11,6 +11,7 @@ namespace {
 constexpr int kDotRows = 2;
 constexpr int kNibbleRows = 1;  // 4 + 4 sums, 2 quads, 2 vectors of weights and a product
 constexpr int kDotVecs = 4;
+constexpr bool kDotsAreWide = false;
 
 struct Weights {
   __m256i even, odd;

@@ -16,6 +16,7 @@ namespace {
 constexpr int kDotRows = 2;     // 8 sums, 2 quads and a vector of weights: 11 of 16 registers
 constexpr int kNibbleRows = 1;  // 4 + 4 sums, 2 quads and 2 vectors of weights
 constexpr int kDotVecs = 4;
+constexpr bool kDotsAreWide = true;
 
 struct Weights {
   __m256i bytes;

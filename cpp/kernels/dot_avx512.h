@@ -14,6 +14,8 @@ constexpr int kDotRows = 4;
 // quads, 2 vectors of weights and a product.
 constexpr int kNibbleRows = 2;
 constexpr int kDotVecs = 4;  // vectors of columns in a tile
+// dot_nibbles takes any unsigned bytes and sums in 32 bits, not only nibbles in 16.
+constexpr bool kDotsAreWide = false;
 
 // The weights of kWidth columns, four unsigned bytes of each. Halves of 16 bits, because the
 // instruction that multiplies bytes adds two products in 16 bits and saturates there.

@@ -10,6 +10,7 @@ namespace {
 constexpr int kDotRows = 6;     // 24 sums, 4 vectors of weights and a quad: 29 of 32 registers
 constexpr int kNibbleRows = 3;  // 12 + 12 sums, 6 quads and a vector of weights
 constexpr int kDotVecs = 4;
+constexpr bool kDotsAreWide = true;
 
 struct Weights {
   __m512i bytes;

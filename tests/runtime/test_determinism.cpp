@@ -4,6 +4,7 @@
 #include <limits>
 
 #include "cpp/check.h"
+#include "kernels/dispatch.h"
 #include "runtime/one_node.h"
 
 using kvik::Dims;

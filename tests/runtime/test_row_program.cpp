@@ -1,6 +1,7 @@
 // Row programs on a small transformer: bitwise equal numbers whatever the threads, the batch, the
 // chunks and the cache; wanted rows alone; and states that survive errors.
 #include "cpp/check.h"
+#include "kernels/dispatch.h"
 #include "runtime/tiny_rows.h"
 
 #include <algorithm>

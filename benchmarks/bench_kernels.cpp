@@ -214,7 +214,7 @@ void bench_matmul(const KernelTable& table, const std::string& only) {
 void bench_attention(const KernelTable& table, double peak) {
   constexpr int kDim = 64, kKeys = 1024;
   const AlignedBuffer k = floats(kDim * kKeys), v = floats(kDim * kKeys);
-  std::vector<const float*> kb, vb;
+  std::vector<const void*> kb, vb;
   for (int b = 0; b < kKeys / kKvBlock; ++b) {
     kb.push_back(k.as<float>() + b * kDim * kKvBlock);
     vb.push_back(v.as<float>() + b * kDim * kKvBlock);
@@ -223,7 +223,7 @@ void bench_attention(const KernelTable& table, double peak) {
     if (table.isa == Isa::kReference && rows > 6) continue;
     const AlignedBuffer q = floats(static_cast<std::size_t>(rows * kDim));
     const AlignedBuffer out(static_cast<std::size_t>(rows * kDim) * sizeof(float));
-    const AlignedBuffer scratch(table.attention_scratch(rows, kDim) * sizeof(float));
+    const AlignedBuffer scratch(table.attention_scratch(kDim, kDim) * sizeof(float));
     std::vector<std::int64_t> last;
     std::int64_t pairs = 0;
     for (int r = 0; r < rows; ++r) last.push_back(kKeys - rows + r), pairs += last.back() + 1;
@@ -232,6 +232,7 @@ void bench_attention(const KernelTable& table, double peak) {
                              .rows = rows,
                              .head_dim = kDim,
                              .value_dim = kDim,
+                             .cache = kvik::CacheType::kF32,
                              .k_blocks = kb.data(),
                              .v_blocks = vb.data(),
                              .first_key = nullptr,

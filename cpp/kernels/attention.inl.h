@@ -1,5 +1,5 @@
 // Attention over a blocked key/value cache with online softmax. Include a vec_*.h, math.inl.h,
-// elementwise.inl.h and product.inl.h first.
+// elementwise.inl.h, product.inl.h, bfloat16.inl.h and quantized.inl.h first.
 //
 // Blocks are visited in ascending order; per block and row: scores, new maximum, rescaled output,
 // weighted values added key by key. Up to kTileRows rows share the loads of a block. A row's
@@ -19,10 +19,6 @@ namespace {
 constexpr int kGroupRows = 64;
 static_assert(kKvBlock % kWidth == 0);
 
-std::size_t attention_scratch(int /*rows*/, int /*value_dim*/) {
-  return kTileRows * kKvBlock + 2 * kGroupRows;
-}
-
 // Keys of one block that a row sees: [begin, end) within the block.
 struct Visible {
   int begin;
@@ -34,13 +30,73 @@ inline int within_block(std::int64_t key) {
   return key < 0 ? 0 : key < kKvBlock ? static_cast<int>(key) : kKvBlock;
 }
 
-// The running state of a group of rows; the sums themselves are in args.out.
+// A worker's memory, carved from args.scratch.
+struct AttentionScratch {
+  float* scores;             // [kTileRows, kKvBlock]: scores, then weights
+  float* wide_k;             // [head_dim, kKvBlock]: a block in fp32
+  float* wide_v;             // [kKvBlock, value_dim]
+  AttentionPart sums, more;  // of kGroupRows rows; `more` has an output of its own
+
+  AttentionScratch(float* memory, int head_dim, int value_dim) {
+    const auto take = [&](int floats) {
+      float* taken = memory;
+      memory += floats;
+      return taken;
+    };
+    scores = take(kTileRows * kKvBlock);
+    wide_k = take(head_dim * kKvBlock);
+    wide_v = take(value_dim * kKvBlock);
+    sums = {nullptr, 0, take(kGroupRows), take(kGroupRows)};
+    more = {take(kGroupRows * value_dim), value_dim, take(kGroupRows), take(kGroupRows)};
+  }
+};
+
+std::size_t attention_scratch(int head_dim, int value_dim) {
+  return static_cast<std::size_t>(kTileRows * kKvBlock + 4 * kGroupRows) +
+         static_cast<std::size_t>(head_dim) * kKvBlock +
+         static_cast<std::size_t>(value_dim) * (kKvBlock + kGroupRows);
+}
+
+// One block in fp32. Bytes are widened without their scales, which go to the scores and weights.
+struct WideBlock {
+  const float* k;
+  const float* v;
+  const float* k_scale;  // [kKvBlock], or null: 1
+  const float* v_scale;
+};
+
+// `n` elements (a multiple of kWidth) behind a block's scales as fp32: where they are, or in
+// `wide`.
+inline const float* widen_block(CacheType type, const void* block, std::int64_t n, float* wide) {
+  const auto* data = static_cast<const std::uint8_t*>(block) + cache_scale_bytes(type);
+  switch (type) {
+    case CacheType::kF32: return reinterpret_cast<const float*>(data);
+    case CacheType::kBF16:
+      for (std::int64_t i = 0; i < n; i += kWidth) store(wide + i, load_bf16(data + 2 * i));
+      break;
+    case CacheType::kI8:
+      for (std::int64_t i = 0; i < n; i += kWidth) store(wide + i, to_float(load_bytes(data + i)));
+      break;
+  }
+  return wide;
+}
+
+inline WideBlock widen(const AttentionArgs& args, std::int64_t block, const AttentionScratch& s) {
+  const void* k = args.k_blocks[block];
+  const void* v = args.v_blocks[block];
+  const bool scaled = args.cache == CacheType::kI8;
+  return {widen_block(args.cache, k, std::int64_t{args.head_dim} * kKvBlock, s.wide_k),
+          widen_block(args.cache, v, std::int64_t{args.value_dim} * kKvBlock, s.wide_v),
+          scaled ? static_cast<const float*>(k) : nullptr,
+          scaled ? static_cast<const float*>(v) : nullptr};
+}
+
+// A group of rows on its way through a segment.
 struct AttentionState {
   const AttentionArgs& args;
-  float* scores;  // [kTileRows, kKvBlock]: scores, then weights
-  float* top;     // [kGroupRows]: the largest score so far
-  float* total;   // [kGroupRows]: the sum of the weights so far
-  int first_row;  // of the group
+  float* scores;
+  int first_row;       // of the group
+  AttentionPart part;  // of the group
 
   Visible visible(int row, std::int64_t block) const {
     const std::int64_t origin = block * kKvBlock;
@@ -48,11 +104,12 @@ struct AttentionState {
     const std::int64_t end = args.last_key[row] - origin + 1;
     return {within_block(first), within_block(end)};
   }
+  float* out(int row) const { return part.out + (row - first_row) * part.out_stride; }
 };
 
 // Turns one row's products into weights, and rescales what the row has so far.
-void weigh_row(const AttentionState& state, int row, std::int64_t block, Visible keys,
-               float* scores) {
+void weigh_row(const AttentionState& state, int row, std::int64_t block, const WideBlock& wide,
+               Visible keys, float* scores) {
   const AttentionArgs& args = state.args;
   const float* bias = args.bias ? args.bias + row * args.bias_stride + block * kKvBlock : nullptr;
   const Vec hidden = set(-kInfinity);
@@ -60,7 +117,9 @@ void weigh_row(const AttentionState& state, int row, std::int64_t block, Visible
   Vec top_lanes = hidden;
   for (int j = 0; j < kKvBlock; j += kWidth) {
     const Mask seen = lanes_between(keys.begin - j, keys.end - j);
-    Vec s = load(scores + j) * scale;
+    Vec s = load(scores + j);
+    if (wide.k_scale) s = s * load(wide.k_scale + j);
+    s = s * scale;
     if (args.softcap != 0.0f) {
       const Vec cap = set(args.softcap);
       s = cap * tanh(s / cap);
@@ -70,8 +129,8 @@ void weigh_row(const AttentionState& state, int row, std::int64_t block, Visible
     store(scores + j, s);
     top_lanes = max(top_lanes, s);
   }
-  float& top = state.top[row - state.first_row];
-  float& total = state.total[row - state.first_row];
+  float& top = state.part.top[row - state.first_row];
+  float& total = state.part.total[row - state.first_row];
   const float block_top = largest(top_lanes);
   const float new_top = block_top > top ? block_top : top;
   // While every key is hidden by a bias of -inf, 0 stands in, so that their weights are 0.
@@ -79,14 +138,14 @@ void weigh_row(const AttentionState& state, int row, std::int64_t block, Visible
   Vec sums = zero();
   for (int j = 0; j < kKvBlock; j += kWidth) {
     const Vec weight = exp(load(scores + j) - shift);
-    store(scores + j, weight);
+    store(scores + j, wide.v_scale ? weight * load(wide.v_scale + j) : weight);
     sums = sums + weight;
   }
   const Vec shrink = exp(set(top) - shift);
   top = new_top;
   total = total * first(shrink) + sum(sums);
   if (first(shrink) != 1.0f) {
-    float* out = args.out + row * args.out_stride;
+    float* out = state.out(row);
     map(out, args.value_dim, out, [&](Vec v) { return v * shrink; });
   }
 }
@@ -102,20 +161,19 @@ void add_values(const AttentionState& state, int row, int rows, const float* v_b
                         .b = v_block + static_cast<std::ptrdiff_t>(keys.begin) * args.value_dim,
                         .b_stride = args.value_dim,
                         .columns = args.value_dim,
-                        .c = args.out + row * args.out_stride,
-                        .c_stride = args.out_stride,
+                        .c = state.out(row),
+                        .c_stride = state.part.out_stride,
                         .accumulate = true});
 }
 
 // One block for `rows` <= kTileRows adjacent rows that all see some of it.
 void attend_tile(const AttentionState& state, int row, int rows, std::int64_t block,
-                 const Visible* keys) {
+                 const WideBlock& wide, const Visible* keys) {
   const AttentionArgs& args = state.args;
-  const float* v_block = args.v_blocks[block];
   product<false>(rows, {.a = args.q + row * args.q_stride,
                         .a_stride = args.q_stride,
                         .k = args.head_dim,
-                        .b = args.k_blocks[block],
+                        .b = wide.k,
                         .b_stride = kKvBlock,
                         .columns = kKvBlock,
                         .c = state.scores,
@@ -123,25 +181,26 @@ void attend_tile(const AttentionState& state, int row, int rows, std::int64_t bl
                         .accumulate = false});
   Visible shared{0, kKvBlock};
   for (int r = 0; r < rows; ++r) {
-    weigh_row(state, row + r, block, keys[r], state.scores + r * kKvBlock);
+    weigh_row(state, row + r, block, wide, keys[r], state.scores + r * kKvBlock);
     shared.begin = keys[r].begin > shared.begin ? keys[r].begin : shared.begin;
     shared.end = keys[r].end < shared.end ? keys[r].end : shared.end;
   }
   if (shared.empty()) shared = {kKvBlock, kKvBlock};  // each row by itself
   for (int r = 0; r < rows; ++r) {
     const Visible before{keys[r].begin, keys[r].end < shared.begin ? keys[r].end : shared.begin};
-    add_values(state, row + r, 1, v_block, before, state.scores + r * kKvBlock);
+    add_values(state, row + r, 1, wide.v, before, state.scores + r * kKvBlock);
   }
-  add_values(state, row, rows, v_block, shared, state.scores);
+  add_values(state, row, rows, wide.v, shared, state.scores);
   for (int r = 0; r < rows; ++r) {
     const Visible after{shared.end, keys[r].end};
-    add_values(state, row + r, 1, v_block, after, state.scores + r * kKvBlock);
+    add_values(state, row + r, 1, wide.v, after, state.scores + r * kKvBlock);
   }
 }
 
-void attend_group(const AttentionState& state, int rows) {
-  const AttentionArgs& args = state.args;
-  const int first_row = state.first_row;
+// Rows [first_row, first_row + rows) <= kGroupRows and one segment.
+void attend_segment(const AttentionArgs& args, const AttentionScratch& scratch, int first_row,
+                    int rows, std::int64_t segment, const AttentionPart& part) {
+  const AttentionState state{args, scratch.scores, first_row, part};
   std::int64_t first_key = INT64_MAX, last_key = -1;
   for (int r = 0; r < rows; ++r) {
     const std::int64_t first = args.first_key ? args.first_key[first_row + r] : 0;
@@ -150,13 +209,18 @@ void attend_group(const AttentionState& state, int rows) {
       first_key = first < first_key ? first : first_key;
       last_key = last > last_key ? last : last_key;
     }
-    state.top[r] = -kInfinity;
-    state.total[r] = 0.0f;
-    float* out = args.out + (first_row + r) * args.out_stride;
+    part.top[r] = -kInfinity;
+    part.total[r] = 0.0f;
+    float* out = state.out(first_row + r);
     map(out, args.value_dim, out, [](Vec) { return zero(); });
   }
   if (last_key < 0) return;
-  for (std::int64_t block = first_key / kKvBlock; block <= last_key / kKvBlock; ++block) {
+  constexpr std::int64_t kBlocks = kKvSegment / kKvBlock;
+  std::int64_t block = first_key / kKvBlock, end = last_key / kKvBlock + 1;
+  block = block < segment * kBlocks ? segment * kBlocks : block;
+  end = end > (segment + 1) * kBlocks ? (segment + 1) * kBlocks : end;
+  for (; block < end; ++block) {
+    const WideBlock wide = widen(args, block, scratch);
     for (int r = 0; r < rows;) {
       Visible keys[kTileRows];
       int tile = 0;
@@ -165,31 +229,140 @@ void attend_group(const AttentionState& state, int rows) {
         if (keys[tile].empty()) break;
         ++tile;
       }
-      if (tile > 0) attend_tile(state, first_row + r, tile, block, keys);
+      if (tile > 0) attend_tile(state, first_row + r, tile, block, wide, keys);
       r += tile > 0 ? tile : 1;
     }
   }
+}
+
+// A row that saw nothing on one side takes the other's bits.
+void attention_join_f32(const AttentionPart& sums, const AttentionPart& more, int rows,
+                        int value_dim) {
   for (int r = 0; r < rows; ++r) {
-    if (state.total[r] == 0.0f) continue;  // nothing visible: zeros already
-    float* out = args.out + (first_row + r) * args.out_stride;
-    const Vec total = set(state.total[r]);
-    map(out, args.value_dim, out, [&](Vec v) { return v / total; });
+    if (more.total[r] == 0.0f) continue;
+    float* out = sums.out + r * sums.out_stride;
+    const float* other = more.out + r * more.out_stride;
+    if (sums.total[r] == 0.0f) {
+      map(other, value_dim, out, [](Vec v) { return v; });
+      sums.top[r] = more.top[r];
+      sums.total[r] = more.total[r];
+      continue;
+    }
+    const float top = more.top[r] > sums.top[r] ? more.top[r] : sums.top[r];
+    const Vec shift = set(top == -kInfinity ? 0.0f : top);
+    const Vec shrink = exp(set(sums.top[r]) - shift), factor = exp(set(more.top[r]) - shift);
+    for_vectors(value_dim, [&](std::int64_t i, auto part) {
+      store(out + i, fma(load(other + i, part), factor, load(out + i, part) * shrink), part);
+    });
+    sums.top[r] = top;
+    sums.total[r] = first(fma(set(more.total[r]), factor, set(sums.total[r]) * shrink));
+  }
+}
+
+void attention_divide_f32(const AttentionPart& sums, int rows, int value_dim, float* out,
+                          std::ptrdiff_t out_stride) {
+  for (int r = 0; r < rows; ++r) {
+    const float total = sums.total[r];
+    // Nothing visible: zeros already.
+    const Vec divisor = set(total == 0.0f ? 1.0f : total);
+    map(sums.out + r * sums.out_stride, value_dim, out + r * out_stride,
+        [&](Vec v) { return v / divisor; });
   }
 }
 
 void attention_f32(const AttentionArgs& args) {
-  float* top = args.scratch + kTileRows * kKvBlock;
+  const AttentionScratch scratch(args.scratch, args.head_dim, args.value_dim);
   for (int row = 0; row < args.rows; row += kGroupRows) {
-    const AttentionState state{args, args.scratch, top, top + kGroupRows, row};
-    attend_group(state, args.rows - row < kGroupRows ? args.rows - row : kGroupRows);
+    const int rows = args.rows - row < kGroupRows ? args.rows - row : kGroupRows;
+    AttentionPart sums = scratch.sums;
+    sums.out = args.out + row * args.out_stride;
+    sums.out_stride = args.out_stride;
+    std::int64_t segment = INT64_MAX, last = 0;
+    for (int r = row; r < row + rows; ++r) {
+      const std::int64_t own = args.first_key ? args.first_key[r] / kKvSegment : 0;
+      segment = own < segment ? own : segment;
+      last = args.last_key[r] / kKvSegment > last ? args.last_key[r] / kKvSegment : last;
+    }
+    attend_segment(args, scratch, row, rows, segment, sums);
+    while (++segment <= last) {
+      attend_segment(args, scratch, row, rows, segment, scratch.more);
+      attention_join_f32(sums, scratch.more, rows, args.value_dim);
+    }
+    attention_divide_f32(sums, rows, args.value_dim, sums.out, sums.out_stride);
   }
 }
 
-void store_kv_f32(const float* k, int head_dim, const float* v, int value_dim, int slot,
-                  float* k_block, float* v_block) {
-  for (int d = 0; d < head_dim; ++d) k_block[d * kKvBlock + slot] = k[d];
-  map(v, value_dim, v_block + static_cast<std::ptrdiff_t>(slot) * value_dim,
-      [](Vec a) { return a; });
+void attention_part_f32(const AttentionArgs& args, std::int64_t segment,
+                        const AttentionPart& part) {
+  const AttentionScratch scratch(args.scratch, args.head_dim, args.value_dim);
+  for (int row = 0; row < args.rows; row += kGroupRows) {
+    const int rows = args.rows - row < kGroupRows ? args.rows - row : kGroupRows;
+    attend_segment(
+        args, scratch, row, rows, segment,
+        {part.out + row * part.out_stride, part.out_stride, part.top + row, part.total + row});
+  }
+}
+
+// ---- Storing ------------------------------------------------------------------------------------
+
+// Keys (or values) as they lie in a block: element (position p, dimension d) at
+// p · position_stride + d · dim_stride.
+struct BlockOrder {
+  std::ptrdiff_t position_stride;
+  std::ptrdiff_t dim_stride;
+};
+
+// store(i, value) of every element, dimension by dimension where a dimension's positions are
+// adjacent, so that whole lines are written.
+template <typename T, typename Convert>
+inline void store_elements(const float* x, std::ptrdiff_t stride, int count, int dim,
+                           BlockOrder order, T* to, Convert convert) {
+  if (order.dim_stride == 1) {
+    for (int p = 0; p < count; ++p) {
+      for (int d = 0; d < dim; ++d)
+        to[p * order.position_stride + d] = convert(x[p * stride + d], p);
+    }
+    return;
+  }
+  for (int d = 0; d < dim; ++d) {
+    for (int p = 0; p < count; ++p) to[d * order.dim_stride + p] = convert(x[p * stride + d], p);
+  }
+}
+
+inline void store_block(CacheType type, const float* x, std::ptrdiff_t stride, int count, int dim,
+                        int slot, BlockOrder order, void* block) {
+  auto* data = static_cast<std::uint8_t*>(block) + cache_scale_bytes(type) +
+               slot * order.position_stride * cache_element_bytes(type);
+  switch (type) {
+    case CacheType::kF32:
+      return store_elements(x, stride, count, dim, order, reinterpret_cast<float*>(data),
+                            [](float v, int) { return v; });
+    case CacheType::kBF16:
+      return store_elements(x, stride, count, dim, order, reinterpret_cast<std::uint16_t*>(data),
+                            [](float v, int) { return bf16_of(v); });
+    case CacheType::kI8: break;
+  }
+  float inverse[kKvBlock];
+  auto* scale = static_cast<float*>(block) + slot;
+  for (int p = 0; p < count; ++p) {
+    const RowScale row = row_scale(x + p * stride, dim);
+    scale[p] = row.scale;
+    inverse[p] = row.inverse;
+  }
+  store_elements(
+      x, stride, count, dim, order, reinterpret_cast<std::int8_t*>(data), [&](float v, int p) {
+        // A row that is not finite has the factor 0; what it holds must not reach an
+        // integer.
+        return inverse[p] == 0.0f ? std::int8_t{0}
+                                  : static_cast<std::int8_t>(__builtin_rintf(v * inverse[p]));
+      });
+}
+
+void store_kv(CacheType type, const CacheRows& rows, void* k_block, void* v_block) {
+  store_block(type, rows.k, rows.k_stride, rows.count, rows.head_dim, rows.slot, {1, kKvBlock},
+              k_block);
+  store_block(type, rows.v, rows.v_stride, rows.count, rows.value_dim, rows.slot,
+              {rows.value_dim, 1}, v_block);
 }
 
 }  // namespace

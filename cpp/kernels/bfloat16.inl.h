@@ -17,6 +17,14 @@ inline Vec odd_half(Int pair) {
   return from_bits(pair & set_int(static_cast<std::int32_t>(0xffff0000u)));
 }
 
+// One number, to nearest, ties to even; a NaN stays one.
+inline std::uint16_t bf16_of(float x) {
+  std::uint32_t u;
+  __builtin_memcpy(&u, &x, sizeof(u));
+  if (x != x) return static_cast<std::uint16_t>((u | 0x00400000u) >> 16);
+  return static_cast<std::uint16_t>((u + 0x7fffu + (u >> 16 & 1u)) >> 16);
+}
+
 // kRows x kVecs vectors of sums from column `column` of a panel on.
 template <int kRows, int kVecs, bool kStream>
 inline void tile_bf16(const float* x, std::ptrdiff_t x_stride, std::int64_t k,

@@ -15,6 +15,8 @@
 #include <cstddef>
 #include <cstdint>
 
+#include "kvik/cache_type.h"
+
 namespace kvik::kernels {
 
 enum class Isa : std::uint8_t {
@@ -84,8 +86,27 @@ struct IntegerPanels {
 // need not be adjacent: k_blocks[b] and v_blocks[b] hold positions [b·kKvBlock, (b+1)·kKvBlock).
 //   K block: [head_dim, kKvBlock]     (a dimension's kKvBlock positions are adjacent)
 //   V block: [kKvBlock, value_dim]
-// Positions that are not yet written hold zeros (finite values), never indeterminate bytes.
+// Their elements are fp32, bfloat16 or signed bytes. A block of bytes begins with the scales of its
+// positions, float [kKvBlock]: an element is scale · byte. Blocks are kAlignment-aligned. Positions
+// that are not yet written hold zeros, never indeterminate bytes.
 inline constexpr int kKvBlock = 64;
+
+constexpr int cache_element_bytes(CacheType type) {
+  return type == CacheType::kF32 ? 4 : type == CacheType::kBF16 ? 2 : 1;
+}
+// Bytes of the scales at the beginning of a block.
+constexpr int cache_scale_bytes(CacheType type) {
+  return type == CacheType::kI8 ? kKvBlock * 4 : 0;
+}
+// Bytes of a K block or a V block of heads of `dim` elements.
+constexpr std::int64_t cache_block_bytes(CacheType type, std::int64_t dim) {
+  return cache_scale_bytes(type) + dim * kKvBlock * cache_element_bytes(type);
+}
+
+// A row's keys are attended to in segments that begin at multiples of this position, each by
+// itself; their sums are then joined in ascending order. So a long sequence can be shared among
+// threads, and whether it is does not change a bit.
+inline constexpr std::int64_t kKvSegment = 16 * kKvBlock;
 
 struct AttentionArgs {
   const float* q;           // [rows, head_dim]: `rows` queries of one head of one sequence
@@ -93,8 +114,9 @@ struct AttentionArgs {
   int rows;
   int head_dim;
   int value_dim;
-  const float* const* k_blocks;
-  const float* const* v_blocks;
+  CacheType cache;
+  const void* const* k_blocks;
+  const void* const* v_blocks;
   // Query r sees the keys at positions [first_key[r], last_key[r]]; first_key may be null (all 0).
   // last_key[r] >= first_key[r] is not required: an empty range gives a row of zeros.
   const std::int64_t* first_key;
@@ -107,7 +129,28 @@ struct AttentionArgs {
   std::ptrdiff_t bias_stride;
   float* out;  // [rows, value_dim]
   std::ptrdiff_t out_stride;
-  float* scratch;  // attention_scratch(rows, value_dim) floats, kAlignment-aligned
+  float* scratch;  // attention_scratch(head_dim, value_dim) floats, kAlignment-aligned
+};
+
+// What a segment makes of some rows: with s the scores, `top` their maximum, `total` = Σ e^(s -
+// top) and out = Σ e^(s - top) · v. Of a row that sees nothing there: -inf, 0 and zeros.
+struct AttentionPart {
+  float* out;  // [rows, value_dim]
+  std::ptrdiff_t out_stride;
+  float* top;    // [rows]
+  float* total;  // [rows]
+};
+
+// Keys and values of `count` adjacent positions, to be stored into one block from `slot` on.
+struct CacheRows {
+  const float* k;  // [count, head_dim]
+  std::ptrdiff_t k_stride;
+  const float* v;  // [count, value_dim]
+  std::ptrdiff_t v_stride;
+  int head_dim;
+  int value_dim;
+  int slot;  // slot + count <= kKvBlock
+  int count;
 };
 
 struct KernelTable {
@@ -180,15 +223,27 @@ struct KernelTable {
                       std::ptrdiff_t y_stride);
 
   // ---- Attention ----------------------------------------------------------------------------
-  // out[r] = Σ_j softmax_j(score(r, j)) · v[j], online over the blocks in ascending order, each
-  // block at its absolute position; fp32 or wider. The sum is over the visible keys alone. A row
-  // whose keys are all hidden by a bias of -inf is zeros, as one that sees none; a NaN is not
-  // hidden.
+  // out[r] = Σ_j softmax_j(score(r, j)) · v[j], online over the blocks of a segment in ascending
+  // order, each block at its absolute position, then over the segments; fp32 or wider. The sum is
+  // over the visible keys alone. A row whose keys are all hidden by a bias of -inf is zeros, as one
+  // that sees none; a NaN is not hidden.
   void (*attention_f32)(const AttentionArgs& args);
-  std::size_t (*attention_scratch)(int rows, int value_dim);  // in floats
-  // Stores one position's key [head_dim] and value [value_dim] at `slot` (0 .. kKvBlock-1).
-  void (*store_kv_f32)(const float* k, int head_dim, const float* v, int value_dim, int slot,
-                       float* k_block, float* v_block);
+  std::size_t (*attention_scratch)(int head_dim, int value_dim);  // in floats
+  // The same in steps, with the same bits. First the sums of each segment (a position divided by
+  // kKvSegment); args.out is not used.
+  void (*attention_part_f32)(const AttentionArgs& args, std::int64_t segment,
+                             const AttentionPart& part);
+  // Then, segment by segment in ascending order, their sum in the first one: sums += more. Segments
+  // where no row sees anything may be left out.
+  void (*attention_join_f32)(const AttentionPart& sums, const AttentionPart& more, int rows,
+                             int value_dim);
+  // At last out[r] = sums.out[r] / sums.total[r], or zeros where the total is 0. out: [rows,
+  // value_dim]. In place allowed.
+  void (*attention_divide_f32)(const AttentionPart& sums, int rows, int value_dim, float* out,
+                               std::ptrdiff_t out_stride);
+  // Stores keys and values. As bytes: per position scale = max|x| / 127 and the integers of
+  // quantize_rows, keys and values apart.
+  void (*store_kv)(CacheType type, const CacheRows& rows, void* k_block, void* v_block);
 
   // ---- Rows ---------------------------------------------------------------------------------
   // y = (x - mean) / sqrt(var + epsilon) · scale + bias, per row of n; variance in two passes.

@@ -20,21 +20,32 @@ inline std::int32_t largest_magnitude(const float* x, std::int64_t k) {
   return largest(most);
 }
 
-inline void quantize_row(const float* x, std::int64_t k, std::int8_t* q, float* scale,
-                         std::int32_t* sums) {
-  const std::int64_t groups = (k + kGroup - 1) / kGroup;
+// What rows of bytes stand for, and the factor that makes them: 0 where they are zeros.
+struct RowScale {
+  float scale;
+  float inverse;
+};
+
+inline RowScale row_scale(const float* x, std::int64_t k) {
   const std::int32_t most = largest_magnitude(x, k);
   float value;
   __builtin_memcpy(&value, &most, sizeof(value));
-  const bool finite = most < 0x7f800000;
-  if (!finite || value < 1e-30f) {
-    *scale = finite ? 0.0f : __builtin_nanf("");
+  if (most >= 0x7f800000) return {__builtin_nanf(""), 0.0f};
+  if (value < 1e-30f) return {0.0f, 0.0f};
+  return {value / 127.0f, 127.0f / value};
+}
+
+inline void quantize_row(const float* x, std::int64_t k, std::int8_t* q, float* scale,
+                         std::int32_t* sums) {
+  const std::int64_t groups = (k + kGroup - 1) / kGroup;
+  const RowScale row = row_scale(x, k);
+  *scale = row.scale;
+  if (row.inverse == 0.0f) {
     for (std::int64_t i = 0; i < groups * kGroup; ++i) q[i] = 0;
     for (std::int64_t g = 0; g < groups; ++g) sums[g] = 0;
     return;
   }
-  *scale = value / 127.0f;
-  const Vec inverse = set(127.0f / value);
+  const Vec inverse = set(row.inverse);
   for (std::int64_t g = 0; g < groups; ++g) {
     Int total = set_int(0);
     for (std::int64_t i = g * kGroup; i < (g + 1) * kGroup; i += kWidth) {

@@ -206,6 +206,14 @@ inline void store_half(std::uint8_t* p, Vec a) {
 inline Vec load_half(const std::uint8_t* p) {
   return {_mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)))};
 }
+// kWidth bfloat16 numbers, and kWidth signed bytes.
+inline Vec load_bf16(const std::uint8_t* p) {
+  const __m256i upper = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p));
+  return {_mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(upper), 16))};
+}
+inline Int load_bytes(const std::uint8_t* p) {
+  return {_mm512_cvtepi8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)))};
+}
 inline Mask is_zero(Int a) {
   return {_mm512_testn_epi32_mask(a.v, a.v)};
 }

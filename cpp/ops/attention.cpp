@@ -42,16 +42,22 @@ void pack_block(const kernels::KernelTable& table, const AttentionPlan& p, std::
     std::fill_n(v_block, p.value_dim * kKvBlock, 0.0f);
   }
   for (std::int64_t slot = 0; slot < count; ++slot) {
+    kernels::CacheRows rows{.head_dim = p.head_dim,
+                            .value_dim = p.value_dim,
+                            .slot = static_cast<int>(slot),
+                            .count = 1};
     const T* k = position<T>(p.past_k, p.k, b, h, first + slot);
     const T* v = position<T>(p.past_v, p.v, b, h, first + slot);
     if constexpr (std::is_same_v<T, float>) {
-      table.store_kv_f32(k, p.head_dim, v, p.value_dim, static_cast<int>(slot), k_block, v_block);
+      rows.k = k;
+      rows.v = v;
     } else {
       widen_row(k, p.head_dim, row);
       widen_row(v, p.value_dim, row + p.head_dim);
-      table.store_kv_f32(row, p.head_dim, row + p.head_dim, p.value_dim, static_cast<int>(slot),
-                         k_block, v_block);
+      rows.k = row;
+      rows.v = row + p.head_dim;
     }
+    table.store_kv(CacheType::kF32, rows, k_block, v_block);
   }
 }
 
@@ -129,10 +135,10 @@ constexpr int kChunk = 32;  // query rows that one call of the kernel gets
 
 // The workspace of a run, carved into its parts.
 struct Workspace {
-  float* k_blocks = nullptr;        // [batch · kv_heads · blocks, head_dim, kKvBlock]
-  float* v_blocks = nullptr;        // [batch · kv_heads · blocks, kKvBlock, value_dim]
-  const float** k_table = nullptr;  // [batch · kv_heads · blocks]
-  const float** v_table = nullptr;
+  float* k_blocks = nullptr;       // [batch · kv_heads · blocks, head_dim, kKvBlock]
+  float* v_blocks = nullptr;       // [batch · kv_heads · blocks, kKvBlock, value_dim]
+  const void** k_table = nullptr;  // [batch · kv_heads · blocks]
+  const void** v_table = nullptr;
   float* mask = nullptr;    // [mask rows, total], where the mask has to be converted
   float* worker = nullptr;  // [workers, worker_floats]
   std::int64_t worker_floats = 0;
@@ -151,11 +157,11 @@ Workspace carve(OpContext& context, const AttentionPlan& p, std::int64_t mask_fl
   const std::size_t k = size(blocks, p.head_dim * kKvBlock);
   const std::size_t v = size(blocks, p.value_dim * kKvBlock);
   const std::size_t pointers =
-      round_up(static_cast<std::size_t>(blocks) * sizeof(float*) / sizeof(float));
+      round_up(static_cast<std::size_t>(blocks) * sizeof(void*) / sizeof(float));
   const std::size_t mask = round_up(static_cast<std::size_t>(mask_floats));
   // One worker: converted queries and results of a chunk, and the kernel's scratch.
   const std::size_t worker = size(kChunk, p.head_dim + p.value_dim) +
-                             round_up(context.kernels().attention_scratch(kChunk, p.value_dim));
+                             round_up(context.kernels().attention_scratch(p.head_dim, p.value_dim));
   const std::size_t workers =
       checked_product(worker, static_cast<std::size_t>(context.pool().threads()));
   const std::size_t total = k + v + 2 * pointers + mask + workers;
@@ -164,8 +170,8 @@ Workspace carve(OpContext& context, const AttentionPlan& p, std::int64_t mask_fl
   const auto take = [&](std::size_t floats) { return std::exchange(at, at + floats); };
   w.k_blocks = take(k);
   w.v_blocks = take(v);
-  w.k_table = reinterpret_cast<const float**>(take(pointers));
-  w.v_table = reinterpret_cast<const float**>(take(pointers));
+  w.k_table = reinterpret_cast<const void**>(take(pointers));
+  w.v_table = reinterpret_cast<const void**>(take(pointers));
   w.mask = take(mask);
   w.worker = at;
   w.worker_floats = static_cast<std::int64_t>(worker);
@@ -206,6 +212,7 @@ void attend_chunk(const kernels::KernelTable& table, const AttentionPlan& p, con
   args.rows = rows;
   args.head_dim = p.head_dim;
   args.value_dim = p.value_dim;
+  args.cache = CacheType::kF32;
   args.k_blocks = w.k_table + kv;
   args.v_blocks = w.v_table + kv;
   args.first_key = first_key;

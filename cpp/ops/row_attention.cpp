@@ -36,6 +36,12 @@ struct Tile {
   int count;
 };
 
+// A part of one: the keys of a segment, and where their sums go.
+struct Segment {
+  std::int64_t index;
+  kernels::AttentionPart part;
+};
+
 class RowAttentionKernel : public OpKernel {
  public:
   RowAttentionKernel(const graph::RowAttention& attention, const NodeInfo& info, int layer)
@@ -59,7 +65,7 @@ class RowAttentionKernel : public OpKernel {
   };
   // A worker's own part of the workspace, and how it is divided. In floats.
   struct Scratch {
-    float* kernel;  // attention_scratch(kQueryTile, value_dim)
+    float* kernel;  // attention_scratch(head_dim, value_dim)
     float* bias;    // [kQueryTile, max_keys], if there is a bias
     void* program;  // the bias program's
     std::int64_t max_keys;
@@ -71,10 +77,30 @@ class RowAttentionKernel : public OpKernel {
   ScratchSizes scratch_sizes(const kernels::KernelTable& kernels, std::int64_t max_keys) const;
 
   Rows rows_of(OpContext& context, const RowBatch& batch) const;
-  void store(const kernels::KernelTable& kernels, const Rows& rows, const RowRun& run,
-             std::int64_t table, int kv_head) const;
-  void attend(const kernels::KernelTable& kernels, const Rows& rows, const Tile& tile,
-              std::int64_t table, const Scratch& scratch) const;
+  // One call of run(), and what its parts need of it.
+  struct Call {
+    const kernels::KernelTable& kernels;
+    const RowBatch& batch;
+    Rows rows;
+    std::int64_t first_table;  // of this layer
+    std::int64_t max_keys;
+    ThreadPool& pool;
+    int workers;
+    float* memory;       // the workspace: what the workers share, then what each has for itself
+    std::size_t shared;  // floats of the former
+    ScratchSizes sizes;  // of the latter
+  };
+  void store(const Call& call, const RowRun& run, int kv_head) const;
+  void attend(const Call& call, const Tile& tile, const Scratch& scratch,
+              const Segment* segment = nullptr) const;
+  std::int64_t first_segment(const RowRun& run) const;
+  std::int64_t segments_to_share(const RowBatch& batch, int threads) const;
+  std::size_t part_out_floats() const;
+  std::size_t part_floats() const;
+  template <typename Body>
+  void for_each(const Call& call, std::int64_t units, Body body) const;
+  void run_whole(const Call& call, bool one_tile_each) const;
+  void run_segments(const Call& call, std::int64_t segments) const;
   void fill_bias(std::int64_t head, std::int64_t position, std::int64_t first, std::int64_t last,
                  void* program_scratch, float* bias) const;
   double work(const RowBatch& batch) const;
@@ -120,28 +146,36 @@ double RowAttentionKernel::work(const RowBatch& batch) const {
   return keys * a_.heads * (a_.head_dim + a_.value_dim);
 }
 
-void RowAttentionKernel::store(const kernels::KernelTable& kernels, const Rows& rows,
-                               const RowRun& run, std::int64_t table, int kv_head) const {
-  float* const* k_blocks = run.k_blocks(table);
-  float* const* v_blocks = run.v_blocks(table);
+void RowAttentionKernel::store(const Call& call, const RowRun& run, int kv_head) const {
+  const std::int64_t table = call.first_table + kv_head;
   const std::int64_t k_stride = std::int64_t{a_.kv_heads} * a_.head_dim;
   const std::int64_t v_stride = std::int64_t{a_.kv_heads} * a_.value_dim;
-  for (std::int64_t i = 0; i < run.rows; ++i) {
+  for (std::int64_t i = 0; i < run.rows;) {
     const std::int64_t row = run.first_row + i;
     const std::int64_t position = run.first_position + i;
     const std::int64_t block = position / kernels::kKvBlock;
-    kernels.store_kv_f32(rows.k + row * k_stride + std::int64_t{kv_head} * a_.head_dim, a_.head_dim,
-                         rows.v + row * v_stride + std::int64_t{kv_head} * a_.value_dim,
-                         a_.value_dim, static_cast<int>(position % kernels::kKvBlock),
-                         k_blocks[block], v_blocks[block]);
+    const std::int64_t slot = position % kernels::kKvBlock;
+    const std::int64_t count = std::min(kernels::kKvBlock - slot, run.rows - i);
+    const kernels::CacheRows rows{
+        .k = call.rows.k + row * k_stride + std::int64_t{kv_head} * a_.head_dim,
+        .k_stride = k_stride,
+        .v = call.rows.v + row * v_stride + std::int64_t{kv_head} * a_.value_dim,
+        .v_stride = v_stride,
+        .head_dim = a_.head_dim,
+        .value_dim = a_.value_dim,
+        .slot = static_cast<int>(slot),
+        .count = static_cast<int>(count)};
+    call.kernels.store_kv(call.batch.cache, rows, run.k_blocks(table)[block],
+                          run.v_blocks(table)[block]);
+    i += count;
   }
 }
 
-void RowAttentionKernel::attend(const kernels::KernelTable& kernels, const Rows& rows,
-                                const Tile& tile, std::int64_t table,
-                                const Scratch& scratch) const {
+void RowAttentionKernel::attend(const Call& call, const Tile& tile, const Scratch& scratch,
+                                const Segment* segment) const {
   std::array<std::int64_t, kQueryTile> first_key{};
   std::array<std::int64_t, kQueryTile> last_key{};
+  const std::int64_t table = call.first_table + tile.kv_head;
   const std::int64_t row = tile.run->first_row + tile.first;
   const std::int64_t position = tile.run->first_position + tile.first;
   const std::int64_t q_row = std::int64_t{a_.heads} * a_.head_dim;
@@ -149,6 +183,7 @@ void RowAttentionKernel::attend(const kernels::KernelTable& kernels, const Rows&
   kernels::AttentionArgs args{};
   args.head_dim = a_.head_dim;
   args.value_dim = a_.value_dim;
+  args.cache = call.batch.cache;
   args.k_blocks = tile.run->k_blocks(table);
   args.v_blocks = tile.run->v_blocks(table);
   args.first_key = a_.window > 0 ? first_key.data() : nullptr;
@@ -172,16 +207,25 @@ void RowAttentionKernel::attend(const kernels::KernelTable& kernels, const Rows&
   args.bias = bias_ ? scratch.bias : nullptr;
   args.bias_stride = scratch.max_keys;
   for (int i = 0; i < args.rows; ++i) see(i, by_head ? position : position + i);
-  for (int call = 0; call < calls; ++call) {
-    const std::int64_t head = std::int64_t{tile.kv_head} * group_ + call;
-    for (int i = 0; bias_ && (call == 0 || bias_by_head_) && i < args.rows; ++i) {
+  for (int c = 0; c < calls; ++c) {
+    const std::int64_t head = std::int64_t{tile.kv_head} * group_ + c;
+    for (int i = 0; bias_ && (c == 0 || bias_by_head_) && i < args.rows; ++i) {
       const auto at = static_cast<std::size_t>(i);
-      fill_bias(by_head ? head + i : head, by_head ? position : position + i, first_key[at],
-                last_key[at], scratch.program, scratch.bias + i * scratch.max_keys);
+      std::int64_t first = first_key[at], last = last_key[at];
+      if (segment != nullptr) {
+        first = std::max(first, segment->index * kernels::kKvSegment);
+        last = std::min(last, (segment->index + 1) * kernels::kKvSegment - 1);
+      }
+      fill_bias(by_head ? head + i : head, by_head ? position : position + i, first, last,
+                scratch.program, scratch.bias + i * scratch.max_keys);
     }
-    args.q = rows.q + row * q_row + head * a_.head_dim;
-    args.out = rows.out + row * out_row + head * a_.value_dim;
-    kernels.attention_f32(args);
+    args.q = call.rows.q + row * q_row + head * a_.head_dim;
+    args.out = call.rows.out + row * out_row + head * a_.value_dim;
+    if (segment != nullptr) {
+      call.kernels.attention_part_f32(args, segment->index, segment->part);
+    } else {
+      call.kernels.attention_f32(args);
+    }
   }
 }
 
@@ -189,7 +233,7 @@ RowAttentionKernel::ScratchSizes RowAttentionKernel::scratch_sizes(
     const kernels::KernelTable& kernels, std::int64_t max_keys) const {
   constexpr std::size_t unit = kAlignment / sizeof(float);
   ScratchSizes sizes{};
-  sizes.kernel = round_up(kernels.attention_scratch(kQueryTile, a_.value_dim), unit);
+  sizes.kernel = round_up(kernels.attention_scratch(a_.head_dim, a_.value_dim), unit);
   if (bias_) {
     sizes.bias = static_cast<std::size_t>(kQueryTile * max_keys);
     sizes.program = round_up(bias_->scratch_bytes() / sizeof(float) + 1, unit);
@@ -224,76 +268,165 @@ void RowAttentionKernel::fill_bias(std::int64_t head, std::int64_t position, std
   }
 }
 
+// Threads take units of work as they come free: which thread computes one does not change it.
+template <typename Body>
+void RowAttentionKernel::for_each(const Call& call, std::int64_t units, Body body) const {
+  std::atomic<std::int64_t> next{0};
+  call.pool.run(
+      [&](int worker, int) {
+        const ScratchSizes& sizes = call.sizes;
+        float* own = call.memory + call.shared + sizes.total() * static_cast<std::size_t>(worker);
+        const Scratch scratch{own, own + sizes.kernel, own + sizes.kernel + sizes.bias,
+                              call.max_keys};
+        for (std::int64_t i; (i = next.fetch_add(1, std::memory_order_relaxed)) < units;) {
+          body(i, scratch);
+        }
+      },
+      call.workers);
+}
+
+// Rows together with all of their keys.
+void RowAttentionKernel::run_whole(const Call& call, bool one_tile_each) const {
+  const std::span<const RowRun> runs = call.batch.runs;
+  const std::int64_t heads = static_cast<std::int64_t>(runs.size()) * a_.kv_heads;
+  const auto run_of = [&](std::int64_t i) -> const RowRun& {
+    return runs[static_cast<std::size_t>(i / a_.kv_heads)];
+  };
+  if (one_tile_each) {
+    // A unit stores its own head's keys and values and needs nobody else's: one meeting of the
+    // threads instead of two.
+    for_each(call, heads, [&](std::int64_t i, const Scratch& scratch) {
+      const RowRun& run = run_of(i);
+      const int kv_head = static_cast<int>(i % a_.kv_heads);
+      store(call, run, kv_head);
+      attend(call, {&run, kv_head, 0, static_cast<int>(run.rows)}, scratch);
+    });
+    return;
+  }
+  for_each(call, heads, [&](std::int64_t i, const Scratch&) {
+    store(call, run_of(i), static_cast<int>(i % a_.kv_heads));
+  });
+  const auto tiles_of = [](const RowRun& run) { return (run.rows + kQueryTile - 1) / kQueryTile; };
+  std::int64_t tiles = 0;
+  for (const RowRun& run : runs) tiles += tiles_of(run);
+  for_each(call, tiles * a_.kv_heads, [&](std::int64_t i, const Scratch& scratch) {
+    const int kv_head = static_cast<int>(i % a_.kv_heads);
+    std::int64_t left = tiles - 1 - i / a_.kv_heads;  // the last queries see most keys: first
+    for (const RowRun& run : runs) {
+      if (left < tiles_of(run)) {
+        const std::int64_t first = left * kQueryTile;
+        const int count = static_cast<int>(std::min<std::int64_t>(kQueryTile, run.rows - first));
+        attend(call, {&run, kv_head, first, count}, scratch);
+        return;
+      }
+      left -= tiles_of(run);
+    }
+  });
+}
+
+// Of a run of one row.
+std::int64_t RowAttentionKernel::first_segment(const RowRun& run) const {
+  const std::int64_t key = a_.window > 0 ? run.first_position - a_.window + 1 : 0;
+  return std::max<std::int64_t>(key, 0) / kernels::kKvSegment;
+}
+
+// The segments of all runs together where the threads should share them: few heads, each of one
+// row, and more than a segment of keys; else 0.
+std::int64_t RowAttentionKernel::segments_to_share(const RowBatch& batch, int threads) const {
+  const auto runs = static_cast<std::int64_t>(batch.runs.size());
+  if (threads == 1 || runs * a_.kv_heads >= std::int64_t{4} * threads || group_ > kQueryTile) {
+    return 0;
+  }
+  std::int64_t segments = 0;
+  for (const RowRun& run : batch.runs) {
+    if (run.rows != 1) return 0;
+    segments += run.first_position / kernels::kKvSegment - first_segment(run) + 1;
+  }
+  return segments > runs ? segments : 0;
+}
+
+// The sums of a group of heads over a segment: outputs [group, value_dim], then tops and totals.
+std::size_t RowAttentionKernel::part_out_floats() const {
+  return round_up(static_cast<std::size_t>(group_) * static_cast<std::size_t>(a_.value_dim),
+                  kAlignment / sizeof(float));
+}
+std::size_t RowAttentionKernel::part_floats() const {
+  return part_out_floats() +
+         round_up(2 * static_cast<std::size_t>(group_), kAlignment / sizeof(float));
+}
+
+// One row a run: a unit is one head's segment; then the segments of each head are joined. Units are
+// in the order of the segments of the first run's first head, of its next head, of the next run's.
+void RowAttentionKernel::run_segments(const Call& call, std::int64_t segments) const {
+  const auto part_of = [&](std::int64_t i) {
+    float* out = call.memory + static_cast<std::size_t>(i) * part_floats();
+    float* top = out + part_out_floats();
+    return kernels::AttentionPart{out, a_.value_dim, top, top + group_};
+  };
+  const auto count_of = [&](const RowRun& run) {
+    return run.first_position / kernels::kKvSegment - first_segment(run) + 1;
+  };
+  for_each(call, segments * a_.kv_heads, [&](std::int64_t i, const Scratch& scratch) {
+    std::int64_t left = i;
+    for (const RowRun& run : call.batch.runs) {
+      const std::int64_t count = count_of(run);
+      if (left >= count * a_.kv_heads) {
+        left -= count * a_.kv_heads;
+        continue;
+      }
+      const int kv_head = static_cast<int>(left / count);
+      const Segment segment{first_segment(run) + left % count, part_of(i)};
+      // The new position is in the last segment; the others need not wait for it.
+      if (left % count == count - 1) store(call, run, kv_head);
+      attend(call, {&run, kv_head, 0, 1}, scratch, &segment);
+      return;
+    }
+  });
+  std::int64_t next = 0;
+  for (const RowRun& run : call.batch.runs) {
+    const std::int64_t out_row = std::int64_t{a_.heads} * a_.value_dim;
+    for (int kv_head = 0; kv_head < a_.kv_heads; ++kv_head) {
+      const kernels::AttentionPart sums = part_of(next++);
+      for (std::int64_t i = 1; i < count_of(run); ++i) {
+        call.kernels.attention_join_f32(sums, part_of(next++), group_, a_.value_dim);
+      }
+      call.kernels.attention_divide_f32(
+          sums, group_, a_.value_dim,
+          call.rows.out + run.first_row * out_row + std::int64_t{kv_head} * group_ * a_.value_dim,
+          a_.value_dim);
+    }
+  }
+}
+
 void RowAttentionKernel::run(OpContext& context) const {
   const RowBatch* batch = context.row_batch();
   if (batch == nullptr) fail(ErrorCode::kInternal, "runs in a row program only");
-  const kernels::KernelTable& kernels = context.kernels();
-  const Rows rows = rows_of(context, *batch);
-  const std::int64_t first_table = batch->layer_tables[static_cast<std::size_t>(layer_)];
-
-  std::int64_t tiles = 0;
   bool one_tile_each = true;
   std::int64_t max_keys = 0;
   for (const RowRun& run : batch->runs) {
-    tiles += (run.rows + kQueryTile - 1) / kQueryTile;
     one_tile_each = one_tile_each && run.rows <= kQueryTile;
     max_keys = std::max(max_keys, run.first_position + run.rows);
   }
   max_keys = (max_keys + kernels::kKvBlock - 1) / kernels::kKvBlock * kernels::kKvBlock;
-  const ScratchSizes sizes = scratch_sizes(kernels, max_keys);
-  // Always for all threads, so that a growing sequence asks for no more than its first step did.
   const int threads = context.pool().threads();
-  auto* workspace = static_cast<float*>(
-      context.workspace(sizes.total() * static_cast<std::size_t>(threads) * sizeof(float)));
-  const int workers = work(*batch) < kSerialWork ? 1 : threads;
-
-  // Threads take units of work as they come free: which thread computes a row does not change it.
-  const auto for_each = [&](std::int64_t units, auto&& body) {
-    std::atomic<std::int64_t> next{0};
-    context.pool().run(
-        [&](int worker, int) {
-          float* own = workspace + sizes.total() * static_cast<std::size_t>(worker);
-          const Scratch scratch{own, own + sizes.kernel, own + sizes.kernel + sizes.bias, max_keys};
-          for (std::int64_t i; (i = next.fetch_add(1, std::memory_order_relaxed)) < units;) {
-            body(i, scratch);
-          }
-        },
-        workers);
-  };
-
-  if (one_tile_each) {
-    // A unit stores its own head's keys and values and needs nobody else's: one meeting of the
-    // threads instead of two.
-    const auto runs = static_cast<std::int64_t>(batch->runs.size());
-    for_each(runs * a_.kv_heads, [&](std::int64_t i, const Scratch& scratch) {
-      const RowRun& run = batch->runs[static_cast<std::size_t>(i / a_.kv_heads)];
-      const int kv_head = static_cast<int>(i % a_.kv_heads);
-      store(kernels, rows, run, first_table + kv_head, kv_head);
-      attend(kernels, rows, {&run, kv_head, 0, static_cast<int>(run.rows)}, first_table + kv_head,
-             scratch);
-    });
-    return;
-  }
-  const auto runs = static_cast<std::int64_t>(batch->runs.size());
-  for_each(runs * a_.kv_heads, [&](std::int64_t i, const Scratch&) {
-    const int kv_head = static_cast<int>(i % a_.kv_heads);
-    store(kernels, rows, batch->runs[static_cast<std::size_t>(i / a_.kv_heads)],
-          first_table + kv_head, kv_head);
-  });
-  for_each(tiles * a_.kv_heads, [&](std::int64_t i, const Scratch& scratch) {
-    const int kv_head = static_cast<int>(i % a_.kv_heads);
-    std::int64_t left = tiles - 1 - i / a_.kv_heads;  // the last queries see most keys: first
-    for (const RowRun& run : batch->runs) {
-      const std::int64_t own = (run.rows + kQueryTile - 1) / kQueryTile;
-      if (left < own) {
-        const std::int64_t first = left * kQueryTile;
-        const int count = static_cast<int>(std::min<std::int64_t>(kQueryTile, run.rows - first));
-        attend(kernels, rows, {&run, kv_head, first, count}, first_table + kv_head, scratch);
-        return;
-      }
-      left -= own;
-    }
-  });
+  const std::int64_t segments = segments_to_share(*batch, threads);
+  const std::size_t shared = static_cast<std::size_t>(segments * a_.kv_heads) * part_floats();
+  const ScratchSizes sizes = scratch_sizes(context.kernels(), max_keys);
+  // Always for all threads, so that a growing sequence asks for no more than its first step did.
+  auto* memory = static_cast<float*>(context.workspace(
+      (shared + sizes.total() * static_cast<std::size_t>(threads)) * sizeof(float)));
+  const Call call{.kernels = context.kernels(),
+                  .batch = *batch,
+                  .rows = rows_of(context, *batch),
+                  .first_table = batch->layer_tables[static_cast<std::size_t>(layer_)],
+                  .max_keys = max_keys,
+                  .pool = context.pool(),
+                  .workers = work(*batch) < kSerialWork ? 1 : threads,
+                  .memory = memory,
+                  .shared = shared,
+                  .sizes = sizes};
+  if (segments > 0) return run_segments(call, segments);
+  run_whole(call, one_tile_each);
 }
 
 void require(bool holds, const NodeInfo& info, const std::string& what) {

@@ -4,6 +4,8 @@
 #include <cstdint>
 #include <span>
 
+#include "kvik/cache_type.h"
+
 namespace kvik::ops {
 
 // Adjacent rows of the batch that are adjacent tokens of one sequence: row first_row + i holds the
@@ -16,11 +18,11 @@ struct RowRun {
   // to the blocks of one (layer, key/value head), block b covering the positions
   // [b·kKvBlock, (b+1)·kKvBlock). Blocks up to the last row's position are there and may be
   // written at the run's positions. Keys at tables + 2·t·stride, values at + (2·t + 1)·stride.
-  float* const* tables = nullptr;
+  void* const* tables = nullptr;
   std::int64_t table_stride = 0;
 
-  float* const* k_blocks(std::int64_t table) const { return tables + 2 * table * table_stride; }
-  float* const* v_blocks(std::int64_t table) const {
+  void* const* k_blocks(std::int64_t table) const { return tables + 2 * table * table_stride; }
+  void* const* v_blocks(std::int64_t table) const {
     return tables + (2 * table + 1) * table_stride;
   }
 };
@@ -28,6 +30,7 @@ struct RowRun {
 struct RowBatch {
   std::span<const RowRun> runs;  // in the order of their rows; they cover the batch
   std::int64_t rows = 0;
+  CacheType cache = CacheType::kF32;  // what the blocks hold
   // The first table of each attention layer; its key/value heads follow.
   std::span<const std::int64_t> layer_tables;
 };

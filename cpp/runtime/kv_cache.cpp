@@ -14,56 +14,62 @@ namespace kvik::runtime {
 namespace {
 
 constexpr std::int64_t kBlock = kernels::kKvBlock;
-constexpr std::int64_t kMaxPageFloats = std::int64_t{1} << 31;  // 8 GiB
+constexpr std::int64_t kMaxPageBytes = std::int64_t{1} << 33;
 
 std::int64_t pages_for(std::int64_t length) {
   return (length + kBlock - 1) / kBlock;
 }
 
+// Calls body(offset, bytes) for every stretch of a page that holds the positions [first, end) of
+// each block: of scales, of each dimension of the keys, and of the values.
+template <typename Body>
+void for_positions(const KvLayout& layout, std::int64_t first, std::int64_t end, Body body) {
+  const std::int64_t element = kernels::cache_element_bytes(layout.type());
+  const std::int64_t scales = kernels::cache_scale_bytes(layout.type());
+  const std::int64_t count = end - first;
+  for (const KvLayout::Table& table : layout.tables()) {
+    for (const std::int64_t block : {table.k_offset, table.v_offset}) {
+      if (scales != 0) body(block + first * scales / kBlock, count * scales / kBlock);
+    }
+    for (std::int64_t d = 0; d < table.head_dim; ++d) {
+      body(table.k_offset + scales + (d * kBlock + first) * element, count * element);
+    }
+    body(table.v_offset + scales + first * table.value_dim * element,
+         count * table.value_dim * element);
+  }
+}
+
 // Copies the first `positions` positions of every block; the rest of `to` stays zero.
 void copy_positions(const KvLayout& layout, const KvPage& from, const KvPage& to,
                     std::int64_t positions) {
-  const float* source = from.memory.as<float>();
-  float* target = to.memory.as<float>();
-  const std::size_t count = static_cast<std::size_t>(positions);
-  for (const KvLayout::Table& table : layout.tables()) {
-    for (std::int64_t d = 0; d < table.head_dim; ++d) {
-      const std::int64_t at = table.k_offset + d * kBlock;
-      std::memcpy(target + at, source + at, count * sizeof(float));
-    }
-    std::memcpy(target + table.v_offset, source + table.v_offset,
-                count * static_cast<std::size_t>(table.value_dim) * sizeof(float));
-  }
+  for_positions(layout, 0, positions, [&](std::int64_t offset, std::int64_t bytes) {
+    std::memcpy(to.memory.as<std::byte>() + offset, from.memory.as<std::byte>() + offset,
+                static_cast<std::size_t>(bytes));
+  });
 }
 
 // Zeroes every block from position `first` on.
 void zero_positions(const KvLayout& layout, const KvPage& page, std::int64_t first) {
-  float* memory = page.memory.as<float>();
-  for (const KvLayout::Table& table : layout.tables()) {
-    for (std::int64_t d = 0; d < table.head_dim; ++d) {
-      float* row = memory + table.k_offset + d * kBlock;
-      std::fill(row + first, row + kBlock, 0.0F);
-    }
-    float* values = memory + table.v_offset;
-    std::fill(values + first * table.value_dim, values + kBlock * table.value_dim, 0.0F);
-  }
+  for_positions(layout, first, kBlock, [&](std::int64_t offset, std::int64_t bytes) {
+    std::memset(page.memory.as<std::byte>() + offset, 0, static_cast<std::size_t>(bytes));
+  });
 }
 
 }  // namespace
 
-KvLayout::KvLayout(std::span<const KvLayerShape> layers) {
-  // Offsets are multiples of kBlock floats: every block starts on a cache line.
+KvLayout::KvLayout(std::span<const KvLayerShape> layers, CacheType type) : type_(type) {
   for (const KvLayerShape& layer : layers) {
     layer_tables_.push_back(static_cast<std::int64_t>(tables_.size()));
     for (int head = 0; head < layer.kv_heads; ++head) {
       Table table{.head_dim = layer.head_dim, .value_dim = layer.value_dim};
-      table.k_offset = page_floats_;
-      table.v_offset = table.k_offset + layer.head_dim * kBlock;
-      page_floats_ = table.v_offset + layer.value_dim * kBlock;
-      if (page_floats_ > kMaxPageFloats) {
+      // Every block is a multiple of a cache line long.
+      table.k_offset = page_bytes_;
+      table.v_offset = table.k_offset + kernels::cache_block_bytes(type, layer.head_dim);
+      page_bytes_ = table.v_offset + kernels::cache_block_bytes(type, layer.value_dim);
+      if (page_bytes_ > kMaxPageBytes) {
         throw Error(ErrorCode::kUnsupported,
                     "the keys and values of one token need more than " +
-                        std::to_string(kMaxPageFloats / kBlock * 4) +
+                        std::to_string(kMaxPageBytes / kBlock) +
                         " bytes; the model's heads are too many or too wide");
       }
       tables_.push_back(table);
@@ -80,7 +86,7 @@ KvPage* KvPool::take() {
       free_.pop_back();
     }
   }
-  const std::size_t bytes = static_cast<std::size_t>(layout_.page_floats()) * sizeof(float);
+  const auto bytes = static_cast<std::size_t>(layout_.page_bytes());
   if (!page) {
     page = std::make_unique<KvPage>();
     page->memory = AlignedBuffer(bytes);
@@ -117,7 +123,7 @@ KvCache::~KvCache() {
 }
 
 std::int64_t KvCache::bytes() const {
-  return pages() * pool_->layout().page_floats() * static_cast<std::int64_t>(sizeof(float));
+  return pages() * pool_->layout().page_bytes();
 }
 
 void KvCache::reserve(std::int64_t new_length) {
@@ -139,8 +145,8 @@ void KvCache::push_page(KvPage* page) {
     if (pages() == capacity_) {
       // Growing the tables moves every one of them; the pages themselves stay.
       const std::int64_t capacity = std::max<std::int64_t>(16, 2 * capacity_);
-      std::vector<float*> tables(pool_->layout().tables().size() * 2 *
-                                 static_cast<std::size_t>(capacity));
+      std::vector<void*> tables(pool_->layout().tables().size() * 2 *
+                                static_cast<std::size_t>(capacity));
       pages_.reserve(static_cast<std::size_t>(capacity));
       tables_.swap(tables);
       capacity_ = capacity;
@@ -157,8 +163,8 @@ void KvCache::push_page(KvPage* page) {
 }
 
 void KvCache::point_tables_at(std::int64_t index, const KvPage& page) {
-  float* memory = page.memory.as<float>();
-  float** slot = tables_.data() + index;
+  auto* memory = page.memory.as<std::byte>();
+  void** slot = tables_.data() + index;
   for (const KvLayout::Table& table : pool_->layout().tables()) {
     slot[0] = memory + table.k_offset;
     slot[capacity_] = memory + table.v_offset;

@@ -1,7 +1,7 @@
 // Keys and values of token sequences, in pages that sequences can share.
 //
 // A page holds kKvBlock positions of every attention layer and key/value head of one model: for
-// each its K block [head_dim, kKvBlock] and its V block [kKvBlock, value_dim], all float32. All
+// each its K block [head_dim, kKvBlock] and its V block [kKvBlock, value_dim], see kernels.h. All
 // layers grow together, so one reference count a page is enough, and a fork shares every page.
 #pragma once
 
@@ -27,27 +27,29 @@ struct KvLayerShape {
 class KvLayout {
  public:
   // Throws kvik::Error(kUnsupported) when a page would be absurdly large.
-  explicit KvLayout(std::span<const KvLayerShape> layers);
+  explicit KvLayout(std::span<const KvLayerShape> layers, CacheType type = CacheType::kF32);
 
   struct Table {                // one (layer, kv head)
-    std::int64_t k_offset = 0;  // in floats
+    std::int64_t k_offset = 0;  // in bytes
     std::int64_t v_offset = 0;
     int head_dim = 0;
     int value_dim = 0;
   };
   std::span<const Table> tables() const { return tables_; }
   std::span<const std::int64_t> layer_tables() const { return layer_tables_; }
-  std::int64_t page_floats() const { return page_floats_; }  // 0: a model without attention
+  CacheType type() const { return type_; }
+  std::int64_t page_bytes() const { return page_bytes_; }  // 0: a model without attention
 
  private:
   std::vector<Table> tables_;
   std::vector<std::int64_t> layer_tables_;
-  std::int64_t page_floats_ = 0;
+  CacheType type_;
+  std::int64_t page_bytes_ = 0;
 };
 
 struct KvPage {
   std::atomic<int> references{1};
-  AlignedBuffer memory;  // [page_floats]
+  AlignedBuffer memory;  // [page_bytes]
 };
 
 // Hands out zeroed pages and takes them back for reuse. Safe to use from several threads; locked
@@ -99,8 +101,8 @@ class KvCache {
   std::shared_ptr<KvPool> pool_;
   std::int64_t length_ = 0;
   std::vector<KvPage*> pages_;
-  std::int64_t capacity_ = 0;   // pages that the tables have room for
-  std::vector<float*> tables_;  // [tables, 2 (K, V), capacity]
+  std::int64_t capacity_ = 0;  // pages that the tables have room for
+  std::vector<void*> tables_;  // [tables, 2 (K, V), capacity]
 };
 
 }  // namespace kvik::runtime

@@ -125,6 +125,7 @@ Model::Impl::Impl(graph::Model loaded, const runtime::DeclaredWidths& declared,
   info.incremental = rows != nullptr;
   info.ops_after = runtime::count_ops(rows ? rows->graph : optimized);
   info.weights = options.weights;
+  info.cache = options.cache;
   info.threads = workshop.pool.threads();
   info.isa = workshop.engine().kernels.name;
   check_files();  // weights that were packed from a file that was cut meanwhile are not weights
@@ -151,7 +152,8 @@ void Model::Impl::make_row_decoder(const LoadOptions& options, const graph::DimL
   auto proved = std::make_shared<const graph::RowGraph>(*std::move(proof.rows));
   std::unique_ptr<runtime::RowProgram> program;
   try {
-    program = std::make_unique<runtime::RowProgram>(proved, workshop.engine(), options.max_rows);
+    program = std::make_unique<runtime::RowProgram>(proved, workshop.engine(), options.max_rows,
+                                                    options.cache);
   } catch (const Error& error) {
     if (error.code() == ErrorCode::kOutOfMemory) throw;
     explanation.push_back(std::string("proved, but it cannot be run by rows: ") + error.what());
@@ -163,8 +165,7 @@ void Model::Impl::make_row_decoder(const LoadOptions& options, const graph::DimL
   info.context_length = stricter(info.context_length, rows->context_limit);
   info.packed_bytes = program->constant_bytes() + workshop.weights.bytes();
   info.activation_bytes = program->arena_bytes();
-  info.state_bytes_per_position = program->kv_layout().page_floats() *
-                                  static_cast<std::int64_t>(sizeof(float)) / kernels::kKvBlock;
+  info.state_bytes_per_position = program->kv_layout().page_bytes() / kernels::kKvBlock;
   decoder = std::make_unique<runtime::RowDecoder>(std::move(program));
 }
 

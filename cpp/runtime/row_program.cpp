@@ -157,12 +157,12 @@ class RowProgram::Context final : public ops::OpContext {
 };
 
 RowProgram::RowProgram(std::shared_ptr<const graph::RowGraph> rows, const Engine& engine,
-                       int max_rows)
+                       int max_rows, CacheType cache)
     : rows_(std::move(rows)),
       engine_(engine),
       max_rows_(max_rows),
       plan_(make_row_plan(*rows_)),
-      layout_(layer_shapes(*rows_)),
+      layout_(layer_shapes(*rows_), cache),
       tensors_(plan_.slots.size()),
       context_(std::make_unique<Context>(*this)) {
   make_kernels();

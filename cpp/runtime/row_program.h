@@ -32,7 +32,8 @@ class RowProgram {
   // it makes a view, how much scratch memory it takes), so that a defect shows here and not in
   // the middle of a generation. What `engine` refers to must outlive the program.
   // Throws kvik::Error: kUnsupported when the graph can't be run by rows, kOutOfMemory.
-  RowProgram(std::shared_ptr<const graph::RowGraph> rows, const Engine& engine, int max_rows);
+  RowProgram(std::shared_ptr<const graph::RowGraph> rows, const Engine& engine, int max_rows,
+             CacheType cache = CacheType::kF32);
   ~RowProgram();
 
   const KvLayout& kv_layout() const { return layout_; }

@@ -1,18 +1,26 @@
-// Attention over blocks: against the reference, which computes in double; row by row against all at
-// once; and whatever lies in the positions that a row does not see.
+// Attention over blocks of every type: against the reference, which computes in double; row by row
+// and segment by segment against all at once; and whatever lies in the positions that a row does
+// not see.
 #include <algorithm>
 #include <cmath>
 #include <limits>
 #include <memory>
 
 #include "base/aligned_buffer.h"
+#include "base/float16.h"
 #include "kernels/support.h"
 
 using namespace kvik::test;
 using kvik::AlignedBuffer;
+using kvik::CacheType;
 using kvik::kernels::AttentionArgs;
+using kvik::kernels::AttentionPart;
+using kvik::kernels::cache_block_bytes;
+using kvik::kernels::cache_scale_bytes;
+using kvik::kernels::CacheRows;
 using kvik::kernels::KernelTable;
 using kvik::kernels::kKvBlock;
+using kvik::kernels::kKvSegment;
 using kvik::kernels::kReferenceTable;
 
 namespace {
@@ -24,7 +32,23 @@ struct Setup {
   enum Mask { kCausal, kWindow, kRandom, kSameKeys } mask = kCausal;
   float softcap = 0.0f;
   bool bias = false;
+  CacheType cache = CacheType::kF32;
 };
+
+std::int64_t block_floats(CacheType type, int dim) {
+  return cache_block_bytes(type, dim) / static_cast<std::int64_t>(sizeof(float));
+}
+
+// Element `at` of a block, at `position`.
+double element(CacheType type, const void* block, std::int64_t position, std::int64_t at) {
+  const auto* data = static_cast<const std::uint8_t*>(block) + cache_scale_bytes(type);
+  if (type == CacheType::kF32) return reinterpret_cast<const float*>(data)[at];
+  if (type == CacheType::kBF16) {
+    return kvik::BFloat16::to_float(reinterpret_cast<const std::uint16_t*>(data)[at]);
+  }
+  return static_cast<double>(static_cast<const float*>(block)[position]) *
+         reinterpret_cast<const std::int8_t*>(data)[at];
+}
 
 // Queries, a cache of blocks that are not adjacent, visible ranges and an output.
 struct Problem {
@@ -37,8 +61,8 @@ struct Problem {
     q.fill(random, -2.0f, 2.0f);
     const int blocks = (s.keys + kKvBlock - 1) / kKvBlock;
     for (int b = 0; b < blocks; ++b) {
-      k_storage.push_back(std::make_unique<Guarded>(s.head_dim * kKvBlock, b % 3));
-      v_storage.push_back(std::make_unique<Guarded>(s.value_dim * kKvBlock, b % 2));
+      k_storage.push_back(std::make_unique<Guarded>(block_floats(s.cache, s.head_dim), b % 3));
+      v_storage.push_back(std::make_unique<Guarded>(block_floats(s.cache, s.value_dim), b % 2));
       k_blocks.push_back(k_storage.back()->data());
       v_blocks.push_back(v_storage.back()->data());
     }
@@ -66,9 +90,16 @@ struct Problem {
     for (int j = 0; j < s.keys; ++j) {
       k.fill(values, -1.0f, 1.0f);
       v.fill(values, -1.0f, 1.0f);
-      kReferenceTable.store_kv_f32(k.data(), s.head_dim, v.data(), s.value_dim, j % kKvBlock,
-                                   k_storage[at(j / kKvBlock)]->data(),
-                                   v_storage[at(j / kKvBlock)]->data());
+      const CacheRows row{.k = k.data(),
+                          .k_stride = 0,
+                          .v = v.data(),
+                          .v_stride = 0,
+                          .head_dim = s.head_dim,
+                          .value_dim = s.value_dim,
+                          .slot = j % kKvBlock,
+                          .count = 1};
+      kReferenceTable.store_kv(s.cache, row, k_storage[at(j / kKvBlock)]->data(),
+                               v_storage[at(j / kKvBlock)]->data());
     }
   }
 
@@ -93,6 +124,7 @@ struct Problem {
             .rows = rows < 0 ? s.rows : rows,
             .head_dim = s.head_dim,
             .value_dim = s.value_dim,
+            .cache = s.cache,
             .k_blocks = k_blocks.data(),
             .v_blocks = v_blocks.data(),
             .first_key = first.data() + row,
@@ -110,16 +142,46 @@ struct Problem {
   Random random;
   Matrix q, out, bias;
   std::vector<std::unique_ptr<Guarded>> k_storage, v_storage;
-  std::vector<const float*> k_blocks, v_blocks;
+  std::vector<const void*> k_blocks, v_blocks;
   std::vector<std::int64_t> first, last;
 };
 
-void run(const KernelTable& table, AttentionArgs args) {
-  const std::size_t floats = table.attention_scratch(args.rows, args.value_dim);
+AlignedBuffer scratch_for(const KernelTable& table, const AttentionArgs& args) {
+  const std::size_t floats = table.attention_scratch(args.head_dim, args.value_dim);
   AlignedBuffer scratch(floats * sizeof(float));
   std::fill_n(scratch.as<float>(), floats, std::nanf(""));
+  return scratch;
+}
+
+void run(const KernelTable& table, AttentionArgs args) {
+  const AlignedBuffer scratch = scratch_for(table, args);
   args.scratch = scratch.as<float>();
   table.attention_f32(args);
+}
+
+// The sums of a segment, with memory of their own.
+struct Part {
+  Part(const KernelTable& table, AttentionArgs args, std::int64_t segment)
+      : out(args.rows, args.value_dim, args.value_dim + 1), top(args.rows), total(args.rows) {
+    const AlignedBuffer scratch = scratch_for(table, args);
+    args.scratch = scratch.as<float>();
+    args.out = nullptr;
+    table.attention_part_f32(args, segment, view());
+  }
+  AttentionPart view() const { return {out.data(), out.stride, top.data(), total.data()}; }
+  Matrix out;
+  Guarded top, total;
+};
+
+// The same as run(), segment by segment, and those where nobody sees anything too.
+void run_in_parts(const KernelTable& table, const AttentionArgs& args, std::int64_t keys) {
+  const Part sums(table, args, 0);
+  for (std::int64_t segment = 1; segment <= keys / kKvSegment; ++segment) {
+    const Part more(table, args, segment);
+    table.attention_join_f32(sums.view(), more.view(), args.rows, args.value_dim);
+    CHECK(more.out.intact() && more.top.intact() && more.total.intact()) << table.name;
+  }
+  table.attention_divide_f32(sums.view(), args.rows, args.value_dim, args.out, args.out_stride);
 }
 
 std::vector<float> attend(const KernelTable& table, const Problem& p) {
@@ -146,7 +208,15 @@ std::vector<Setup> setups() {
       for (Setup::Mask mask : {Setup::kCausal, Setup::kWindow, Setup::kRandom, Setup::kSameKeys}) {
         const auto variant = all.size();
         all.push_back({rows, head_dim, value_dim, keys, mask, variant % 3 == 1 ? 5.0f : 0.0f,
-                       variant % 2 == 1});
+                       variant % 2 == 1, static_cast<CacheType>(variant % 5 % 3)});
+      }
+    }
+  }
+  // Several segments.
+  for (const CacheType cache : {CacheType::kF32, CacheType::kBF16, CacheType::kI8}) {
+    for (auto [rows, keys] : {std::pair(1, 1024), {1, 1025}, {2, 3000}, {70, 1060}, {8, 2050}}) {
+      for (Setup::Mask mask : {Setup::kCausal, Setup::kWindow, Setup::kRandom}) {
+        all.push_back({rows, 16, 20, keys, mask, 0.0f, rows == 2, cache});
       }
     }
   }
@@ -157,12 +227,14 @@ std::string name_of(const KernelTable& table, const Setup& s) {
   return std::string(table.name) + " rows " + std::to_string(s.rows) + " dims " +
          std::to_string(s.head_dim) + "/" + std::to_string(s.value_dim) + " keys " +
          std::to_string(s.keys) + " mask " + std::to_string(s.mask) +
-         (s.softcap != 0.0f ? " softcap" : "") + (s.bias ? " bias" : "");
+         (s.softcap != 0.0f ? " softcap" : "") + (s.bias ? " bias" : "") + " cache " +
+         kvik::cache_type_name(s.cache);
 }
 
 // A score is off by the dot product's steps on Σ|q||k|·scale and a few roundings of its own; a
-// weight by that and exp's error, in relation; the sum of weighted values by a step per key and one
-// per block and rescaling; the quotient once more for the sum of the weights.
+// weight by that and exp's error, in relation; the sum of weighted values by a step per key of a
+// segment and one per block, rescaling and segment; the quotient once more for the sum of the
+// weights.
 std::vector<double> tolerances(const Problem& p) {
   const Setup& s = p.s;
   std::vector<double> all;
@@ -174,9 +246,10 @@ std::vector<double> tolerances(const Problem& p) {
                                  (s.softcap != 0.0f ? 8.0 * s.softcap : 0.0));
     const auto range = static_cast<double>(
         std::max<std::int64_t>(p.last[Problem::at(r)] - p.first[Problem::at(r)] + 1, 0));
-    const double blocks = range / kKvBlock + 2.0;
+    const double blocks = range / kKvBlock + 2.0 + 2.0 * range / kKvSegment;
     const double relative =
-        2.0 * score + kEps * (2.0 * (2.0 * norm + 2.0) + 2.0 * 2.0 + range + 8.0 * blocks + 4.0);
+        2.0 * score + kEps * (2.0 * (2.0 * norm + 2.0) + 2.0 * 2.0 +
+                              std::min<double>(range, kKvSegment) + 8.0 * blocks + 4.0);
     for (int d = 0; d < s.value_dim; ++d) all.push_back(relative);  // |v| <= 1
   }
   return all;
@@ -218,7 +291,8 @@ KVIK_TEST(reference_is_the_formula) {
         double dot = 0.0;
         for (int d = 0; d < s.head_dim; ++d) {
           dot += static_cast<double>(p.q.at(r, d)) *
-                 p.k_blocks[Problem::at(static_cast<int>(j / 64))][d * 64 + j % 64];
+                 element(s.cache, p.k_blocks[Problem::at(static_cast<int>(j / 64))], j % 64,
+                         d * 64 + j % 64);
         }
         dot *= a.scale;
         if (s.softcap != 0.0f) dot = s.softcap * std::tanh(dot / s.softcap);
@@ -230,8 +304,8 @@ KVIK_TEST(reference_is_the_formula) {
         double sum = 0.0;
         for (std::size_t i = 0; i < weights.size(); ++i) {
           const std::int64_t j = first + static_cast<std::int64_t>(i);
-          sum += weights[i] *
-                 p.v_blocks[Problem::at(static_cast<int>(j / 64))][(j % 64) * s.value_dim + d];
+          sum += weights[i] * element(s.cache, p.v_blocks[Problem::at(static_cast<int>(j / 64))],
+                                      j % 64, (j % 64) * s.value_dim + d);
         }
         want.push_back(total == 0.0 ? 0.0 : sum / total);
         tolerance.push_back(4.0 * kEps);  // one rounding to float of at most 1, and double's own
@@ -241,7 +315,7 @@ KVIK_TEST(reference_is_the_formula) {
   }
 }
 
-KVIK_TEST(rows_are_independent) {
+KVIK_TEST(rows_and_segments_are_independent) {
   for_each_isa([](const KernelTable& table) {
     std::uint64_t stream = 1000;
     for (const Setup& s : setups()) {
@@ -252,6 +326,9 @@ KVIK_TEST(rows_are_independent) {
       for (int r = 0; r < s.rows; r += 2) run(table, p.args(pairs, r, std::min(2, s.rows - r)));
       CHECK(same_bits(alone.elements(), whole)) << name_of(table, s) << " row by row";
       CHECK(same_bits(pairs.elements(), whole)) << name_of(table, s) << " two by two";
+      Matrix parts(s.rows, s.value_dim, s.value_dim + 3);
+      run_in_parts(table, p.args(parts), s.keys);
+      CHECK(same_bits(parts.elements(), whole)) << name_of(table, s) << " segment by segment";
     }
   });
 }
@@ -267,7 +344,7 @@ KVIK_TEST(invisible_positions_do_not_matter) {
       p.fill_unwritten(-3e38f, 3e38f);
       p.write_keys();
       CHECK(same_bits(attend(table, p), clean)) << name_of(table, s) << " after the last key";
-      if (s.rows > 7) continue;
+      if (s.rows > 7 || s.cache != CacheType::kF32) continue;
       for (int r = 0; r < s.rows; ++r) {
         for (int j = 0; j < s.keys; ++j) {
           if (j >= p.first[Problem::at(r)] && j <= p.last[Problem::at(r)]) continue;
@@ -319,7 +396,9 @@ KVIK_TEST(hidden_keys_and_nan) {
     for (int j = 0; j < s.keys; ++j) p.bias.at(1, j) = -kInf;
     attend(table, p);
     for (int d = 0; d < s.value_dim; ++d) {
-      CHECK_EQ(p.out.at(0, d), p.v_blocks[2][(150 % 64) * s.value_dim + d]) << table.name;
+      CHECK_EQ(p.out.at(0, d),
+               element(s.cache, p.v_blocks[2], 150 % 64, (150 % 64) * s.value_dim + d))
+          << table.name;
       CHECK_EQ(p.out.at(1, d), 0.0f) << table.name;
     }
     p.bias.at(1, 3) = std::nanf("");
@@ -330,25 +409,62 @@ KVIK_TEST(hidden_keys_and_nan) {
   });
 }
 
-KVIK_TEST(store_kv_writes_one_position) {
-  for_each_isa([](const KernelTable& table) {
+// What store_kv writes: `count` positions from `slot` on and nothing else, the same bits in every
+// table, and the numbers that went in, as near as the type can hold them.
+KVIK_TEST(store_kv_writes_its_positions) {
+  for (const CacheType type : {CacheType::kF32, CacheType::kBF16, CacheType::kI8}) {
     for (auto [head_dim, value_dim] : {std::pair(1, 1), {7, 20}, {64, 64}, {33, 17}}) {
-      for (int slot : {0, 1, 31, 63}) {
+      for (auto [slot, count] : {std::pair(0, 1), {63, 1}, {0, 64}, {5, 30}, {31, 33}}) {
         Random random(3);
-        Guarded k(head_dim), v(value_dim), kb(head_dim * kKvBlock), vb(value_dim * kKvBlock);
+        Matrix k(count, head_dim, head_dim + 2), v(count, value_dim, value_dim + 1);
         k.fill(random, -1.0f, 1.0f);
         v.fill(random, -1.0f, 1.0f);
-        table.store_kv_f32(k.data(), head_dim, v.data(), value_dim, slot, kb.data(), vb.data());
-        for (int i = 0; i < head_dim * kKvBlock; ++i) {
-          CHECK(i % kKvBlock == slot ? same_bits(kb[i], k[i / kKvBlock]) : is_poison(kb[i]));
+        if (count > 3) {
+          v.at(1, 0) = kInf;
+          v.at(2, value_dim - 1) = std::nanf("");
+          for (int d = 0; d < head_dim; ++d) k.at(2, d) = 0.0f;
         }
-        for (int i = 0; i < value_dim * kKvBlock; ++i) {
-          CHECK(i / value_dim == slot ? same_bits(vb[i], v[i % value_dim]) : is_poison(vb[i]));
+        const CacheRows rows{k.data(), k.stride,  v.data(), v.stride,
+                             head_dim, value_dim, slot,     count};
+        Guarded want_k(block_floats(type, head_dim)), want_v(block_floats(type, value_dim));
+        std::fill_n(want_k.data(), want_k.size(), 0.0f);
+        std::fill_n(want_v.data(), want_v.size(), 0.0f);
+        kReferenceTable.store_kv(type, rows, want_k.data(), want_v.data());
+        for (int p = 0; p < kKvBlock; ++p) {
+          const bool there = p >= slot && p < slot + count;
+          const auto check = [&](const Matrix& x, const void* block, int dim, bool key) {
+            double most = 0.0;
+            for (int d = 0; there && d < dim; ++d) {
+              most = std::max(most, std::fabs(static_cast<double>(x.at(p - slot, d))));
+            }
+            for (int d = 0; d < dim; ++d) {
+              const double got = element(type, block, p, key ? d * kKvBlock + p : p * dim + d);
+              const double sent = there ? static_cast<double>(x.at(p - slot, d)) : 0.0;
+              if (type == CacheType::kI8 && there && p - slot > 0 && p - slot < 3 && !key) {
+                CHECK(std::isnan(got)) << "a row that is not finite";
+                continue;
+              }
+              const double error = type == CacheType::kF32    ? 0.0
+                                   : type == CacheType::kBF16 ? std::fabs(sent) / 256.0
+                                                              : most / 127.0 * 0.5001;
+              CHECK(close(static_cast<float>(got), sent, error)) << got << " for " << sent;
+            }
+          };
+          check(k, want_k.data(), head_dim, true);
+          check(v, want_v.data(), value_dim, false);
         }
-        CHECK(kb.intact() && vb.intact()) << table.name;
+        for_each_vector_isa([&](const KernelTable& table) {
+          Guarded kb(want_k.size()), vb(want_v.size());
+          std::fill_n(kb.data(), kb.size(), 0.0f);
+          std::fill_n(vb.data(), vb.size(), 0.0f);
+          table.store_kv(type, rows, kb.data(), vb.data());
+          for (std::int64_t i = 0; i < kb.size(); ++i) CHECK(same_bits(kb[i], want_k[i]));
+          for (std::int64_t i = 0; i < vb.size(); ++i) CHECK(same_bits(vb[i], want_v[i]));
+          CHECK(kb.intact() && vb.intact()) << table.name;
+        });
       }
     }
-  });
+  }
 }
 
 int main(int argc, char** argv) {

@@ -18,7 +18,8 @@ KVIK_TEST(every_slot_is_filled) {
   for (const KernelTable* t : available_tables()) {
     CHECK_EQ(table_for(t->isa), t);
     CHECK(t->name && t->panel > 0 && t->pack_f32 && t->matmul_f32 && t->attention_f32) << t->name;
-    CHECK(t->attention_scratch && t->store_kv_f32 && t->layer_norm_f32 && t->rms_norm_f32);
+    CHECK(t->attention_part_f32 && t->attention_join_f32 && t->attention_divide_f32);
+    CHECK(t->attention_scratch && t->store_kv && t->layer_norm_f32 && t->rms_norm_f32);
     CHECK(t->softmax_f32 && t->rotary_f32 && t->unary_f32 && t->binary_f32 && t->silu_mul_f32);
   }
 }

@@ -35,8 +35,8 @@ void append(KvCache& cache, std::int64_t end, float tag) {
   const auto run = cache.run(0, end - cache.length(), cache.length());
   for (std::int64_t table = 0; table < 3; ++table) {
     for (std::int64_t p = cache.length(); p < end; ++p) {
-      float* k = run.k_blocks(table)[p / kKvBlock];
-      float* v = run.v_blocks(table)[p / kKvBlock];
+      auto* k = static_cast<float*>(run.k_blocks(table)[p / kKvBlock]);
+      auto* v = static_cast<float*>(run.v_blocks(table)[p / kKvBlock]);
       for (int d = 0; d < kHeadDim; ++d) k[d * kKvBlock + p % kKvBlock] = mark(table, p, d, tag);
       for (int d = 0; d < kValueDim; ++d) {
         v[(p % kKvBlock) * kValueDim + d] = -mark(table, p, d, tag);
@@ -52,8 +52,8 @@ void expect(const KvCache& cache, std::int64_t split, float tag, float tail) {
   for (std::int64_t table = 0; table < 3; ++table) {
     for (std::int64_t p = 0; p < cache.pages() * kKvBlock; ++p) {
       const float own = p < split ? tag : tail;
-      const float* k = run.k_blocks(table)[p / kKvBlock];
-      const float* v = run.v_blocks(table)[p / kKvBlock];
+      const auto* k = static_cast<const float*>(run.k_blocks(table)[p / kKvBlock]);
+      const auto* v = static_cast<const float*>(run.v_blocks(table)[p / kKvBlock]);
       const bool there = p < cache.length();
       for (int d = 0; d < kHeadDim; ++d) {
         CHECK_EQ(k[d * kKvBlock + p % kKvBlock], there ? mark(table, p, d, own) : 0.0F)

@@ -1,6 +1,7 @@
 // All of Kvik's public interface. Reading order: model.h, generate.h, sampler.h, session.h.
 #pragma once
 
+#include "kvik/cache_type.h"
 #include "kvik/dtype.h"
 #include "kvik/error.h"
 #include "kvik/generate.h"

@@ -29,6 +29,7 @@
 #include <utility>
 #include <vector>
 
+#include "kvik/cache_type.h"
 #include "kvik/error.h"
 #include "kvik/export.h"
 #include "kvik/session.h"
@@ -39,6 +40,7 @@ namespace kvik {
 struct LoadOptions {
   int threads = 0;  // the caller's thread included; 0: the CPUs this process may run on
   WeightType weights = WeightType::kF32;  // in memory; the file keeps its own
+  CacheType cache = CacheType::kF32;      // of keys and values; a model that recomputes has none
   bool optimize = true;     // false: nothing is fused (slower; for comparing). Numbers may differ
                             // in the last bits.
   bool incremental = true;  // false: always recompute the whole sequence (for comparing)
@@ -68,6 +70,7 @@ struct ModelInfo {
   OpCounts ops_after;   // of the graph that runs
 
   WeightType weights = WeightType::kF32;
+  CacheType cache = CacheType::kF32;
   bool incremental = false;
   std::int64_t vocab_size = 0;      // logits a row
   std::int64_t token_limit = 0;     // ids below this are accepted; 0: not known

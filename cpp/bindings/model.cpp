@@ -31,16 +31,24 @@ WeightType weight_type(std::string_view name) {
               "weights is '" + std::string(name) + "'; expected 'f32', 'bf16', 'int8' or 'int4'");
 }
 
+CacheType cache_type(std::string_view name) {
+  if (const auto type = parse_cache_type(name)) return *type;
+  throw Error(ErrorCode::kInvalidArgument,
+              "cache is '" + std::string(name) + "'; expected 'f32', 'bf16' or 'int8'");
+}
+
 Model load_model(const std::filesystem::path& path, int threads, std::string_view weights,
-                 bool optimize, bool incremental, int max_rows) {
-  const LoadOptions options{threads, weight_type(weights), optimize, incremental, max_rows};
+                 std::string_view cache, bool optimize, bool incremental, int max_rows) {
+  const LoadOptions options{threads,  weight_type(weights), cache_type(cache),
+                            optimize, incremental,          max_rows};
   nb::gil_scoped_release release;
   return Model::load(path, options);
 }
 
-Model model_from_bytes(const nb::bytes& bytes, int threads, std::string_view weights, bool optimize,
-                       bool incremental, int max_rows) {
-  const LoadOptions options{threads, weight_type(weights), optimize, incremental, max_rows};
+Model model_from_bytes(const nb::bytes& bytes, int threads, std::string_view weights,
+                       std::string_view cache, bool optimize, bool incremental, int max_rows) {
+  const LoadOptions options{threads,  weight_type(weights), cache_type(cache),
+                            optimize, incremental,          max_rows};
   const std::span<const std::byte> view(static_cast<const std::byte*>(bytes.data()), bytes.size());
   nb::gil_scoped_release release;  // bytes are immutable and the caller's reference keeps them
   return Model::from_bytes(view, options);
@@ -104,6 +112,7 @@ void init_info(nb::module_& module) {
       .def_ro("ops_before", &ModelInfo::ops_before)
       .def_ro("ops_after", &ModelInfo::ops_after)
       .def_prop_ro("weights", [](const ModelInfo& self) { return weight_type_name(self.weights); })
+      .def_prop_ro("cache", [](const ModelInfo& self) { return cache_type_name(self.cache); })
       .def_ro("incremental", &ModelInfo::incremental)
       .def_ro("vocab_size", &ModelInfo::vocab_size)
       .def_ro("token_limit", &ModelInfo::token_limit)
@@ -151,15 +160,17 @@ void init_model(nb::module_& module) {
   init_sequence(module);
   nb::class_<Model>(module, "Model", "A loaded language model; see kvik.Model.")
       .def_static("load", load_model, nb::arg("path"), nb::arg("threads") = 0,
-                  nb::arg("weights") = "f32", nb::arg("optimize") = true,
-                  nb::arg("incremental") = true, nb::arg("max_rows") = LoadOptions{}.max_rows,
+                  nb::arg("weights") = "f32", nb::arg("cache") = "f32",
+                  nb::arg("optimize") = true, nb::arg("incremental") = true,
+                  nb::arg("max_rows") = LoadOptions{}.max_rows,
                   nb::sig("def load(path: str | os.PathLike[str], threads: int = 0, "
-                          "weights: str = 'f32', optimize: bool = True, incremental: bool = True, "
-                          "max_rows: int = 256) -> Model"),
+                          "weights: str = 'f32', cache: str = 'f32', optimize: bool = True, "
+                          "incremental: bool = True, max_rows: int = 256) -> Model"),
                   "Load a file; threads=0 means one a CPU.")
       .def_static("from_bytes", model_from_bytes, nb::arg("data"), nb::arg("threads") = 0,
-                  nb::arg("weights") = "f32", nb::arg("optimize") = true,
-                  nb::arg("incremental") = true, nb::arg("max_rows") = LoadOptions{}.max_rows,
+                  nb::arg("weights") = "f32", nb::arg("cache") = "f32",
+                  nb::arg("optimize") = true, nb::arg("incremental") = true,
+                  nb::arg("max_rows") = LoadOptions{}.max_rows,
                   "Load a model from memory; it is copied.")
       .def_prop_ro("info", &Model::info, nb::rv_policy::reference_internal)
       .def_prop_ro("metadata", metadata, nb::sig("def metadata(self) -> dict[str, str]"),

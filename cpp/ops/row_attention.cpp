@@ -165,8 +165,7 @@ void RowAttentionKernel::store(const Call& call, const RowRun& run, int kv_head)
         .value_dim = a_.value_dim,
         .slot = static_cast<int>(slot),
         .count = static_cast<int>(count)};
-    call.kernels.store_kv(call.batch.cache, rows, run.k_blocks(table)[block],
-                          run.v_blocks(table)[block]);
+    call.kernels.store_kv(run.cache, rows, run.k_blocks(table)[block], run.v_blocks(table)[block]);
     i += count;
   }
 }
@@ -183,7 +182,7 @@ void RowAttentionKernel::attend(const Call& call, const Tile& tile, const Scratc
   kernels::AttentionArgs args{};
   args.head_dim = a_.head_dim;
   args.value_dim = a_.value_dim;
-  args.cache = call.batch.cache;
+  args.cache = tile.run->cache;
   args.k_blocks = tile.run->k_blocks(table);
   args.v_blocks = tile.run->v_blocks(table);
   args.first_key = a_.window > 0 ? first_key.data() : nullptr;

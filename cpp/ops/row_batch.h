@@ -20,6 +20,7 @@ struct RowRun {
   // written at the run's positions. Keys at tables + 2·t·stride, values at + (2·t + 1)·stride.
   void* const* tables = nullptr;
   std::int64_t table_stride = 0;
+  CacheType cache = CacheType::kF32;  // what the blocks hold
 
   void* const* k_blocks(std::int64_t table) const { return tables + 2 * table * table_stride; }
   void* const* v_blocks(std::int64_t table) const {
@@ -30,7 +31,6 @@ struct RowRun {
 struct RowBatch {
   std::span<const RowRun> runs;  // in the order of their rows; they cover the batch
   std::int64_t rows = 0;
-  CacheType cache = CacheType::kF32;  // what the blocks hold
   // The first table of each attention layer; its key/value heads follow.
   std::span<const std::int64_t> layer_tables;
 };

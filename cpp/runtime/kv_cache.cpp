@@ -200,7 +200,8 @@ ops::RowRun KvCache::run(std::int64_t first_row, std::int64_t rows,
           .rows = rows,
           .first_position = first_position,
           .tables = tables_.data(),
-          .table_stride = capacity_};
+          .table_stride = capacity_,
+          .cache = pool_->layout().type()};
 }
 
 }  // namespace kvik::runtime

@@ -112,7 +112,6 @@ void RowDecoder::run_chunk(float*& logits) {
                  .positions = positions_,
                  .batch = {.runs = runs_,
                            .rows = static_cast<std::int64_t>(tokens_.size()),
-                           .cache = program_->kv_layout().type(),
                            .layer_tables = program_->kv_layout().layer_tables()},
                  .wanted = wanted_,
                  .output = logits});

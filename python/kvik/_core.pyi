@@ -97,6 +97,9 @@ class ModelInfo:
     def weights(self) -> str: ...
 
     @property
+    def cache(self) -> str: ...
+
+    @property
     def incremental(self) -> bool: ...
 
     @property
@@ -176,11 +179,11 @@ class Model:
     """A loaded language model; see kvik.Model."""
 
     @staticmethod
-    def load(path: str | os.PathLike[str], threads: int = 0, weights: str = 'f32', optimize: bool = True, incremental: bool = True, max_rows: int = 256) -> Model:
+    def load(path: str | os.PathLike[str], threads: int = 0, weights: str = 'f32', cache: str = 'f32', optimize: bool = True, incremental: bool = True, max_rows: int = 256) -> Model:
         """Load a file; threads=0 means one a CPU."""
 
     @staticmethod
-    def from_bytes(data: bytes, threads: int = 0, weights: str = 'f32', optimize: bool = True, incremental: bool = True, max_rows: int = 256) -> Model:
+    def from_bytes(data: bytes, threads: int = 0, weights: str = 'f32', cache: str = 'f32', optimize: bool = True, incremental: bool = True, max_rows: int = 256) -> Model:
         """Load a model from memory; it is copied."""
 
     @property

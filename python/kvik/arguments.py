@@ -13,6 +13,7 @@ import numpy.typing as npt
 from kvik.errors import InvalidArgumentError
 
 __all__ = [
+    "CacheType",
     "WeightType",
     "check_choice",
     "check_count",
@@ -24,6 +25,7 @@ __all__ = [
 ]
 
 WeightType: TypeAlias = Literal["f32", "bf16", "int8", "int4"]
+CacheType: TypeAlias = Literal["f32", "bf16", "int8"]
 
 _INT64 = np.iinfo(np.int64)
 _MAX_THREADS = 1024  # the engine's own limit

@@ -55,6 +55,7 @@ class ModelInfo:
     ops_before: Mapping[str, int]  # operators of the graph in the file, most frequent first
     ops_after: Mapping[str, int]  # of the graph that runs
     weights: str  # precision of the linear layers in memory: "f32", "bf16", "int8" or "int4"
+    cache: str  # precision of the keys and values: "f32", "bf16" or "int8"
     incremental: bool  # each token is computed once; else the whole sequence for each new token
     vocab_size: int
     context_length: int | None  # positions that a sequence may have; None: no limit
@@ -119,6 +120,7 @@ def model_info(core: _core.Model) -> ModelInfo:
         ops_before=dict(info.ops_before),
         ops_after=dict(info.ops_after),
         weights=info.weights,
+        cache=info.cache,
         incremental=info.incremental,
         vocab_size=info.vocab_size,
         context_length=info.context_length or None,

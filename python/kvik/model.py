@@ -8,7 +8,14 @@ import numpy as np
 import numpy.typing as npt
 
 from kvik import _core
-from kvik.arguments import WeightType, check_choice, check_count, check_path, check_threads
+from kvik.arguments import (
+    CacheType,
+    WeightType,
+    check_choice,
+    check_count,
+    check_path,
+    check_threads,
+)
 from kvik.errors import InvalidArgumentError
 from kvik.generation import DEFAULT_NEW_TOKENS, Prompts, Run, Settings, read_prompts
 from kvik.info import ModelInfo, Score, model_info
@@ -37,6 +44,7 @@ def load(
     threads: int | None = None,
     tokenizer: TokenizerLike | None = None,
     weights: WeightType = "f32",
+    cache: CacheType = "f32",
     max_rows: int = 256,
 ) -> Model:
     """Load an ONNX file that maps token ids to logits.
@@ -53,6 +61,9 @@ def load(
             in the file. "bf16" halves what is read for each token; "int8" quarters it and
             quantises the layers' inputs row by row; "int4" reads a seventh, with a scale for each
             32 weights. Embedding tables stay in the mapped file; attention is computed in fp32.
+        cache: Precision in which keys and values of the tokens so far are kept. "bf16" halves their
+            memory, "int8" quarters it, with a scale for each token and head. A model that is not
+            incremental has no cache.
         max_rows: Tokens of the prompts that are computed at once, 1 to 65536. More need more memory
             for activations; the numbers are the same.
 
@@ -67,6 +78,7 @@ def load(
         file,
         threads=check_threads(threads),
         weights=check_choice(weights, "weights", get_args(WeightType)),
+        cache=check_choice(cache, "cache", get_args(CacheType)),
         max_rows=check_count(max_rows, "max_rows", 1, 65536),
     )
     metadata = core.metadata

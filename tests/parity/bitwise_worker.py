@@ -1,9 +1,11 @@
 """Computes one prompt's logits in every way that must not matter; prints what differed.
 
     python bitwise_worker.py MODEL.onnx...        with KVIK_ISA set by the caller,
-                                                  and KVIK_TEST_WEIGHTS for other weights than f32
+                                                  and KVIK_TEST_WEIGHTS and KVIK_TEST_CACHE for
+                                                  other precisions than f32
 
-One JSON line for each model: {"model", "isa", "sha256", "ways", "different": [way...]}.
+One JSON line for each model: {"model", "isa", "weights", "cache", "sha256", "ways",
+"different": [way...]}.
 """
 
 from __future__ import annotations
@@ -19,7 +21,10 @@ import numpy as np
 import kvik
 from kvik import _core
 
-WEIGHTS = os.environ.get("KVIK_TEST_WEIGHTS", "f32")
+PRECISION = {
+    "weights": os.environ.get("KVIK_TEST_WEIGHTS", "f32"),
+    "cache": os.environ.get("KVIK_TEST_CACHE", "f32"),
+}
 THREADS = (1, 2, 3)
 BATCHES = (1, 2, 7)
 CHUNKS = (1, 5, 64, None)
@@ -31,7 +36,7 @@ assert LENGTH > 2 * BLOCK
 def ways(path: str, ids: list[int]) -> Iterator[tuple[str, np.ndarray]]:
     """Logits [LENGTH, V] of ids, each with a description of how they were computed."""
     for threads in THREADS:
-        model = kvik.load(path, threads=threads, weights=WEIGHTS)
+        model = kvik.load(path, threads=threads, **PRECISION)
         for chunk in CHUNKS:
             for batch in BATCHES:
                 rows = in_batch(model._core, ids, batch, chunk or LENGTH, model.info.vocab_size)
@@ -73,11 +78,12 @@ def check(path: str) -> dict[str, object]:
         if data != expected or logits.shape != (LENGTH, vocab):
             different.append(way)
     digest = hashlib.sha256(expected).hexdigest()
-    info = kvik.load(path, weights=WEIGHTS).info
+    info = kvik.load(path, **PRECISION).info
     return {
         "model": path,
         "isa": info.isa,
         "weights": info.weights,
+        "cache": info.cache,
         "sha256": digest,
         "ways": count,
         "different": different,

@@ -25,10 +25,10 @@ NAMES = (
 )  # fmt: skip
 
 
-def run_worker(isa: str, paths: list[Path], weights: str = "f32") -> list[dict]:
+def run_worker(isa: str, paths: list[Path], weights: str = "f32", cache: str = "f32") -> list[dict]:
     done = subprocess.run(
         [sys.executable, WORKER, *paths],
-        env={**os.environ, "KVIK_ISA": isa, "KVIK_TEST_WEIGHTS": weights},
+        env={**os.environ, "KVIK_ISA": isa, "KVIK_TEST_WEIGHTS": weights, "KVIK_TEST_CACHE": cache},
         capture_output=True,
         text=True,
         timeout=600,
@@ -67,9 +67,11 @@ def wide_model(tmp_path_factory) -> Path:
 @pytest.mark.parametrize("isa", _core.available_isas())
 def test_same_bits_in_low_precision(isa, wide_model):
     digests = set()
-    for weights in ("bf16", "int8", "int4"):
-        (result,) = run_worker(isa, [wide_model], weights)
-        assert (result["isa"], result["weights"], result["ways"]) == (isa, weights, 39)
-        assert not result["different"], f"{weights}: {result['different']}"
+    pairs = [("bf16", "bf16"), ("int8", "int8"), ("int4", "f32"), ("f32", "int8")]
+    for weights, cache in pairs:
+        (result,) = run_worker(isa, [wide_model], weights, cache)
+        assert (result["isa"], result["weights"], result["cache"]) == (isa, weights, cache)
+        assert result["ways"] == 39
+        assert not result["different"], f"{weights}, cache {cache}: {result['different']}"
         digests.add(result["sha256"])
-    assert len(digests) == 3, "two precisions are one"
+    assert len(digests) == len(pairs), "two precisions are one"

@@ -24,10 +24,11 @@ using kvik::test::TinyShape;
 // A decoder with everything it needs.
 struct Engine1 {
   Engine1(const TinyShape& shape, int threads, int max_rows,
-          const kernels::KernelTable& table = kernels::active_table())
+          const kernels::KernelTable& table = kernels::active_table(),
+          CacheType cache = CacheType::kF32)
       : pool(threads),
         decoder(std::make_unique<RowProgram>(TinyRows(shape).rows(), Engine{table, pool, weights},
-                                             max_rows)) {}
+                                             max_rows, cache)) {}
   std::int64_t vocab() const { return decoder.program().output_features(); }
 
   std::vector<float> forward(std::vector<DecodeStep> steps) {
@@ -97,6 +98,50 @@ KVIK_TEST(rows_bitwise_over_threads_chunks_and_cache) {
         for (const std::size_t piece : {1, 7, 64}) {
           CHECK(same_bits(other.all(tokens, piece), want))
               << table->name << ", threads " << threads << ", calls of " << piece << " tokens";
+        }
+      }
+    }
+  }
+}
+
+// More keys than a segment: threads share the segments of a row that is alone, and do not where
+// there are many rows or one thread. For every type of cache.
+KVIK_TEST(rows_bitwise_over_segments) {
+  const std::size_t prompt = 1100, extra = 3;
+  const auto tokens = random_tokens(static_cast<std::int64_t>(prompt + extra), 4);
+  const TinyShape kShapes[] = {
+      {.context = 1200, .layers = 1, .heads = 8},
+      {.context = 1200, .layers = 1, .heads = 8, .kv_heads = 1, .window = 1050, .alibi = true}};
+  for (const auto* table : kernels::available_tables()) {
+    for (const TinyShape& shape : kShapes) {
+      std::vector<float> before;
+      for (const CacheType cache : {CacheType::kF32, CacheType::kBF16, CacheType::kI8}) {
+        Engine1 reference(shape, 1, 256, *table, cache);
+        const auto vocab = static_cast<std::size_t>(reference.vocab());
+        const auto want = reference.all(tokens, tokens.size());
+        CHECK(!same_bits(want, before)) << "the type of the cache changes nothing";
+        before = want;
+        for (const int threads : {2, 3}) {
+          Engine1 other(shape, threads, 64, *table, cache);
+          // Beside a short sequence, whose keys are less than a segment.
+          const auto state = other.decoder.new_state(), brief = other.decoder.new_state();
+          const auto head = std::span(tokens).first(prompt);
+          other.forward({{state.get(), head, Logits::kNone}});
+          other.forward({{brief.get(), head.first(70), Logits::kNone}});
+          for (std::size_t i = 0; i < extra; ++i) {
+            const auto next = std::span(tokens).subspan(prompt + i, 1);
+            const auto after = std::span(tokens).subspan(70 + i, 1);
+            const auto got = other.forward(
+                {{brief.get(), after, Logits::kLast}, {state.get(), next, Logits::kLast}});
+            const auto row = [&](std::size_t r) {
+              return std::span(want).subspan(r * vocab, vocab);
+            };
+            CHECK(same_bits(std::span(got).first(vocab), row(70 + i)))
+                << table->name << ", threads " << threads << ", the short one, token " << i;
+            CHECK(same_bits(std::span(got).subspan(vocab), row(prompt + i)))
+                << table->name << ", threads " << threads << ", " << cache_type_name(cache)
+                << " cache, token " << i;
+          }
         }
       }
     }

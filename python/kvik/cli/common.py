@@ -7,10 +7,19 @@ from typing import Annotated, cast, get_args
 
 import typer
 
-from kvik.arguments import WeightType, check_choice
+from kvik.arguments import CacheType, WeightType, check_choice
 from kvik.errors import FileError, InvalidArgumentError
 
-__all__ = ["ModelPath", "Threads", "TokenizerPath", "Weights", "check_model_path", "check_weights"]
+__all__ = [
+    "Cache",
+    "ModelPath",
+    "Threads",
+    "TokenizerPath",
+    "Weights",
+    "check_cache",
+    "check_model_path",
+    "check_weights",
+]
 
 ModelPath = Annotated[
     Path, typer.Argument(metavar="MODEL", show_default=False, help="The .onnx file.")
@@ -27,6 +36,10 @@ Weights = Annotated[
         "--weights", "-w", help="Precision of the weights in memory: f32, bf16, int8 or int4."
     ),
 ]
+Cache = Annotated[
+    str,
+    typer.Option("--cache", help="Precision of the keys and values: f32, bf16 or int8."),
+]
 TokenizerPath = Annotated[
     Path | None,
     typer.Option(
@@ -41,6 +54,12 @@ def check_weights(name: str) -> WeightType:
     """One of the precisions, or an error that lists them."""
     check_choice(name, "--weights", get_args(WeightType))
     return cast("WeightType", name)
+
+
+def check_cache(name: str) -> CacheType:
+    """One of the cache's precisions, or an error that lists them."""
+    check_choice(name, "--cache", get_args(CacheType))
+    return cast("CacheType", name)
 
 
 def check_model_path(path: Path) -> Path:

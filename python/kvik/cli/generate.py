@@ -11,10 +11,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from kvik.cli.common import (
+    Cache,
     ModelPath,
     Threads,
     TokenizerPath,
     Weights,
+    check_cache,
     check_model_path,
     check_weights,
 )
@@ -97,6 +99,7 @@ def generate(
     echo: Annotated[bool, typer.Option("--echo", help="Print the prompt first.")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No figures on stderr.")] = False,
     weights: Weights = "f32",
+    cache: Cache = "f32",
     threads: Threads = None,
     tokenizer: TokenizerPath = None,
 ) -> None:
@@ -115,6 +118,7 @@ def generate(
         threads=threads,
         tokenizer=tokenizer,
         weights=check_weights(weights),
+        cache=check_cache(cache),
     )
     sampling = {
         "temperature": temperature,
@@ -161,7 +165,8 @@ class _Figures:
         if len(self.times) > 1:
             rate = (len(self.times) - 1) / (self.times[-1] - self.times[0])
             parts.append(f"then {rate:,.1f} tokens/s")
-        parts.append(f"{model.info.weights}, {model.info.threads} threads, {model.info.isa}")
+        cache = "" if model.info.cache == "f32" else f", {model.info.cache} cache"
+        parts.append(f"{model.info.weights}{cache}, {model.info.threads} threads, {model.info.isa}")
         if settings.temperature:
             parts.append(f"seed {settings.seed}")
         ends = {

@@ -1,4 +1,4 @@
-"""What bf16, int8 and int4 weights do to a trained model's predictions.
+"""What weights and caches in bf16, int8 and int4 do to a trained model's predictions.
 
     python benchmarks/quality.py demo/gpt.onnx TEXT.txt
 
@@ -15,7 +15,14 @@ from pathlib import Path
 import kvik
 from kvik_export.quality import measure_quality
 
-BOUNDS = {"bf16": (0.002, 0.975), "int8": (0.002, 0.975), "int4": (0.035, 0.915)}
+BOUNDS = {
+    ("bf16", "f32"): (0.002, 0.975),
+    ("int8", "f32"): (0.002, 0.975),
+    ("int4", "f32"): (0.035, 0.915),
+    ("f32", "bf16"): (0.002, 0.975),
+    ("f32", "int8"): (0.002, 0.975),
+    ("int8", "int8"): (0.004, 0.970),  # both, each within its own
+}
 
 
 def main() -> None:
@@ -32,15 +39,15 @@ def main() -> None:
     windows = [ids[at : at + length] for at in range(0, len(ids) - 1, length)]
     windows = [window for window in windows if len(window) > 1]
     print(f"{arguments.model}: {sum(map(len, windows))} tokens of {arguments.text}\n")
-    print("| weights | MB | mean KL | same top | perplexity | in f32 | |")
-    print("|---|---|---|---|---|---|---|")
+    print("| weights | cache | MB | mean KL | same top | perplexity | in f32 | |")
+    print("|---|---|---|---|---|---|---|---|")
     missed = False
     for item in measure_quality(arguments.model, windows, tuple(BOUNDS)):
-        good = item.within(*BOUNDS[item.weights])
+        good = item.within(*BOUNDS[item.weights, item.cache])
         missed = missed or not good
         print(
-            f"| {item.weights} | {item.packed_bytes / 1e6:.1f} | {item.mean_kl:.5f} | "
-            f"{item.same_top:.2%} | {item.perplexity:.4f} | {item.perplexity_f32:.4f} | "
+            f"| {item.weights} | {item.cache} | {item.packed_bytes / 1e6:.1f} | "
+            f"{item.mean_kl:.5f} | {item.same_top:.2%} | {item.perplexity:.4f} | {item.perplexity_f32:.4f} | "
             f"{'ok' if good else 'beyond its bounds'} |"
         )
     sys.exit(1 if missed else 0)

@@ -1,4 +1,4 @@
-"""What low-precision weights cost: how far a model's predictions move from those in fp32."""
+"""What low-precision weights and caches cost: how far predictions move from those in fp32."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ import numpy as np
 import numpy.typing as npt
 
 if TYPE_CHECKING:
-    from kvik.arguments import WeightType
+    from kvik.arguments import CacheType, WeightType
+    from kvik.info import ModelInfo
 
 LogProbabilities = npt.NDArray[np.float64]
 
@@ -21,6 +22,7 @@ class Quality:
     """Means over all predicted tokens of a text."""
 
     weights: str
+    cache: str
     tokens: int
     mean_kl: float  # Kullback-Leibler divergence from fp32's predictions, nats per token
     same_top: float  # share of tokens for which the most likely one is the same
@@ -35,7 +37,7 @@ class Quality:
 def measure_quality(
     path: str | os.PathLike[str],
     windows: Sequence[Sequence[int]],
-    precisions: Iterable[WeightType],
+    precisions: Iterable[tuple[WeightType, CacheType]],
     *,
     threads: int | None = None,
 ) -> list[Quality]:
@@ -44,17 +46,17 @@ def measure_quality(
     Args:
         path: a model that kvik can load.
         windows: sequences of at least 2 ids, none longer than the model's context.
-        precisions: of the weights, e.g. ("int8", "int4").
+        precisions: of the weights and of the cache, e.g. [("int8", "f32"), ("int4", "int8")].
     """
     import kvik
 
     reference = kvik.load(path, threads=threads)
     expected = [log_softmax(reference.logits(window)) for window in windows]
     results = []
-    for weights in precisions:
-        model = kvik.load(path, threads=threads, weights=weights)
+    for weights, cache in precisions:
+        model = kvik.load(path, threads=threads, weights=weights, cache=cache)
         found = [log_softmax(model.logits(window)) for window in windows]
-        results.append(_compare(weights, windows, expected, found, model.info.packed_bytes))
+        results.append(_compare(model.info, windows, expected, found))
     return results
 
 
@@ -67,22 +69,22 @@ def log_softmax(logits: npt.NDArray[np.float32]) -> LogProbabilities:
 
 
 def _compare(
-    weights: str,
+    info: ModelInfo,
     windows: Sequence[Sequence[int]],
     expected: Sequence[LogProbabilities],
     found: Sequence[LogProbabilities],
-    packed_bytes: int,
 ) -> Quality:
     kl = [(np.exp(p) * (p - q)).sum(axis=-1) for p, q in zip(expected, found, strict=True)]
     same = [p.argmax(axis=-1) == q.argmax(axis=-1) for p, q in zip(expected, found, strict=True)]
     return Quality(
-        weights=weights,
+        weights=info.weights,
+        cache=info.cache,
         tokens=sum(map(len, kl)),
         mean_kl=float(np.concatenate(kl).mean()),
         same_top=float(np.concatenate(same).mean()),
         perplexity=_perplexity(windows, found),
         perplexity_f32=_perplexity(windows, expected),
-        packed_bytes=packed_bytes,
+        packed_bytes=info.packed_bytes,
     )
 
 

@@ -36,13 +36,22 @@ def windows(trained: Path) -> list[list[int]]:
 
 
 def test_bounds(trained: Path, windows: list[list[int]]) -> None:
-    found = {item.weights: item for item in measure_quality(trained, windows, tuple(BOUNDS))}
+    pairs = [(weights, "f32") for weights in BOUNDS]
+    found = {item.weights: item for item in measure_quality(trained, windows, pairs)}
     assert found["int8"].tokens >= 8 * WINDOW
     for weights, bounds in BOUNDS.items():
         assert found[weights].within(*bounds), found[weights]
     # It does measure: fewer bits cost more, and nothing comes for free.
     assert 0 < found["bf16"].mean_kl < found["int8"].mean_kl < found["int4"].mean_kl
     assert found["int4"].packed_bytes < found["int8"].packed_bytes < found["bf16"].packed_bytes
+
+
+def test_bounds_of_the_cache(trained: Path, windows: list[list[int]]) -> None:
+    bf16, int8 = measure_quality(trained, windows, [("f32", "bf16"), ("f32", "int8")])
+    assert (bf16.cache, int8.cache) == ("bf16", "int8")
+    for item in (bf16, int8):
+        assert item.within(*BOUNDS["int8"]), item
+    assert 0 < bf16.mean_kl < int8.mean_kl
 
 
 def test_another_model_is_out_of_bounds(trained: Path, windows: list[list[int]]) -> None:

@@ -176,9 +176,9 @@ KVIK_TEST(weights_are_packed_once) {
   kvik::ThreadPool pool(2);
   kvik::ops::WeightCache cache;
   const auto constant = kvik::graph::ConstantTensor::allocate(DType::kF32, Dims{40, 50});
-  const auto a = cache.get(constant, 40, 50, false, table, pool);
-  const auto b = cache.get(constant, 40, 50, false, table, pool);
-  const auto c = cache.get(constant, 50, 40, true, table, pool);
+  const auto a = cache.get({constant, {}, false, 40}, table, pool);
+  const auto b = cache.get({constant, {}, false, 40}, table, pool);
+  const auto c = cache.get({constant, {}, true, 50}, table, pool);
   CHECK(a == b);
   CHECK(a != c);
 }

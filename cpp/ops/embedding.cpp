@@ -16,12 +16,18 @@ namespace kvik::ops {
 
 namespace {
 
-bool multiplies_by(const graph::Graph& graph, const graph::Node& node,
-                   const graph::ConstantTensor& table) {
-  if (!node.is("Linear", "kvik") || node.int_attr("trans_w", 0) == 0) return false;
-  const graph::ConstantTensor* w = graph.constant(node.input(1));
-  return w != nullptr && w->data.data() == table.data.data() && w->dims == table.dims &&
-         node.input(4) == graph::kNoValue;
+// The fp32 table of an Embedding, or of a Linear that multiplies by its rows; null for others.
+const graph::ConstantTensor* looked_up_table(const graph::Graph& graph, const graph::Node& node) {
+  if (!node.is("Embedding", "kvik") || node.input(2) != graph::kNoValue) return nullptr;
+  return graph.constant(node.input(0));
+}
+const graph::ConstantTensor* multiplied_table(const graph::Graph& graph, const graph::Node& node) {
+  const bool rows = node.is("Linear", "kvik") && node.int_attr("trans_w", 0) != 0;
+  return rows && node.input(4) == graph::kNoValue ? graph.constant(node.input(1)) : nullptr;
+}
+
+bool same_table(const graph::ConstantTensor* a, const graph::ConstantTensor* b) {
+  return a != nullptr && b != nullptr && a->data.data() == b->data.data() && a->dims == b->dims;
 }
 
 class Embedding final : public OpKernel {
@@ -29,7 +35,9 @@ class Embedding final : public OpKernel {
   explicit Embedding(const NodeInfo& info)
       : table_(embedding_table(info.graph, info.node)),
         rows_(embedding_rows(info.graph, info.node, info.weights)) {
-    if (rows_.shared) shared_ = info.weights.get(table_, info.kernels, info.pool);
+    if (rows_.shared) {
+      shared_ = info.weights.get(table_, rows_.type, info.kernels, info.pool);
+    }
   }
 
   bool needs_aligned(int i) const override { return i == 1; }
@@ -94,17 +102,26 @@ class Embedding final : public OpKernel {
 
 }  // namespace
 
+WeightType linear_type(const graph::Graph& graph, const graph::Node& node,
+                       const WeightCache& weights) {
+  const auto* own = multiplied_table(graph, node);
+  const bool looked_up =
+      std::any_of(graph.nodes.begin(), graph.nodes.end(), [&](const graph::Node& other) {
+        return same_table(own, looked_up_table(graph, other));
+      });
+  return weights.type_of(linear_weight(graph, node), looked_up);
+}
+
 EmbeddingRows embedding_rows(const graph::Graph& graph, const graph::Node& node,
                              const WeightCache& weights) {
   const WeightSource table = embedding_table(graph, node);
   const bool integers = weights.type() == WeightType::kI8 || weights.type() == WeightType::kI4;
   if (table.quantized() || !integers) return {};
+  const WeightType type = weights.type_of(table, true);
   const bool shared =
       std::any_of(graph.nodes.begin(), graph.nodes.end(), [&](const graph::Node& other) {
-        return multiplies_by(graph, other, table.values());
+        return same_table(&table.values(), multiplied_table(graph, other));
       });
-  const WeightType type =
-      shared ? weights.type_of(table) : packed_type(WeightType::kI8, table.k(), table.n());
   return {.type = type, .shared = shared && type != WeightType::kF32};
 }
 

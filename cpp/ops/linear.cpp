@@ -3,6 +3,7 @@
 //            scale and zero of W (constants; optional: W then holds integers)
 //   attributes: trans_w 0: W is [K, N], 1: W is [N, K];  activation;  with a scale axis, block and
 //            zero_point (see ops/weight_source.h), and k where W [N, ...] is wider than K
+#include "ops/embedding.h"
 #include "ops/families.h"
 #include "ops/packed_weights.h"
 #include "ops/support.h"
@@ -44,7 +45,9 @@ class Linear final : public OpKernel {
  public:
   explicit Linear(const NodeInfo& info)
       : activation_(parse_activation(info.node.string_attr("activation", "none"))) {
-    weights_ = info.weights.get(linear_weight(info.graph, info.node), info.kernels, info.pool);
+    const WeightSource source = linear_weight(info.graph, info.node);
+    weights_ = info.weights.get(source, linear_type(info.graph, info.node, info.weights),
+                                info.kernels, info.pool);
   }
 
   bool accepts_strided(int i) const override { return i == 0 || i == 3; }

@@ -193,9 +193,10 @@ std::size_t packed_floats(const kernels::KernelTable& table, std::int64_t k, std
   return checked_product(columns, static_cast<std::size_t>(k));
 }
 
-WeightType WeightCache::type_of(const WeightSource& source) const {
+WeightType WeightCache::type_of(const WeightSource& source, bool looked_up) const {
   const WeightType stored = source.panel_type();
-  return packed_type(stored == WeightType::kF32 ? type_ : stored, source.k(), source.n());
+  const WeightType wanted = type_ == WeightType::kI4 && looked_up ? WeightType::kI8 : type_;
+  return packed_type(stored == WeightType::kF32 ? wanted : stored, source.k(), source.n());
 }
 
 std::shared_ptr<const PackedWeights> WeightCache::get(const WeightSource& source,

@@ -70,29 +70,19 @@ class WeightCache {
   explicit WeightCache(WeightType type = WeightType::kF32, Release release = {})
       : type_(type), release_(std::move(release)) {}
 
-  // W, packed in the precision that type_of() says. Throws as WeightSource does.
-  std::shared_ptr<const PackedWeights> get(const WeightSource& source,
-                                           const kernels::KernelTable& table, ThreadPool& pool) {
-    return get(source, type_of(source), table, pool);
-  }
-  // The same in fp32, for products that are no linear layer.
-  std::shared_ptr<const PackedWeights> get_f32(const WeightSource& source,
-                                               const kernels::KernelTable& table,
-                                               ThreadPool& pool) {
-    return get(source, WeightType::kF32, table, pool);
-  }
-  // For integers in the file their own precision where panels hold them (see
-  // WeightSource::panel_type), for anything else the cache's; fp32 for small matrices.
-  WeightType type_of(const WeightSource& source) const;
+  // W, packed in this precision. Throws as WeightSource does.
+  std::shared_ptr<const PackedWeights> get(const WeightSource& source, WeightType type,
+                                           const kernels::KernelTable& table, ThreadPool& pool);
+  // The precision that a linear layer's W is packed in. For integers in the file their own where
+  // panels hold them (see WeightSource::panel_type), for anything else the cache's, but kI8 in place
+  // of kI4 for a table that rows are looked up in too; fp32 for small matrices.
+  WeightType type_of(const WeightSource& source, bool looked_up) const;
   // The precision that matrices of floats are packed in.
   WeightType type() const { return type_; }
   // Memory of the packed weights that are in use.
   std::int64_t bytes() const;
 
  private:
-  std::shared_ptr<const PackedWeights> get(const WeightSource& source, WeightType type,
-                                           const kernels::KernelTable& table, ThreadPool& pool);
-
   const WeightType type_;
   const Release release_;
   // Values, scales, zero points; k, n, zero_point, axis, block; transposed; type; the table.

@@ -43,9 +43,13 @@ MatrixInfo describe(const Graph& graph, const Node& node, const MatrixUse& use,
                   .multiplied = !use.looked_up,
                   .looked_up = use.looked_up,
                   .channel_axis = source.transposed() ? 0 : 1};
-  info.type = use.looked_up && !source.quantized()
-                  ? ops::embedding_rows(graph, node, weights).type
-                  : weights.type_of(source);
+  if (!use.looked_up) {
+    info.type = ops::linear_type(graph, node, weights);
+  } else if (source.quantized()) {
+    info.type = source.panel_type();
+  } else {
+    info.type = ops::embedding_rows(graph, node, weights).type;
+  }
   return info;
 }
 
@@ -98,10 +102,10 @@ IntegerMatrix read_integers(const Graph& graph, const Engine& engine, const Matr
   }
   const WeightSource source = source_of(graph, *node, *use_of(*node));
   // A table of its own is packed for this call alone: its rows are rounded as they are looked up.
-  WeightCache passing(matrix.type);
+  WeightCache passing;
   const bool packed = matrix.multiplied;
   const auto weights =
-      (packed ? engine.weights : passing).get(source, engine.kernels, engine.pool);
+      (packed ? engine.weights : passing).get(source, matrix.type, engine.kernels, engine.pool);
   const std::int64_t k = source.k(), n = source.n(), group = kernels::kGroup;
   const std::int64_t groups = weights->type == WeightType::kI8 ? 1 : (k + group - 1) / group;
   IntegerMatrix out;

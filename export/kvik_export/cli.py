@@ -1,4 +1,4 @@
-"""`kvik export` and `kvik verify`. Importing this module loads neither torch nor onnx."""
+"""`kvik export`, `kvik verify` and `kvik quantize`. Importing this module loads neither torch nor onnx."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import typer
 if TYPE_CHECKING:
     from rich.table import Table
 
+    from kvik_export.quantize import QuantizeResult
     from kvik_export.verify import Verification
 
 
@@ -62,6 +63,67 @@ def verify(
         )  # fmt: skip
     report(result)
     raise typer.Exit(0 if result.ok else 1)
+
+
+def quantize(
+    model: Annotated[Path, typer.Argument(help="The .onnx file, with float32 weights.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="The .onnx file to write.")],
+    weights: Annotated[str, typer.Option("--weights", "-w", help="int8 or int4.")],
+    external_data: Annotated[
+        bool | None,
+        typer.Option(
+            "--external-data/--inline",
+            help="Weights in a file beside the model. By default only when they exceed 2 GiB.",
+        ),
+    ] = None,
+) -> None:
+    """Store a model's weights as integers, in standard ONNX.
+
+    Loading the new file gives exactly the numbers of loading the old one with the same --weights.
+    """
+    from rich.console import Console
+
+    from kvik.cli.common import check_model_path
+    from kvik_export.errors import ExportError
+    from kvik_export.quantize import quantize_model
+
+    if weights not in ("int8", "int4"):
+        raise ExportError(f"--weights is {weights!r}; expected int8 or int4")
+    path = check_model_path(model)
+    with Console(stderr=True).status(f"quantising {path}"):
+        result = quantize_model(
+            path,
+            output,
+            weights="int8" if weights == "int8" else "int4",
+            external_data=external_data,
+        )
+    Console(highlight=False, soft_wrap=True).print(quantize_table(result))
+    typer.echo(result.summary())
+
+
+def quantize_table(result: QuantizeResult) -> Table:
+    """Matrices of one kind and shape in one row, then the floats that stay."""
+    from collections import Counter
+
+    from rich import box
+    from rich.markup import escape
+    from rich.table import Table
+
+    made = Table(box=box.SIMPLE_HEAD)
+    for name in ("", "shape", "weights"):
+        made.add_column(name)
+    for name in ("bytes before", "after"):
+        made.add_column(name, justify="right")
+    made.add_column("")
+    kinds = Counter((item.use, item.shape, item.weights, item.bytes_before, item.bytes_after)
+                    for item in result.matrices)  # fmt: skip
+    for (use, shape, weights, before, after), count in kinds.items():
+        made.add_row(use, " x ".join(map(str, shape)) + (f"  ({count})" if count > 1 else ""),
+                     weights, f"{before * count:,}", f"{after * count:,}")  # fmt: skip
+    for item in result.kept:
+        what = escape(item.name) if item.name else f"{item.count} small tensors"
+        made.add_row(what, "", item.dtype, f"{item.bytes:,}", f"{item.bytes:,}", item.reason)
+    return made
 
 
 def report(result: Verification) -> None:

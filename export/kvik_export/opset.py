@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import onnx
 import onnx_ir
 
@@ -46,18 +48,30 @@ def _means_the_same(op: str, have: int, wanted: int) -> bool:
         return True
     if op in _CHANGED:
         return False
-    same_values = all(
-        [(item.name, item.option) for item in before]
-        == [(item.name, item.option) for item in after]
-        for before, after in ((old.inputs, new.inputs), (old.outputs, new.outputs))
+    return (
+        _starts_like(old.inputs, new.inputs)
+        and _starts_like(old.outputs, new.outputs)
+        and all(
+            name in new.attributes
+            and attribute.type == new.attributes[name].type
+            and attribute.default_value == new.attributes[name].default_value
+            for name, attribute in old.attributes.items()
+        )
+        and not any(
+            attribute.required
+            for name, attribute in new.attributes.items()
+            if name not in old.attributes
+        )
     )
-    return same_values and all(
-        name in new.attributes
-        and attribute.type == new.attributes[name].type
-        and attribute.default_value == new.attributes[name].default_value
-        for name, attribute in old.attributes.items()
-    ) and not any(
-        attribute.required
-        for name, attribute in new.attributes.items()
-        if name not in old.attributes
+
+
+def _starts_like(
+    old: Sequence[onnx.defs.OpSchema.FormalParameter],
+    new: Sequence[onnx.defs.OpSchema.FormalParameter],
+) -> bool:
+    """Whether the new parameters are the old ones, with others at the end that may be left out."""
+    optional = onnx.defs.OpSchema.FormalParameterOption.Optional
+    names = [(item.name, item.option) for item in new]
+    return names[: len(old)] == [(item.name, item.option) for item in old] and all(
+        item.option == optional for item in new[len(old) :]
     )

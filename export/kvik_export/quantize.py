@@ -57,6 +57,7 @@ class KeptTensor:
 
     name: str
     count: int
+    dtype: str  # "float32"
     bytes: int
     reason: str
 
@@ -69,6 +70,13 @@ class QuantizeResult:
     bytes_after: int
     matrices: tuple[QuantizedMatrix, ...]
     kept: tuple[KeptTensor, ...]
+
+    def summary(self) -> str:
+        beside = f" with {self.external_data.name}" if self.external_data else ""
+        return (
+            f"{self.path}{beside}: {len(self.matrices)} matrices, "
+            f"{self.bytes_before / 2**20:.1f} MiB before, {self.bytes_after / 2**20:.1f} MiB now"
+        )
 
 
 def quantize_model(
@@ -125,8 +133,10 @@ def quantize_model(
 
 @contextmanager
 def _without_functions(path: Path, folder: Path) -> Iterator[Path]:
-    """A model whose functions stand in place of their calls: the file itself where it has none."""
-    kvik.InferenceSession  # noqa: B018  (imported above for its errors)
+    """A model whose functions stand in place of their calls: the file itself where it has none.
+
+    The engine inlines functions too, under names of its own.
+    """
     try:
         model = onnx_ir.load(path)
     except Exception:  # kvik says what is wrong with it
@@ -304,18 +314,21 @@ def _stored_bytes(path: Path) -> int:
 
 def _kept(model: onnx_ir.Model, matrices: list[_core.MatrixInfo]) -> Iterator[KeptTensor]:
     """The floats that stay, large ones by name, and why."""
-    small = {matrix.name for matrix in matrices if matrix.weights not in get_args(IntegerType)}
-    rest: dict[str, list[int]] = {}
+    listed = {matrix.name for matrix in matrices}
+    rest: dict[tuple[str, str], list[int]] = {}
     for name, value in model.graph.initializers.items():
         tensor = value.const_value
-        if tensor is None or not tensor.dtype.is_floating_point() or name.endswith(".scale"):
-            continue
         users = sorted({node.op_type for node, _ in value.uses()})
-        if name in small:
-            rest.setdefault("fewer than 32 inputs or 4096 elements", []).append(tensor.nbytes)
+        if tensor is None or not tensor.dtype.is_floating_point() or users == ["DequantizeLinear"]:
+            continue
+        dtype = str(tensor.dtype.numpy())
+        if name in listed:
+            reason = "fewer than 32 inputs or 4096 elements"
         elif tensor.size < _SMALL or len(tensor.shape) < 2:
-            rest.setdefault("no matrix of a linear layer", []).append(tensor.nbytes)
+            reason = "no matrix of a linear layer"
         else:
-            yield KeptTensor(name, 1, tensor.nbytes, f"read by {', '.join(users) or 'nothing'}")
-    for reason, sizes in rest.items():
-        yield KeptTensor("", len(sizes), sum(sizes), reason)
+            yield KeptTensor(name, 1, dtype, tensor.nbytes, f"read by {', '.join(users)}")
+            continue
+        rest.setdefault((reason, dtype), []).append(tensor.nbytes)
+    for (reason, dtype), sizes in rest.items():
+        yield KeptTensor("", len(sizes), dtype, sum(sizes), reason)

@@ -14,11 +14,11 @@ namespace kvik {
 
 // Chosen when a model is loaded. Activations, keys and values stay in fp32 whatever it is; what is
 // quantised are the matrices of linear layers, the vocabulary projection among them, and, by kI8 and
-// kI4, the rows that the token ids look up in an embedding table: a table that is also the
-// vocabulary projection is kept once, as that layer's integers, and one of its own has a scale per
-// row and 8 bits, by kI4 too; its rows are rounded as they are read from the mapped file. Tables of
-// positions and small matrices (fewer than 32 inputs or 4096 elements) stay in fp32: they cost
-// nothing.
+// kI4, embedding tables. A table whose rows the token ids look up has 8 bits and a scale per row by
+// kI4 too, since rows of 4 bits cost more quality than everything else together. One that is also
+// the vocabulary projection is kept once, for both; rows of one that is not are rounded as they are
+// read from the mapped file. Tables of positions and small matrices (fewer than 32 inputs or 4096
+// elements) stay in fp32: they cost nothing.
 //
 // A file may hold the integers itself, as DequantizeLinear or MatMulNBits; `kvik quantize` writes
 // those that loading with kI8 or kI4 makes, and the numbers are bitwise the same. Such weights run

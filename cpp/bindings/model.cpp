@@ -136,8 +136,8 @@ nb::tuple integers(const Model& model, const MatrixInfo& matrix) {
     nb::gil_scoped_release release;
     *made = model.integers(matrix);
   }
-  const std::size_t groups = made->scales.size() / static_cast<std::size_t>(
-                                                       matrix.dims[matrix.channel_axis]);
+  const std::size_t groups =
+      made->scales.size() / static_cast<std::size_t>(matrix.dims[matrix.channel_axis]);
   const auto rows = static_cast<std::size_t>(matrix.dims[0]);
   const auto columns = static_cast<std::size_t>(matrix.dims[1]);
   IntegerMatrix& data = *made;
@@ -216,8 +216,9 @@ void init_model(nb::module_& module) {
           "dump", [](const Model& self, GraphStage stage) { return to_str(dump(self, stage)); },
           nb::arg("stage"), "A listing, one line a node; \"\" for a stage that does not exist.")
       .def("nodes", &Model::nodes, nb::arg("stage"), "The nodes in execution order.")
-      .def("matrices", &Model::matrices,
-           "The matrices of linear layers and the embedding tables, in the order in which they run.")
+      .def(
+          "matrices", &Model::matrices,
+          "The matrices of linear layers and the embedding tables, in the order in which they run.")
       .def("integers", integers, nb::arg("matrix"),
            nb::sig("def integers(self, matrix: MatrixInfo) -> "
                    "tuple[numpy.typing.NDArray[numpy.int8], numpy.typing.NDArray[numpy.float32]]"),

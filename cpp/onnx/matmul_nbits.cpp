@@ -79,8 +79,7 @@ ConstantTensor as_rows(const Node& node, const ConstantTensor& tensor, const cha
   return out;
 }
 
-void check_dtype(const Node& node, const ConstantTensor& tensor, const char* name,
-                 DType expected) {
+void check_dtype(const Node& node, const ConstantTensor& tensor, const char* name, DType expected) {
   if (tensor.dtype == expected) return;
   fail(node, std::string(name) + " is " + dtype_name(tensor.dtype) + "; expected " +
                  dtype_name(expected));
@@ -139,9 +138,8 @@ void rewrite_matmul_nbits(Node node, std::int64_t /*opset*/, Emitter& emitter) {
   linear.name = node.name;
   linear.outputs = node.outputs;
   linear.inputs = {node.input(kA),
-                   emitter.view_constant(node.name + "/B",
-                                         as_rows(node, b, "B", sizes, row_bytes, integers,
-                                                 sizes.padded)),
+                   emitter.view_constant(node.name + "/B", as_rows(node, b, "B", sizes, row_bytes,
+                                                                   integers, sizes.padded)),
                    node.input(kBias), kNoValue,
                    emitter.view_constant(node.name + "/scales",
                                          as_rows(node, scales, "scales", sizes, sizes.blocks,

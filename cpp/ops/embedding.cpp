@@ -105,10 +105,9 @@ class Embedding final : public OpKernel {
 WeightType linear_type(const graph::Graph& graph, const graph::Node& node,
                        const WeightCache& weights) {
   const auto* own = multiplied_table(graph, node);
-  const bool looked_up =
-      std::any_of(graph.nodes.begin(), graph.nodes.end(), [&](const graph::Node& other) {
-        return same_table(own, looked_up_table(graph, other));
-      });
+  const bool looked_up = std::any_of(
+      graph.nodes.begin(), graph.nodes.end(),
+      [&](const graph::Node& other) { return same_table(own, looked_up_table(graph, other)); });
   return weights.type_of(linear_weight(graph, node), looked_up);
 }
 

@@ -159,8 +159,8 @@ class MatMul final : public OpKernel {
   explicit MatMul(const NodeInfo& info) {
     const graph::ConstantTensor* b = info.constant(1);
     if (b != nullptr && b->dtype == DType::kF32 && b->dims.rank == 2) {
-      weights_ = info.weights.get({*b, {}, false, b->dims[0]}, WeightType::kF32, info.kernels,
-                                  info.pool);
+      weights_ =
+          info.weights.get({*b, {}, false, b->dims[0]}, WeightType::kF32, info.kernels, info.pool);
     }
   }
 

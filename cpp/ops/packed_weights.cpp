@@ -18,8 +18,8 @@ constexpr std::int64_t kMostInputs = std::int64_t{1} << 17;
 }  // namespace
 
 WeightType packed_type(WeightType wanted, std::int64_t k, std::int64_t n) {
-  const bool worth_it = k >= kLeastInputs && n > 0 && n >= (kLeastElements + k - 1) / k &&
-                        k <= kMostInputs;
+  const bool worth_it =
+      k >= kLeastInputs && n > 0 && n >= (kLeastElements + k - 1) / k && k <= kMostInputs;
   return worth_it ? wanted : WeightType::kF32;
 }
 
@@ -83,9 +83,8 @@ void PanelColumn::read(std::int8_t* q, float* scale) const {
 }
 
 void PanelColumn::widen(float* w) const {
-  for_each_element(*this, [&](std::int64_t i, int value, float s) {
-    w[i] = static_cast<float>(value) * s;
-  });
+  for_each_element(
+      *this, [&](std::int64_t i, int value, float s) { w[i] = static_cast<float>(value) * s; });
 }
 
 namespace {
@@ -109,6 +108,7 @@ void pack_panel(const kernels::KernelTable& table, const float* block, std::int6
 
 void pack(const kernels::KernelTable& table, ThreadPool& pool, const WeightSource& source,
           PackedWeights& w) {
+  if (w.n == 0) return;
   const std::int64_t panels = (w.n + table.panel - 1) / table.panel;
   const std::size_t bytes = panel_bytes(w.type, w.k, table.panel);
   w.panels = AlignedBuffer(checked_product(bytes, static_cast<std::size_t>(panels)));
@@ -128,7 +128,8 @@ void pack(const kernels::KernelTable& table, ThreadPool& pool, const WeightSourc
       return;
     }
     AlignedBuffer block(
-        as_stored ? 0 : checked_product(static_cast<std::size_t>(w.k * table.panel), sizeof(float)));
+        as_stored ? 0
+                  : checked_product(static_cast<std::size_t>(w.k * table.panel), sizeof(float)));
     for (std::int64_t panel = begin; panel < end; ++panel) {
       const std::int64_t first = panel * table.panel;
       const auto columns = std::min<std::int64_t>(table.panel, w.n - first);
@@ -199,8 +200,7 @@ WeightType WeightCache::type_of(const WeightSource& source, bool looked_up) cons
   return packed_type(stored == WeightType::kF32 ? wanted : stored, source.k(), source.n());
 }
 
-std::shared_ptr<const PackedWeights> WeightCache::get(const WeightSource& source,
-                                                      WeightType type,
+std::shared_ptr<const PackedWeights> WeightCache::get(const WeightSource& source, WeightType type,
                                                       const kernels::KernelTable& table,
                                                       ThreadPool& pool) {
   const Quantization& how = source.quantization();
@@ -208,10 +208,13 @@ std::shared_ptr<const PackedWeights> WeightCache::get(const WeightSource& source
     return tensor == nullptr ? nullptr : tensor->data.data();
   };
   const std::lock_guard lock(mutex_);
-  auto& entry =
-      entries_[{data_of(&source.values()), data_of(how.scale), data_of(how.zero),
-                {source.k(), source.n(), how.zero_point, how.axis, how.block}, source.transposed(),
-                type, &table}];
+  auto& entry = entries_[{data_of(&source.values()),
+                          data_of(how.scale),
+                          data_of(how.zero),
+                          {source.k(), source.n(), how.zero_point, how.axis, how.block},
+                          source.transposed(),
+                          type,
+                          &table}];
   if (auto known = entry.lock()) return known;
   auto packed = std::make_shared<PackedWeights>();
   packed->k = source.k();

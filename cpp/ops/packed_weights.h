@@ -33,14 +33,15 @@ struct PackedWeights {
   std::size_t bytes() const { return panels.size() + column_scale.size(); }
 };
 
-// The precision that a [k, n] is kept in when `wanted` is asked for: small matrices stay in fp32 (see
-// kvik/weights.h).
+// The precision that a [k, n] is kept in when `wanted` is asked for: small matrices stay in fp32
+// (see kvik/weights.h).
 WeightType packed_type(WeightType wanted, std::int64_t k, std::int64_t n);
 
 // Bytes of one panel of k rows; see kernels.h for the layouts.
 std::size_t panel_bytes(WeightType type, std::int64_t k, int width);
 
-// One column of a panel of integers: W[i] = q[i] · scale[0] for kI8, q[i] · scale[i / kGroup] for kI4.
+// One column of a panel of integers: W[i] = q[i] · scale[0] for kI8, q[i] · scale[i / kGroup] for
+// kI4.
 struct PanelColumn {
   WeightType type = WeightType::kI8;
   const std::uint8_t* panel = nullptr;
@@ -74,8 +75,8 @@ class WeightCache {
   std::shared_ptr<const PackedWeights> get(const WeightSource& source, WeightType type,
                                            const kernels::KernelTable& table, ThreadPool& pool);
   // The precision that a linear layer's W is packed in. For integers in the file their own where
-  // panels hold them (see WeightSource::panel_type), for anything else the cache's, but kI8 in place
-  // of kI4 for a table that rows are looked up in too; fp32 for small matrices.
+  // panels hold them (see WeightSource::panel_type), for anything else the cache's, but kI8 in
+  // place of kI4 for a table that rows are looked up in too; fp32 for small matrices.
   WeightType type_of(const WeightSource& source, bool looked_up) const;
   // The precision that matrices of floats are packed in.
   WeightType type() const { return type_; }

@@ -74,7 +74,7 @@ WeightSource::WeightSource(const ConstantTensor& values, const Quantization& how
   n_ = values.dims[transposed ? 0 : 1];
   row_ = values.dims[1];
   const std::int64_t stored = values.dims[transposed ? 1 : 0];
-  if (k < 0 || k > stored || (k < stored && !transposed)) {
+  if (k < 0 || k > stored || (k < stored && !(transposed && quantized()))) {
     fail_model("the weights have shape " + values.dims.str() + "; expected " + std::to_string(k) +
                " inputs");
   }
@@ -131,8 +131,8 @@ void WeightSource::check_steps() {
   }
   Dims padded = scale.dims;
   if (padded.rank == 2 && is_nibble(zero.dtype)) padded[1] += padded[1] % 2;
-  const bool same = zero.dims == scale.dims ||
-                    (single && zero.dims.rank <= 1 && zero.dims.elements() == 1);
+  const bool same =
+      zero.dims == scale.dims || (single && zero.dims.rank <= 1 && zero.dims.elements() == 1);
   if (!same && !(zero.dims == padded)) {
     fail_shape("zero point", zero.dims, scale.dims.str() + ", the scale's,", dims);
   }
@@ -195,7 +195,8 @@ WeightType WeightSource::panel_type() const {
 void WeightSource::read_block(std::int64_t first, std::int64_t columns, float* block) const {
   if (columns == 1 && transposed_ && values_->dtype == DType::kF32) {
     if (k_ == 0) return;
-    std::memcpy(block, values_->data.data() + static_cast<std::size_t>(first * row_) * sizeof(float),
+    std::memcpy(block,
+                values_->data.data() + static_cast<std::size_t>(first * row_) * sizeof(float),
                 static_cast<std::size_t>(k_) * sizeof(float));
     return;
   }
@@ -229,8 +230,8 @@ void WeightSource::fill_panel(std::int64_t first, std::int64_t columns, int widt
   }
 }
 
-void WeightSource::fill_i8(std::int64_t first, std::int64_t columns, int width,
-                           std::uint8_t* panel, float* column_scale) const {
+void WeightSource::fill_i8(std::int64_t first, std::int64_t columns, int width, std::uint8_t* panel,
+                           float* column_scale) const {
   const std::int64_t padded = blocks_of(k_, kGroup) * kGroup;
   std::fill_n(panel, padded * width, std::uint8_t{128});
   std::fill_n(column_scale, width, 0.0F);
@@ -244,8 +245,8 @@ void WeightSource::fill_i8(std::int64_t first, std::int64_t columns, int width,
   }
 }
 
-void WeightSource::fill_i4(std::int64_t first, std::int64_t columns, int width,
-                           std::uint8_t* panel, float* column_scale) const {
+void WeightSource::fill_i4(std::int64_t first, std::int64_t columns, int width, std::uint8_t* panel,
+                           float* column_scale) const {
   const std::int64_t group_bytes = (2 + kGroup / 2) * static_cast<std::int64_t>(width);
   const std::int64_t groups = blocks_of(k_, kGroup);
   const int shift = values_->dtype == DType::kI4 ? 8 : 0;
@@ -261,7 +262,8 @@ void WeightSource::fill_i4(std::int64_t first, std::int64_t columns, int width,
     }
     // The largest scale of a column becomes 2^14 to 2^15, so that as few as possible of the others
     // are subnormal. A power of two: dividing by it and multiplying later rounds nothing.
-    const float power = most == 0.0F ? 1.0F : std::ldexp(1.0F, std::max(std::ilogb(most) - 14, -126));
+    const float power =
+        most == 0.0F ? 1.0F : std::ldexp(1.0F, std::max(std::ilogb(most) - 14, -126));
     column_scale[c] = power;
     for (std::int64_t g = 0; g < groups; ++g) {
       std::uint8_t* group = panel + g * group_bytes;

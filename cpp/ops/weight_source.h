@@ -79,8 +79,8 @@ class WeightSource {
   StepLayout scale_at_, zero_at_;
 };
 
-// The weights of a kvik.Linear, and the table of a kvik.Embedding as the [K, V] matrix whose columns
-// are its rows. Throw kInvalidModel where an input that must be a constant is none.
+// The weights of a kvik.Linear, and the table of a kvik.Embedding as the [K, V] matrix whose
+// columns are its rows. Throw kInvalidModel where an input that must be a constant is none.
 WeightSource linear_weight(const graph::Graph& graph, const graph::Node& node);
 WeightSource embedding_table(const graph::Graph& graph, const graph::Node& node);
 

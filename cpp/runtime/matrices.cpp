@@ -119,7 +119,8 @@ IntegerMatrix read_integers(const Graph& graph, const Engine& engine, const Matr
   };
   for (std::int64_t c = 0; c < n; ++c) {
     ops::panel_column(*weights, engine.kernels.panel, c).read(q.data(), scales.data());
-    for (std::int64_t i = 0; i < k; ++i) out.values[place(i, c, k)] = q[static_cast<std::size_t>(i)];
+    for (std::int64_t i = 0; i < k; ++i)
+      out.values[place(i, c, k)] = q[static_cast<std::size_t>(i)];
     for (std::int64_t g = 0; g < groups; ++g) {
       out.scales[place(g, c, groups)] = scales[static_cast<std::size_t>(g)];
     }

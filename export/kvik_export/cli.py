@@ -1,4 +1,4 @@
-"""`kvik export`, `kvik verify` and `kvik quantize`. Importing this module loads neither torch nor onnx."""
+"""`kvik export`, `kvik verify`, `kvik quantize`. Importing this loads neither torch nor onnx."""
 
 from __future__ import annotations
 
@@ -97,7 +97,10 @@ def quantize(
             weights="int8" if weights == "int8" else "int4",
             external_data=external_data,
         )
-    Console(highlight=False, soft_wrap=True).print(quantize_table(result))
+    console = Console(highlight=False)
+    if not console.is_terminal:
+        console.width = 120
+    console.print(quantize_table(result))
     typer.echo(result.summary())
 
 
@@ -110,19 +113,18 @@ def quantize_table(result: QuantizeResult) -> Table:
     from rich.table import Table
 
     made = Table(box=box.SIMPLE_HEAD)
-    for name in ("", "shape", "weights"):
-        made.add_column(name)
-    for name in ("bytes before", "after"):
-        made.add_column(name, justify="right")
+    made.add_column("")
+    for name in ("count", "shape", "weights", "bytes before", "after"):
+        made.add_column(name, justify="left" if name == "weights" else "right")
     made.add_column("")
     kinds = Counter((item.use, item.shape, item.weights, item.bytes_before, item.bytes_after)
                     for item in result.matrices)  # fmt: skip
     for (use, shape, weights, before, after), count in kinds.items():
-        made.add_row(use, " x ".join(map(str, shape)) + (f"  ({count})" if count > 1 else ""),
-                     weights, f"{before * count:,}", f"{after * count:,}")  # fmt: skip
+        made.add_row(use, str(count), " x ".join(map(str, shape)), weights,
+                     f"{before * count:,}", f"{after * count:,}")  # fmt: skip
     for item in result.kept:
-        what = escape(item.name) if item.name else f"{item.count} small tensors"
-        made.add_row(what, "", item.dtype, f"{item.bytes:,}", f"{item.bytes:,}", item.reason)
+        made.add_row(escape(item.name) or "others", str(item.count), "", item.dtype,
+                     f"{item.bytes:,}", f"{item.bytes:,}", item.reason)  # fmt: skip
     return made
 
 

@@ -2,8 +2,8 @@
 
 What is quantised, and to which integers and scales, is the engine's decision: it is asked, and this
 module only writes the answer as DequantizeLinear nodes, per channel for int8 and in blocks of 32
-for int4. So loading the new file gives bitwise the numbers of kvik.load(weights=...) on the old one,
-and onnxruntime runs it too.
+for int4. So loading the new file gives bitwise the numbers of kvik.load(weights=...) on the old
+one, and onnxruntime runs it too.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ class QuantizedMatrix:
     name: str
     shape: tuple[int, int]
     weights: str  # "int8" or "int4"
-    use: str  # "linear layer", "embedding table" or "embedding table and projection"
+    use: str  # "linear layer", "embedding" or "embedding = projection" for a tied table
     bytes_before: int
     bytes_after: int  # scales included
 
@@ -117,9 +117,8 @@ def quantize_model(
             _require(model, "int4")
         _require(model, "int8")
         _note(model, weights)
-        beside = save_model(
-            model, destination, external=wants_external_data(model, external_data)
-        )
+        onnx_ir.external_data.load_to_model(model)  # what is left beside the old file
+        beside = save_model(model, destination, external=wants_external_data(model, external_data))
     _check_again(destination, chosen, threads)
     return QuantizeResult(
         path=destination,
@@ -198,7 +197,7 @@ def _replace(
     node.outputs[0].shape = onnx_ir.Shape(matrix.shape)
     graph.insert_before(graph[0], node)
     _take_place(graph, old, node.outputs[0])
-    looked_up = "embedding table" + (" and projection" if matrix.multiplied else "")
+    looked_up = "embedding" + (" = projection" if matrix.multiplied else "")
     return QuantizedMatrix(
         name=name,
         shape=matrix.shape,
@@ -226,15 +225,13 @@ def _find(graph: onnx_ir.Graph, name: str) -> onnx_ir.Value:
     raise ExportError(f"the matrix {name!r} is computed inside a body of the graph")
 
 
-def _add(
-    graph: onnx_ir.Graph, name: str, tensor: onnx_ir.TensorProtocol
-) -> onnx_ir.Value:
+def _add(graph: onnx_ir.Graph, name: str, tensor: onnx_ir.TensorProtocol) -> onnx_ir.Value:
     """A new initializer under a name that is free."""
     taken = {value.name for node in graph for value in node.outputs} | set(graph.initializers)
     while name in taken:
         name += "_"
     value = onnx_ir.Value(
-        name=name, const_value=tensor, shape=onnx_ir.Shape(tensor.shape),
+        name=name, const_value=tensor, shape=onnx_ir.Shape(tensor.shape.numpy()),
         type=onnx_ir.TensorType(tensor.dtype),
     )  # fmt: skip
     tensor.name = name
@@ -244,7 +241,7 @@ def _add(
 
 def _take_place(graph: onnx_ir.Graph, old: onnx_ir.Value, new: onnx_ir.Value) -> None:
     """Make every use of `old` one of `new`, which gets its name; drop what made `old`."""
-    name = old.name
+    name = str(old.name)
     old.replace_all_uses_with(new)
     producer = old.producer()
     if producer is None:
@@ -270,7 +267,7 @@ def _drop(graph: onnx_ir.Graph, node: onnx_ir.Node) -> None:
         if producer is not None:
             _drop(graph, producer)
         elif value.name in graph.initializers:
-            graph.initializers.pop(value.name)
+            graph.initializers.pop(str(value.name))
 
 
 def _require(model: onnx_ir.Model, weights: IntegerType) -> None:
@@ -325,7 +322,7 @@ def _kept(model: onnx_ir.Model, matrices: list[_core.MatrixInfo]) -> Iterator[Ke
         if name in listed:
             reason = "fewer than 32 inputs or 4096 elements"
         elif tensor.size < _SMALL or len(tensor.shape) < 2:
-            reason = "no matrix of a linear layer"
+            reason = "not a linear layer"
         else:
             yield KeptTensor(name, 1, dtype, tensor.nbytes, f"read by {', '.join(users)}")
             continue

@@ -61,7 +61,9 @@ def save_model(model: onnx_ir.Model, destination: Path, *, external: bool) -> Pa
             if leftover:
                 beside.unlink(missing_ok=True)
     except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
-        raise ExportError(f"the graph to be written is not valid ONNX: {first_line(error)}") from error
+        raise ExportError(
+            f"the graph to be written is not valid ONNX: {first_line(error)}"
+        ) from error
     except OSError as error:
         raise ExportError(f"cannot write {destination}: {error.strerror or error}") from error
     return beside if has_data else None

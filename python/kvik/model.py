@@ -50,9 +50,11 @@ def load(
             None: the one in the model's metadata, else tokenizer.json beside the file, else none
             (token ids only).
         weights: Precision in which the matrices of linear layers are kept in memory, whatever it is
-            in the file. "bf16" halves what is read for each token; "int8" quarters it and
-            quantises the layers' inputs row by row; "int4" reads a seventh, with a scale for each
-            32 weights. Embedding tables stay in the mapped file; attention is computed in fp32.
+            in the file, unless the file holds integers (as `kvik quantize` writes them): those run
+            as they are stored, with any of the four. "bf16" halves what is read for each token;
+            "int8" quarters it and quantises the layers' inputs row by row; "int4" reads a seventh,
+            with a scale for each 32 weights. Both keep embedding tables in 8 bits, a tied one with
+            the vocabulary projection; attention is computed in fp32.
         max_rows: Tokens of the prompts that are computed at once, 1 to 65536. More need more memory
             for activations; the numbers are the same.
 

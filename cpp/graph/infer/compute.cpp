@@ -55,9 +55,7 @@ void embedding(InferContext& c) {
 void dequantize(InferContext& c) {
   constexpr std::int64_t kOnnxFloat = 1;
   const std::int64_t type = c.node().int_attr("output_dtype", 0);
-  const DType dtype = type == 0            ? c.dtype(1)
-                      : type == kOnnxFloat ? DType::kF32
-                                           : DType::kUndefined;
+  const DType dtype = type == 0 ? c.dtype(1) : type == kOnnxFloat ? DType::kF32 : DType::kUndefined;
   c.set(0, dtype, c.shape(0));
 }
 

@@ -48,8 +48,8 @@ bool has_unknown(const Shape& shape);
 // itself or a view of the same elements. kNoValue for anything else.
 ValueId as_vector(Rewriter& r, ValueId v, const Expr& n);
 
-// A constant matrix of integers that a DequantizeLinear makes float32: its inputs, and its attributes
-// as kvik.Linear and kvik.Embedding have them ("axis", "block").
+// A constant matrix of integers that a DequantizeLinear makes float32: its inputs, and its
+// attributes as kvik.Linear and kvik.Embedding have them ("axis", "block").
 struct Dequantized {
   ValueId values = kNoValue;
   ValueId scale = kNoValue;

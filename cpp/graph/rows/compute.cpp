@@ -56,7 +56,8 @@ void matmul(Prover& p, const Node& node) {
   p.set(node.outputs[0], std::move(out));
 }
 
-// kvik.Linear(x, w, bias?, residual?, scale?, zero?): features of x's last axis times constant weights.
+// kvik.Linear(x, w, bias?, residual?, scale?, zero?): features of x's last axis times constant
+// weights.
 void linear(Prover& p, const Node& node) {
   const RowValue x = p.dense(p.get(node.input(0)));
   const RowValue w = p.get(node.input(1));

@@ -206,9 +206,10 @@ void gather_elements(Prover& p, const Node& node) {
 }  // namespace
 
 std::vector<RowEntry> rowwise_indexing_rules() {
-  return {
-      {"", "Gather", gather}, {"", "GatherND", gather_nd}, {"", "GatherElements", gather_elements},
-      {"kvik", "Embedding", embedding}};
+  return {{"", "Gather", gather},
+          {"", "GatherND", gather_nd},
+          {"", "GatherElements", gather_elements},
+          {"kvik", "Embedding", embedding}};
 }
 
 }  // namespace kvik::graph

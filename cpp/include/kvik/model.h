@@ -39,8 +39,8 @@ namespace kvik {
 struct LoadOptions {
   int threads = 0;  // the caller's thread included; 0: the CPUs this process may run on
   WeightType weights = WeightType::kF32;  // in memory; the file keeps its own
-  bool optimize = true;     // false: nothing is fused (slower; for comparing). Numbers may differ
-                            // in the last bits.
+  bool optimize = true;     // false: nothing is fused, and all weights are fp32 (slower; for
+                            // comparing). Numbers may differ in the last bits.
   bool incremental = true;  // false: always recompute the whole sequence (for comparing)
   // Token rows that are computed at once; a longer prefill is cut into chunks of this size. It
   // sets the size of the activations and never the numbers. 1 .. 65536.

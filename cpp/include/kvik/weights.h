@@ -13,12 +13,12 @@
 namespace kvik {
 
 // Chosen when a model is loaded. Activations, keys and values stay in fp32 whatever it is; what is
-// quantised are the matrices of linear layers, the vocabulary projection among them, and, by kI8 and
-// kI4, embedding tables. A table whose rows the token ids look up has 8 bits and a scale per row by
-// kI4 too, since rows of 4 bits cost more quality than everything else together. One that is also
-// the vocabulary projection is kept once, for both; rows of one that is not are rounded as they are
-// read from the mapped file. Tables of positions and small matrices (fewer than 32 inputs or 4096
-// elements) stay in fp32: they cost nothing.
+// quantised are the matrices of linear layers, the vocabulary projection among them, and, by kI8
+// and kI4, embedding tables. A table whose rows the token ids look up has 8 bits and a scale per
+// row by kI4 too, since rows of 4 bits cost more quality than everything else together. One that is
+// also the vocabulary projection is kept once, for both; rows of one that is not are rounded as
+// they are read from the mapped file. Tables of positions and small matrices (fewer than 32 inputs
+// or 4096 elements) stay in fp32: they cost nothing.
 //
 // A file may hold the integers itself, as DequantizeLinear or MatMulNBits; `kvik quantize` writes
 // those that loading with kI8 or kI4 makes, and the numbers are bitwise the same. Such weights run
@@ -42,8 +42,8 @@ struct MatrixInfo {
   bool stored = false;                 // the file holds these integers
   bool multiplied = false;             // by a linear layer
   bool looked_up = false;              // by token id
-  int channel_axis = 0;  // of dims: output channels, or the tokens of a table
-  std::string other_use;  // a node that reads it in yet another way; "" for none
+  int channel_axis = 0;                // of dims: output channels, or the tokens of a table
+  std::string other_use;               // a node that reads it in yet another way; "" for none
 };
 
 // The integers of a matrix: W = values · scales.

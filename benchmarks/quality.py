@@ -47,7 +47,8 @@ def main() -> None:
         missed = missed or not good
         print(
             f"| {item.weights} | {item.cache} | {item.packed_bytes / 1e6:.1f} | "
-            f"{item.mean_kl:.5f} | {item.same_top:.2%} | {item.perplexity:.4f} | {item.perplexity_f32:.4f} | "
+            f"{item.mean_kl:.5f} | {item.same_top:.2%} | {item.perplexity:.4f} | "
+            f"{item.perplexity_f32:.4f} | "
             f"{'ok' if good else 'beyond its bounds'} |"
         )
     sys.exit(1 if missed else 0)

@@ -10,6 +10,7 @@
 #include <nanobind/stl/vector.h>
 
 #include <filesystem>
+#include <memory>
 #include <span>
 #include <string>
 #include <string_view>
@@ -137,6 +138,50 @@ void init_graph(nb::module_& module) {
           nb::sig("def outputs(self) -> list[str]"), "Names of values; \"\" where left out.");
 }
 
+// (values int8 [rows, columns], scales float32): see IntegerMatrix.
+nb::tuple integers(const Model& model, const MatrixInfo& matrix) {
+  auto made = std::make_unique<IntegerMatrix>();
+  {
+    nb::gil_scoped_release release;
+    *made = model.integers(matrix);
+  }
+  const std::size_t groups =
+      made->scales.size() / static_cast<std::size_t>(matrix.dims[matrix.channel_axis]);
+  const auto rows = static_cast<std::size_t>(matrix.dims[0]);
+  const auto columns = static_cast<std::size_t>(matrix.dims[1]);
+  IntegerMatrix& data = *made;
+  const nb::capsule owner(made.release(),
+                          [](void* p) noexcept { delete static_cast<IntegerMatrix*>(p); });
+  const bool by_rows = matrix.channel_axis == 0;
+  const auto values =
+      nb::ndarray<nb::numpy, std::int8_t>(data.values.data(), {rows, columns}, owner);
+  const auto scales = nb::ndarray<nb::numpy, float>(
+      data.scales.data(), {by_rows ? rows : groups, by_rows ? groups : columns}, owner);
+  return nb::make_tuple(values, scales);
+}
+
+void init_matrices(nb::module_& module) {
+  nb::class_<MatrixInfo>(module, "MatrixInfo", "A matrix of a linear layer, or an embedding table.")
+      .def_prop_ro(
+          "name", [](const MatrixInfo& self) { return to_str(self.name); },
+          "Of the value in the file.")
+      .def_prop_ro(
+          "shape",
+          [](const MatrixInfo& self) { return std::make_pair(self.dims[0], self.dims[1]); },
+          "As in the file.")
+      .def_prop_ro(
+          "weights", [](const MatrixInfo& self) { return weight_type_name(self.type); },
+          "Its precision in memory.")
+      .def_ro("stored", &MatrixInfo::stored, "Whether the file holds integers.")
+      .def_ro("multiplied", &MatrixInfo::multiplied, "Whether a linear layer multiplies by it.")
+      .def_ro("looked_up", &MatrixInfo::looked_up, "Whether token ids look its rows up.")
+      .def_ro("channel_axis", &MatrixInfo::channel_axis,
+              "Of the shape: output channels, or tokens of a table.")
+      .def_prop_ro(
+          "other_use", [](const MatrixInfo& self) { return to_str(self.other_use); },
+          "A node that reads it in yet another way, or \"\".");
+}
+
 void init_sequence(nb::module_& module) {
   nb::enum_<Logits>(module, "Logits", "Which logits a step computes.")
       .value("NONE", Logits::kNone, "None: only extend the sequence.")
@@ -158,6 +203,7 @@ void init_model(nb::module_& module) {
   init_info(module);
   init_graph(module);
   init_sequence(module);
+  init_matrices(module);
   nb::class_<Model>(module, "Model", "A loaded language model; see kvik.Model.")
       .def_static("load", load_model, nb::arg("path"), nb::arg("threads") = 0,
                   nb::arg("weights") = "f32", nb::arg("cache") = "f32",
@@ -181,6 +227,14 @@ void init_model(nb::module_& module) {
           "dump", [](const Model& self, GraphStage stage) { return to_str(dump(self, stage)); },
           nb::arg("stage"), "A listing, one line a node; \"\" for a stage that does not exist.")
       .def("nodes", &Model::nodes, nb::arg("stage"), "The nodes in execution order.")
+      .def(
+          "matrices", &Model::matrices,
+          "The matrices of linear layers and the embedding tables, in the order in which they run.")
+      .def("integers", integers, nb::arg("matrix"),
+           nb::sig("def integers(self, matrix: MatrixInfo) -> "
+                   "tuple[numpy.typing.NDArray[numpy.int8], numpy.typing.NDArray[numpy.float32]]"),
+           "A matrix that is kept as int8 or int4: values [rows, columns] and their scales, of the "
+           "same rank: one for each channel (int8), or channel and 32 inputs (int4).")
       .def("new_sequence", &Model::new_sequence, "An empty sequence.")
       .def("forward", forward, nb::arg("steps"),
            nb::sig("def forward(self, steps: collections.abc.Sequence[tuple[Sequence, "

@@ -77,9 +77,14 @@ class GraphImporter::NodeEmitter : public Emitter {
     return importer_.add_value(state_, importer_.unique_name(state_, name));
   }
   ValueId new_constant(const std::string& name, ConstantTensor tensor) override {
+    importer_.source_.budget.take_memory(static_cast<std::int64_t>(tensor.data.size()),
+                                         "constants");
+    return view_constant(name, std::move(tensor));
+  }
+  ValueId view_constant(const std::string& name, ConstantTensor tensor) override {
     const ValueId id = new_value(name);
-    importer_.source_.budget.take_memory(
-        static_cast<std::int64_t>(sizeof tensor + tensor.data.size()) + 96, "constants");
+    importer_.source_.budget.take_memory(static_cast<std::int64_t>(sizeof tensor) + 96,
+                                         "constants");
     graph::set_constant(state_.graph->value(id),
                         std::make_shared<const ConstantTensor>(std::move(tensor)));
     importer_.flags(state_, id) |= kDefined;
@@ -182,7 +187,7 @@ void GraphImporter::import_node(Scope& scope, const NodeView& view) {
   trim_omitted(node.inputs);
   trim_omitted(node.outputs);
 
-  const Rewrite rewrite = node.domain.empty() ? find_rewrite(node.op) : nullptr;
+  const Rewrite rewrite = find_rewrite(node.domain, node.op);
   if (!rewrite && options_.supported && !options_.supported(node.domain, node.op)) {
     return emit(state, std::move(node));  // reported there; its attributes may be anything
   }

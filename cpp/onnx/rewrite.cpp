@@ -7,6 +7,7 @@
 
 #include "base/text.h"
 #include "kvik/error.h"
+#include "onnx/matmul_nbits.h"
 
 namespace kvik::onnx {
 
@@ -269,7 +270,9 @@ constexpr std::pair<std::string_view, Rewrite> kRewrites[] = {
 
 }  // namespace
 
-Rewrite find_rewrite(std::string_view op) {
+Rewrite find_rewrite(std::string_view domain, std::string_view op) {
+  if (domain == "com.microsoft" && op == "MatMulNBits") return rewrite_matmul_nbits;
+  if (!domain.empty()) return nullptr;
   const auto* it = std::lower_bound(std::begin(kRewrites), std::end(kRewrites), op,
                                     [](const auto& entry, auto key) { return entry.first < key; });
   return it != std::end(kRewrites) && it->first == op ? it->second : nullptr;

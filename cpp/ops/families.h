@@ -24,6 +24,7 @@ void register_norm(Registry& registry);
 void register_softmax(Registry& registry);
 void register_matmul(Registry& registry);
 void register_linear(Registry& registry);
+void register_embedding(Registry& registry);
 void register_attention(Registry& registry);
 void register_rotary(Registry& registry);
 void register_quantize(Registry& registry);

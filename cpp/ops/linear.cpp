@@ -1,6 +1,9 @@
 // kvik.Linear: activation(x · W + bias) + residual with constant weights, made by fusions.
-//   inputs:  x [..., K], W (constant), bias [N] (optional), residual [..., N] (optional)
-//   attributes: trans_w 0: W is [K, N], 1: W is [N, K];  activation
+//   inputs:  x [..., K], W (constant), bias [N] (optional), residual [..., N] (optional),
+//            scale and zero of W (constants; optional: W then holds integers)
+//   attributes: trans_w 0: W is [K, N], 1: W is [N, K];  activation;  with a scale axis, block and
+//            zero_point (see ops/weight_source.h), and k where W [N, ...] is wider than K
+#include "ops/embedding.h"
 #include "ops/families.h"
 #include "ops/packed_weights.h"
 #include "ops/support.h"
@@ -42,17 +45,13 @@ class Linear final : public OpKernel {
  public:
   explicit Linear(const NodeInfo& info)
       : activation_(parse_activation(info.node.string_attr("activation", "none"))) {
-    const graph::ConstantTensor* w = info.constant(1);
-    if (w == nullptr || w->dims.rank != 2) {
-      fail(ErrorCode::kInvalidModel, "the weights must be a constant matrix");
-    }
-    const bool transposed = info.node.int_attr("trans_w", 0) != 0;
-    weights_ = info.weights.get(*w, w->dims[transposed ? 1 : 0], w->dims[transposed ? 0 : 1],
-                                transposed, info.kernels, info.pool);
+    const WeightSource source = linear_weight(info.graph, info.node);
+    weights_ = info.weights.get(source, linear_type(info.graph, info.node, info.weights),
+                                info.kernels, info.pool);
   }
 
   bool accepts_strided(int i) const override { return i == 0 || i == 3; }
-  bool needs_aligned(int i) const override { return i != 1; }
+  bool needs_aligned(int i) const override { return i == 0 || i == 2 || i == 3; }
 
   void run(OpContext& context) const override {
     const Tensor& x = context.input(0);

@@ -159,7 +159,8 @@ class MatMul final : public OpKernel {
   explicit MatMul(const NodeInfo& info) {
     const graph::ConstantTensor* b = info.constant(1);
     if (b != nullptr && b->dtype == DType::kF32 && b->dims.rank == 2) {
-      weights_ = info.weights.get(*b, b->dims[0], b->dims[1], false, info.kernels, info.pool);
+      weights_ =
+          info.weights.get({*b, {}, false, b->dims[0]}, WeightType::kF32, info.kernels, info.pool);
     }
   }
 
@@ -203,8 +204,8 @@ class Gemm final : public OpKernel {
         trans_b_(info.node.int_attr("transB", 0) != 0) {
     const graph::ConstantTensor* b = info.constant(1);
     if (b != nullptr && b->dtype == DType::kF32 && b->dims.rank == 2) {
-      weights_ = info.weights.get(*b, b->dims[trans_b_ ? 1 : 0], b->dims[trans_b_ ? 0 : 1],
-                                  trans_b_, info.kernels, info.pool);
+      weights_ = info.weights.get({*b, {}, trans_b_, b->dims[trans_b_ ? 1 : 0]}, WeightType::kF32,
+                                  info.kernels, info.pool);
     }
   }
 

@@ -2,6 +2,7 @@
 
 #include <cstring>
 
+#include "base/float16.h"
 #include "ops/support.h"
 
 namespace kvik::ops {
@@ -14,12 +15,14 @@ constexpr std::int64_t kLeastElements = 4096;
 // Sums of products of bytes stay below 2^31 up to here.
 constexpr std::int64_t kMostInputs = std::int64_t{1} << 17;
 
-WeightType type_for(WeightType wanted, std::int64_t k, std::int64_t n) {
-  const bool worth_it = k >= kLeastInputs && k * n >= kLeastElements && k <= kMostInputs;
+}  // namespace
+
+WeightType packed_type(WeightType wanted, std::int64_t k, std::int64_t n) {
+  const bool worth_it =
+      k >= kLeastInputs && n > 0 && n >= (kLeastElements + k - 1) / k && k <= kMostInputs;
   return worth_it ? wanted : WeightType::kF32;
 }
 
-// Bytes of one panel; see kernels.h for the layouts.
 std::size_t panel_bytes(WeightType type, std::int64_t k, int width) {
   using kernels::kGroup;
   const std::int64_t groups = (k + kGroup - 1) / kGroup;
@@ -32,30 +35,59 @@ std::size_t panel_bytes(WeightType type, std::int64_t k, int width) {
   return checked_product(static_cast<std::size_t>(k * width), sizeof(float));
 }
 
-// Columns [first, first + columns) of W as floats [k, columns], from elements that may be unaligned
-// or of another float type.
-template <typename T>
-void read_block(const std::byte* data, bool transposed, const PackedWeights& w, std::int64_t first,
-                std::int64_t columns, float* block) {
-  const auto element = [&](std::int64_t at) {
-    T value;
-    std::memcpy(&value, data + static_cast<std::size_t>(at) * sizeof(T), sizeof(T));
-    return static_cast<float>(widen(value));
-  };
-  if (transposed) {  // along each column of W: its elements are adjacent
-    for (std::int64_t c = 0; c < columns; ++c) {
-      for (std::int64_t i = 0; i < w.k; ++i) {
-        block[i * columns + c] = element((first + c) * w.k + i);
-      }
+PanelColumn panel_column(const PackedWeights& weights, int width, std::int64_t c) {
+  const std::size_t panel = panel_bytes(weights.type, weights.k, width);
+  return {.type = weights.type,
+          .panel = weights.panels.as<std::uint8_t>() + static_cast<std::size_t>(c / width) * panel,
+          .width = width,
+          .column = c % width,
+          .column_scale = weights.column_scale.as<float>()[c],
+          .k = weights.k};
+}
+
+namespace {
+
+// Calls each(i, q, scale) for the elements of a column, in the layouts of kernels.h.
+template <typename Each>
+void for_each_element(const PanelColumn& c, Each each) {
+  using kernels::kGroup;
+  if (c.type == WeightType::kI8) {
+    for (std::int64_t i = 0; i < c.k; ++i) {
+      each(i, c.panel[(i / 4 * c.width + c.column) * 4 + i % 4] - 128, c.column_scale);
     }
     return;
   }
-  for (std::int64_t i = 0; i < w.k; ++i) {
-    for (std::int64_t c = 0; c < columns; ++c) {
-      block[i * columns + c] = element(i * w.n + first + c);
+  const std::int64_t group_bytes = (2 + kGroup / 2) * static_cast<std::int64_t>(c.width);
+  for (std::int64_t begin = 0; begin < c.k; begin += kGroup) {
+    const std::uint8_t* group = c.panel + begin / kGroup * group_bytes;
+    std::uint16_t half = 0;
+    std::memcpy(&half, group + 2 * c.column, 2);
+    const float scale = Float16::to_float(half) * c.column_scale;
+    const std::uint8_t* bytes = group + 2 * c.width + c.column * 4;
+    const std::int64_t count = std::min<std::int64_t>(kGroup, c.k - begin);
+    for (std::int64_t i = 0; i < count; ++i) {
+      const int byte = bytes[i / 8 * c.width * 4 + i % 4];
+      each(begin + i, (i % 8 < 4 ? byte & 15 : byte >> 4) - 8, scale);
     }
   }
 }
+
+}  // namespace
+
+void PanelColumn::read(std::int8_t* q, float* scale) const {
+  const std::int64_t group = type == WeightType::kI8 ? k : kernels::kGroup;
+  for_each_element(*this, [&](std::int64_t i, int value, float s) {
+    q[i] = static_cast<std::int8_t>(value);
+    if (i % group == 0) scale[i / group] = s;
+  });
+}
+
+void PanelColumn::widen(float* w) const {
+  for_each_element(
+      *this, [&](std::int64_t i, int value, float s) { w[i] = static_cast<float>(value) * s; });
+}
+
+namespace {
 
 void pack_panel(const kernels::KernelTable& table, const float* block, std::int64_t panel,
                 int columns, PackedWeights& w) {
@@ -74,34 +106,42 @@ void pack_panel(const kernels::KernelTable& table, const float* block, std::int6
   }
 }
 
-void pack(const kernels::KernelTable& table, ThreadPool& pool,
-          const graph::ConstantTensor& constant, bool transposed, PackedWeights& w) {
+void pack(const kernels::KernelTable& table, ThreadPool& pool, const WeightSource& source,
+          PackedWeights& w) {
+  if (w.n == 0) return;
   const std::int64_t panels = (w.n + table.panel - 1) / table.panel;
-  w.panels = AlignedBuffer(
-      checked_product(panel_bytes(w.type, w.k, table.panel), static_cast<std::size_t>(panels)));
+  const std::size_t bytes = panel_bytes(w.type, w.k, table.panel);
+  w.panels = AlignedBuffer(checked_product(bytes, static_cast<std::size_t>(panels)));
   if (w.type == WeightType::kI8 || w.type == WeightType::kI4) {
     w.column_scale = AlignedBuffer(static_cast<std::size_t>(panels * table.panel) * sizeof(float));
   }
-  const std::byte* data = constant.data.data();
+  const bool as_stored = w.type != WeightType::kF32 && w.type == source.panel_type();
+  const graph::ConstantTensor& values = source.values();
+  const std::byte* data = values.data.data();
   // Floats that lie as the kernel reads them need no block in between.
-  const bool direct = w.type == WeightType::kF32 && constant.dtype == DType::kF32 &&
+  const bool direct = w.type == WeightType::kF32 && values.dtype == DType::kF32 &&
                       reinterpret_cast<std::uintptr_t>(data) % alignof(float) == 0;
   parallel_for(pool, panels, w.k * table.panel, 1, [&](std::int64_t begin, std::int64_t end) {
     if (direct) {
-      table.pack_f32(reinterpret_cast<const float*>(data), transposed ? 1 : w.n,
-                     transposed ? w.k : 1, w.k, w.n, begin, end, w.panels.as<float>());
+      table.pack_f32(reinterpret_cast<const float*>(data), source.transposed() ? 1 : w.n,
+                     source.transposed() ? w.k : 1, w.k, w.n, begin, end, w.panels.as<float>());
       return;
     }
     AlignedBuffer block(
-        checked_product(static_cast<std::size_t>(w.k * table.panel), sizeof(float)));
-    visit_float(constant.dtype, [&]<typename T>() {
-      for (std::int64_t panel = begin; panel < end; ++panel) {
-        const std::int64_t first = panel * table.panel;
-        const auto columns = std::min<std::int64_t>(table.panel, w.n - first);
-        read_block<T>(data, transposed, w, first, columns, block.as<float>());
+        as_stored ? 0
+                  : checked_product(static_cast<std::size_t>(w.k * table.panel), sizeof(float)));
+    for (std::int64_t panel = begin; panel < end; ++panel) {
+      const std::int64_t first = panel * table.panel;
+      const auto columns = std::min<std::int64_t>(table.panel, w.n - first);
+      if (as_stored) {
+        source.fill_panel(first, columns, table.panel,
+                          w.panels.as<std::uint8_t>() + static_cast<std::size_t>(panel) * bytes,
+                          w.column_scale.as<float>() + first);
+      } else {
+        source.read_block(first, columns, block.as<float>());
         pack_panel(table, block.as<float>(), panel, static_cast<int>(columns), w);
       }
-    });
+    }
   });
 }
 
@@ -154,28 +194,38 @@ std::size_t packed_floats(const kernels::KernelTable& table, std::int64_t k, std
   return checked_product(columns, static_cast<std::size_t>(k));
 }
 
-std::shared_ptr<const PackedWeights> WeightCache::get(const graph::ConstantTensor& constant,
-                                                      std::int64_t k, std::int64_t n,
-                                                      bool transposed,
+WeightType WeightCache::type_of(const WeightSource& source, bool looked_up) const {
+  const WeightType stored = source.panel_type();
+  const WeightType wanted = type_ == WeightType::kI4 && looked_up ? WeightType::kI8 : type_;
+  return packed_type(stored == WeightType::kF32 ? wanted : stored, source.k(), source.n());
+}
+
+std::shared_ptr<const PackedWeights> WeightCache::get(const WeightSource& source, WeightType type,
                                                       const kernels::KernelTable& table,
                                                       ThreadPool& pool) {
-  if (!dtype_is_float(constant.dtype)) fail_dtype(constant.dtype);
-  const auto elements = checked_elements(constant.dims.span());
-  std::int64_t expected = 0;
-  if (k < 0 || n < 0 || !checked_mul(k, n, &expected) || elements != expected) {
-    fail(ErrorCode::kInvalidModel, "the weights have shape " + constant.dims.str() + "; expected " +
-                                       std::to_string(k) + " by " + std::to_string(n) +
-                                       " elements");
-  }
+  const Quantization& how = source.quantization();
+  const auto data_of = [](const graph::ConstantTensor* tensor) -> const void* {
+    return tensor == nullptr ? nullptr : tensor->data.data();
+  };
   const std::lock_guard lock(mutex_);
-  auto& entry = entries_[{constant.data.data(), k, n, transposed, &table}];
+  auto& entry = entries_[{data_of(&source.values()),
+                          data_of(how.scale),
+                          data_of(how.zero),
+                          {source.k(), source.n(), how.zero_point, how.axis, how.block},
+                          source.transposed(),
+                          type,
+                          &table}];
   if (auto known = entry.lock()) return known;
   auto packed = std::make_shared<PackedWeights>();
-  packed->k = k;
-  packed->n = n;
-  packed->type = type_for(type_, k, n);
-  pack(table, pool, constant, transposed, *packed);
-  if (release_) release_(constant.data);
+  packed->k = source.k();
+  packed->n = source.n();
+  packed->type = type;
+  pack(table, pool, source, *packed);
+  if (release_) {
+    for (const auto* tensor : {&source.values(), how.scale, how.zero}) {
+      if (tensor != nullptr) release_(tensor->data);
+    }
+  }
   entry = packed;
   return packed;
 }

@@ -1,6 +1,7 @@
 // Weights in the layout of the matrix product, packed once per model and shared.
 #pragma once
 
+#include <array>
 #include <cstddef>
 #include <cstdint>
 #include <functional>
@@ -16,6 +17,7 @@
 #include "kernels/kernels.h"
 #include "kvik/weights.h"
 #include "ops/op.h"
+#include "ops/weight_source.h"
 
 namespace kvik::ops {
 
@@ -31,6 +33,30 @@ struct PackedWeights {
   std::size_t bytes() const { return panels.size() + column_scale.size(); }
 };
 
+// The precision that a [k, n] is kept in when `wanted` is asked for: small matrices stay in fp32
+// (see kvik/weights.h).
+WeightType packed_type(WeightType wanted, std::int64_t k, std::int64_t n);
+
+// Bytes of one panel of k rows; see kernels.h for the layouts.
+std::size_t panel_bytes(WeightType type, std::int64_t k, int width);
+
+// One column of a panel of integers: W[i] = q[i] · scale[0] for kI8, q[i] · scale[i / kGroup] for
+// kI4.
+struct PanelColumn {
+  WeightType type = WeightType::kI8;
+  const std::uint8_t* panel = nullptr;
+  int width = 0;  // the table's panel
+  std::int64_t column = 0;
+  float column_scale = 0.0F;
+  std::int64_t k = 0;
+
+  // q: [k]; scale: [1] for kI8, [groups of k] for kI4.
+  void read(std::int8_t* q, float* scale) const;
+  void widen(float* w) const;  // [k]
+};
+// Column c of weights that a table of that panel width has packed as kI8 or kI4.
+PanelColumn panel_column(const PackedWeights& weights, int width, std::int64_t c);
+
 // Floats that a packed [k, n] takes. Throws kOutOfMemory when that overflows.
 std::size_t packed_floats(const kernels::KernelTable& table, std::int64_t k, std::int64_t n);
 
@@ -45,20 +71,24 @@ class WeightCache {
   explicit WeightCache(WeightType type = WeightType::kF32, Release release = {})
       : type_(type), release_(std::move(release)) {}
 
-  // W from a constant of any float dtype, in the cache's precision. transposed: the constant is
-  // [n, k], else [k, n]. Throws kUnsupported for other dtypes, kInvalidModel unless it has k·n
-  // elements.
-  std::shared_ptr<const PackedWeights> get(const graph::ConstantTensor& constant, std::int64_t k,
-                                           std::int64_t n, bool transposed,
+  // W, packed in this precision. Throws as WeightSource does.
+  std::shared_ptr<const PackedWeights> get(const WeightSource& source, WeightType type,
                                            const kernels::KernelTable& table, ThreadPool& pool);
+  // The precision that a linear layer's W is packed in. For integers in the file their own where
+  // panels hold them (see WeightSource::panel_type), for anything else the cache's, but kI8 in
+  // place of kI4 for a table that rows are looked up in too; fp32 for small matrices.
+  WeightType type_of(const WeightSource& source, bool looked_up) const;
+  // The precision that matrices of floats are packed in.
+  WeightType type() const { return type_; }
   // Memory of the packed weights that are in use.
   std::int64_t bytes() const;
 
  private:
   const WeightType type_;
   const Release release_;
-  using Key =
-      std::tuple<const void*, std::int64_t, std::int64_t, bool, const kernels::KernelTable*>;
+  // Values, scales, zero points; k, n, zero_point, axis, block; transposed; type; the table.
+  using Key = std::tuple<const void*, const void*, const void*, std::array<std::int64_t, 5>, bool,
+                         WeightType, const kernels::KernelTable*>;
   mutable std::mutex mutex_;
   std::map<Key, std::weak_ptr<const PackedWeights>> entries_;
 };

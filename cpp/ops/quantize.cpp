@@ -47,7 +47,7 @@ ScaleIndex scale_index(const Dims& x, const Dims& scale, std::int64_t axis_attri
     if (!(scale == Dims{index.dim})) refuse("[" + std::to_string(index.dim) + "]");
     return index;
   }
-  index.blocks = (index.dim + block - 1) / block;
+  index.blocks = index.dim / block + (index.dim % block != 0 ? 1 : 0);
   Dims expected = x;
   expected[axis] = index.blocks;
   if (!(scale == expected)) refuse(expected.str());
@@ -128,6 +128,9 @@ std::unique_ptr<OpKernel> make_dequantize(Info info) {
   const std::int64_t type = info.node.int_attr("output_dtype", 0);
   check_block(block);
   const DType fixed = type == 0 ? DType::kUndefined : dtype_from_onnx(type);
+  if (info.constant(0) != nullptr && info.constant(1) != nullptr) {  // a weight: reported at once
+    scale_index(info.constant(0)->dims, info.constant(1)->dims, axis, block);
+  }
   return kernel_of([=](OpContext& context) {
     const Tensor& x = context.input(0);
     const Tensor& scale = context.input(1);

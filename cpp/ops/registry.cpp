@@ -31,6 +31,7 @@ Registry make_registry() {
   register_softmax(all);
   register_matmul(all);
   register_linear(all);
+  register_embedding(all);
   register_attention(all);
   register_rotary(all);
   register_quantize(all);

@@ -91,6 +91,12 @@ std::optional<std::vector<ConstantTensor>> evaluate(const Graph& graph, const No
   return out;
 }
 
+// Whether `id` holds scales or zero points: part of the weights' bytes, and no weights themselves.
+bool is_step(const Node& node, ValueId id) {
+  if (node.is("DequantizeLinear")) return id != node.input(0);
+  return node.is("Linear", "kvik") && (id == node.input(4) || id == node.input(5));
+}
+
 }  // namespace
 
 Workshop::Workshop(int threads, WeightType type, ops::WeightCache::Release release)
@@ -182,7 +188,7 @@ WeightSize weigh(const Graph& graph) {
       const ConstantTensor* constant = graph.constant(id);
       if (constant == nullptr || !counted.insert(id).second) continue;
       if (!dtype_is_float(constant->dtype) && dtype_bits(constant->dtype) > 8) continue;  // indices
-      size.elements += constant->dims.elements();
+      if (!is_step(node, id)) size.elements += constant->dims.elements();
       size.bytes += static_cast<std::int64_t>(constant->data.size());
     }
   }

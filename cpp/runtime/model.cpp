@@ -13,6 +13,7 @@
 #include "graph/infer/infer.h"
 #include "graph/passes/prove_rowwise.h"
 #include "runtime/load.h"
+#include "runtime/matrices.h"
 #include "runtime/recompute_decoder.h"
 #include "runtime/row_decoder.h"
 #include "runtime/row_plan.h"
@@ -71,6 +72,7 @@ struct Model::Impl {
   void release() noexcept;
   void check_size(std::span<const Step> steps, std::span<float> logits) const;
   void check_step(const Step& step, std::size_t index) const;
+  const graph::Graph& running() const { return rows ? rows->graph : optimized; }
 
   runtime::HomeProcess home;
   runtime::Workshop workshop;
@@ -258,6 +260,16 @@ std::vector<GraphNode> Model::nodes(GraphStage stage) const {
     case GraphStage::kRows: break;
   }
   return impl_->rows ? runtime::list_nodes(impl_->rows->graph) : std::vector<GraphNode>();
+}
+
+std::vector<MatrixInfo> Model::matrices() const {
+  return runtime::list_matrices(impl_->running(), impl_->workshop.weights);
+}
+
+IntegerMatrix Model::integers(const MatrixInfo& matrix) const {
+  impl_->check_files();
+  const std::lock_guard lock(impl_->mutex);  // the pool
+  return runtime::read_integers(impl_->running(), impl_->workshop.engine(), matrix);
 }
 
 Sequence Model::new_sequence() const {

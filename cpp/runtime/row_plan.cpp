@@ -343,10 +343,11 @@ std::int64_t token_limit(const RowGraph& rows) {
     if (same_elements && is_tokens(0) && node.output(0) != graph::kNoValue) {
       tokens[static_cast<std::size_t>(node.output(0))] = true;
     }
-    if (!node.is("Gather") || !is_tokens(1)) continue;
+    const bool embedding = node.is("Embedding", "kvik");
+    if ((!embedding && !node.is("Gather")) || !is_tokens(1)) continue;
     const graph::ConstantTensor* table = graph.constant(node.input(0));
     if (table == nullptr || table->dims.rank == 0) continue;
-    std::int64_t axis = node.int_attr("axis", 0);
+    std::int64_t axis = embedding ? 0 : node.int_attr("axis", 0);  // that of the scales is another
     if (axis < 0) axis += table->dims.rank;
     if (axis < 0 || axis >= table->dims.rank) continue;
     const std::int64_t size = table->dims[static_cast<int>(axis)];

@@ -1,4 +1,4 @@
-"""`kvik export` and `kvik verify`. Importing this module loads neither torch nor onnx."""
+"""`kvik export`, `kvik verify`, `kvik quantize`. Importing this loads neither torch nor onnx."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import typer
 if TYPE_CHECKING:
     from rich.table import Table
 
+    from kvik_export.quantize import QuantizeResult
     from kvik_export.verify import Verification
 
 
@@ -62,6 +63,69 @@ def verify(
         )  # fmt: skip
     report(result)
     raise typer.Exit(0 if result.ok else 1)
+
+
+def quantize(
+    model: Annotated[Path, typer.Argument(help="The .onnx file, with float32 weights.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="The .onnx file to write.")],
+    weights: Annotated[str, typer.Option("--weights", "-w", help="int8 or int4.")],
+    external_data: Annotated[
+        bool | None,
+        typer.Option(
+            "--external-data/--inline",
+            help="Weights in a file beside the model. By default only when they exceed 2 GiB.",
+        ),
+    ] = None,
+) -> None:
+    """Store a model's weights as integers, in standard ONNX.
+
+    Loading the new file gives exactly the numbers of loading the old one with the same --weights.
+    """
+    from rich.console import Console
+
+    from kvik.cli.common import check_model_path
+    from kvik_export.errors import ExportError
+    from kvik_export.quantize import quantize_model
+
+    if weights not in ("int8", "int4"):
+        raise ExportError(f"--weights is {weights!r}; expected int8 or int4")
+    path = check_model_path(model)
+    with Console(stderr=True).status(f"quantising {path}"):
+        result = quantize_model(
+            path,
+            output,
+            weights="int8" if weights == "int8" else "int4",
+            external_data=external_data,
+        )
+    console = Console(highlight=False)
+    if not console.is_terminal:
+        console.width = 120
+    console.print(quantize_table(result))
+    typer.echo(result.summary())
+
+
+def quantize_table(result: QuantizeResult) -> Table:
+    """Matrices of one kind and shape in one row, then the floats that stay."""
+    from collections import Counter
+
+    from rich import box
+    from rich.markup import escape
+    from rich.table import Table
+
+    made = Table(box=box.SIMPLE_HEAD)
+    made.add_column("")
+    for name in ("count", "shape", "weights", "bytes before", "after"):
+        made.add_column(name, justify="left" if name == "weights" else "right")
+    made.add_column("")
+    kinds = Counter((item.use, item.shape, item.weights, item.bytes_before, item.bytes_after)
+                    for item in result.matrices)  # fmt: skip
+    for (use, shape, weights, before, after), count in kinds.items():
+        made.add_row(use, str(count), " x ".join(map(str, shape)), weights,
+                     f"{before * count:,}", f"{after * count:,}")  # fmt: skip
+    for item in result.kept:
+        made.add_row(escape(item.name) or "others", str(item.count), "", item.dtype,
+                     f"{item.bytes:,}", f"{item.bytes:,}", item.reason)  # fmt: skip
+    return made
 
 
 def report(result: Verification) -> None:

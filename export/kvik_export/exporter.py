@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import os
 import platform
-import tempfile
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -16,7 +15,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnx
 import onnx_ir
 import torch
 from torch import nn
@@ -24,13 +22,12 @@ from torch import nn
 from kvik_export.errors import ExportError, first_line
 from kvik_export.metadata import generation_metadata
 from kvik_export.quiet import quiet
+from kvik_export.saving import check_destination, save_model, wants_external_data
 
 DEFAULT_OPSET = 23  # the first with Attention and RMSNormalization
 OPSETS = (18, 19, 20, 21, 22, 23)
 INPUT = "ids"  # int64 [batch, sequence]
 OUTPUT = "logits"  # float32 [batch, sequence, vocabulary]
-# A protobuf message ends at 2 GiB; the graph itself takes a part of it.
-INLINE_LIMIT = 2**31 - 2**24
 
 
 @dataclass(frozen=True)
@@ -130,16 +127,8 @@ def export_module(
     model.metadata_props.update(metadata)
     model.producer_name = "kvik_export"
     model.producer_version = version("kvik")
-    weights = sum(value.const_value.nbytes for value in model.graph.initializers.values()
-                  if value.const_value is not None)  # fmt: skip
-    if external_data is None:
-        external_data = weights > INLINE_LIMIT
-    elif not external_data and weights > INLINE_LIMIT:
-        raise ExportError(
-            f"the weights take {weights / 2**30:.1f} GiB and one file holds 2 GiB; "
-            "leave external data on"
-        )
-    beside = _save(model, destination, external=external_data)
+    external_data = wants_external_data(model, external_data)
+    beside = save_model(model, destination, external=external_data)
     size = destination.stat().st_size + (beside.stat().st_size if beside else 0)
     return ExportResult(
         path=destination,
@@ -158,10 +147,7 @@ def _check_options(path: Path, opset: int, vocab_size: int, context_length: int)
         raise ExportError(f"vocab_size is {vocab_size}; it must be at least 1")
     if context_length < 2:
         raise ExportError(f"context_length is {context_length}; it must be at least 2")
-    if path.is_dir():
-        raise ExportError(f"{path} is a folder; name the .onnx file to write")
-    if not path.parent.is_dir():
-        raise ExportError(f"there is no folder {path.parent}; make it, or write somewhere else")
+    check_destination(path)
 
 
 def _provenance(opset: int, more: Mapping[str, Any]) -> dict[str, Any]:
@@ -270,53 +256,3 @@ def _share_transposed(model: onnx_ir.Model) -> None:
 def _is_parameter(value: onnx_ir.Value) -> bool:
     """Whether it is named as a parameter of the module; folded values are val_7 and the like."""
     return value.name is not None and not value.name.startswith("val_")
-
-
-def _save(model: onnx_ir.Model, destination: Path, *, external: bool) -> Path | None:
-    """Write, check, and only then put in place; the file of weights beside it, or None.
-
-    Two files cannot change places in one step. The old model goes first and the new one comes
-    last, so that no moment shows a model beside the weights of another.
-    """
-    beside = destination.with_name(destination.name + ".data")
-    try:
-        with tempfile.TemporaryDirectory(dir=destination.parent, prefix=".export-") as folder:
-            fresh = Path(folder) / destination.name
-            onnx_ir.save(model, fresh, external_data=beside.name if external else None)
-            onnx.checker.check_model(fresh, full_check=not external)
-            fresh_beside = fresh.with_name(beside.name)
-            has_data = fresh_beside.exists()
-            _sync(fresh)
-            if has_data:
-                _sync(fresh_beside)
-                destination.unlink(missing_ok=True)
-                fresh_beside.replace(beside)
-            leftover = not has_data and _reads(destination, beside)
-            fresh.replace(destination)
-            if leftover:
-                beside.unlink(missing_ok=True)
-    except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
-        raise ExportError(f"the exported graph is not valid ONNX: {first_line(error)}") from error
-    except OSError as error:
-        raise ExportError(f"cannot write {destination}: {error.strerror or error}") from error
-    return beside if has_data else None
-
-
-def _reads(path: Path, data: Path) -> bool:
-    """Whether `path` is a model whose weights are in `data`, in the same folder."""
-    if not (path.is_file() and data.is_file()):
-        return False
-    try:
-        graph = onnx.load(path, load_external_data=False).graph
-    except Exception:  # whatever else it may be; protobuf's errors have no common base
-        return False
-    return any(
-        entry.key == "location" and entry.value == data.name
-        for weight in graph.initializer
-        for entry in weight.external_data
-    )
-
-
-def _sync(path: Path) -> None:
-    with path.open("rb+") as file:
-        os.fsync(file.fileno())

@@ -113,6 +113,11 @@ def verify_model(
         raise ExportError("length must be at least 1 and the greedy steps at least 0")
     file = Path(path)
     model = kvik.load(file, threads=threads)
+    if any(matrix.stored for matrix in model._core.matrices()):
+        raise ExportError(
+            f"{file} has integer weights, with which kvik rounds the inputs of layers too and "
+            "onnxruntime does not: verify the float32 file that it was made from"
+        )
     onnxruntime = onnxruntime_engine(file, threads)
     limit = _find_limit(model, onnxruntime, length + greedy_steps)
     prompts = make_prompts(model, texts, min(length, limit.length), seed)

@@ -175,6 +175,41 @@ class Sequence:
     def truncate(self, length: int) -> None:
         """Forget the tokens from this position on."""
 
+class MatrixInfo:
+    """A matrix of a linear layer, or an embedding table."""
+
+    @property
+    def name(self) -> str:
+        """Of the value in the file."""
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """As in the file."""
+
+    @property
+    def weights(self) -> str:
+        """Its precision in memory."""
+
+    @property
+    def stored(self) -> bool:
+        """Whether the file holds integers."""
+
+    @property
+    def multiplied(self) -> bool:
+        """Whether a linear layer multiplies by it."""
+
+    @property
+    def looked_up(self) -> bool:
+        """Whether token ids look its rows up."""
+
+    @property
+    def channel_axis(self) -> int:
+        """Of the shape: output channels, or tokens of a table."""
+
+    @property
+    def other_use(self) -> str:
+        """A node that reads it in yet another way, or ""."""
+
 class Model:
     """A loaded language model; see kvik.Model."""
 
@@ -202,6 +237,16 @@ class Model:
 
     def nodes(self, stage: GraphStage) -> list[GraphNode]:
         """The nodes in execution order."""
+
+    def matrices(self) -> list[MatrixInfo]:
+        """
+        The matrices of linear layers and the embedding tables, in the order in which they run.
+        """
+
+    def integers(self, matrix: MatrixInfo) -> tuple[numpy.typing.NDArray[numpy.int8], numpy.typing.NDArray[numpy.float32]]:
+        """
+        A matrix that is kept as int8 or int4: values [rows, columns] and their scales, of the same rank: one for each channel (int8), or channel and 32 inputs (int4).
+        """
 
     def new_sequence(self) -> Sequence:
         """An empty sequence."""

@@ -58,9 +58,11 @@ def load(
             None: the one in the model's metadata, else tokenizer.json beside the file, else none
             (token ids only).
         weights: Precision in which the matrices of linear layers are kept in memory, whatever it is
-            in the file. "bf16" halves what is read for each token; "int8" quarters it and
-            quantises the layers' inputs row by row; "int4" reads a seventh, with a scale for each
-            32 weights. Embedding tables stay in the mapped file; attention is computed in fp32.
+            in the file, unless the file holds integers (as `kvik quantize` writes them): those run
+            as they are stored, with any of the four. "bf16" halves what is read for each token;
+            "int8" quarters it and quantises the layers' inputs row by row; "int4" reads a seventh,
+            with a scale for each 32 weights. Both keep embedding tables in 8 bits, a tied one with
+            the vocabulary projection; attention is computed in fp32.
         cache: Precision in which keys and values of the tokens so far are kept. "bf16" halves their
             memory, "int8" quarters it, with a scale for each token and head. A model that is not
             incremental has no cache.

@@ -89,6 +89,71 @@ KVIK_TEST(two_projections_into_one_residual) {
   CHECK_EQ(operators(optimized(b)), "kvik.Linear kvik.Linear Add");
 }
 
+// DequantizeLinear of int8 [k, n] with a scale per column.
+ValueId dequantized(Builder& b, std::int64_t k, std::int64_t n) {
+  graph::ConstantTensor q = graph::ConstantTensor::allocate(DType::kI8, Dims{k, n});
+  for (std::size_t i = 0; i < q.data.size(); ++i) {
+    q.mutable_data()[i] = static_cast<std::byte>(i * 37 % 256);
+  }
+  const ValueId values = b.graph.add_constant("q", std::move(q));
+  return b.node("DequantizeLinear", {values, b.weight("s", Dims{n})}, {{"axis", std::int64_t{1}}});
+}
+
+KVIK_TEST(integer_weights_stay_integers) {
+  Builder b;
+  const ValueId x = b.input("x", shape());
+  const ValueId product = b.node("MatMul", {x, dequantized(b, 32, 12)});
+  const ValueId biased = b.node("Add", {b.weight("h", Dims{12}), product});
+  b.output(b.node("Relu", {biased}));
+  CHECK_EQ(graph::dump(optimized(b, {}, 2e-4)),
+           "graph 'test': x float32 [b, s, 32]\n"
+           "  y = kvik.Linear(x, q int8 [32, 12], h float32 [12], _, s float32 [12]) "
+           "{activation='relu', axis=1, block=0, trans_w=0}  float32 [b, s, 12]\n"
+           "  return y\n");
+  CHECK_EQ(operators(optimized_without(b, "fuse_linear")), "DequantizeLinear MatMul Add Relu");
+}
+
+KVIK_TEST(a_transposed_matrix_of_integers) {
+  Builder b;
+  const ValueId x = b.input("x", shape());
+  const ValueId w = b.node("Transpose", {dequantized(b, 12, 32)});
+  b.output(b.node("MatMul", {x, w}));
+  const graph::Graph graph = optimized(b, {}, 2e-4);
+  CHECK_EQ(operators(graph), "kvik.Linear");
+  CHECK_EQ(graph.nodes[0].int_attr("trans_w", -1), 1);
+  CHECK_EQ(graph.nodes[0].int_attr("axis", -1), 1);  // of the matrix as it is stored
+}
+
+KVIK_TEST(integers_with_computed_scales_are_no_weights) {
+  Builder b;
+  const ValueId x = b.input("x", shape());
+  const ValueId q =
+      b.graph.add_constant("q", graph::ConstantTensor::allocate(DType::kI8, Dims{32, 12}));
+  const ValueId w = b.node("DequantizeLinear", {q, b.input("s", {12})});
+  b.output(b.node("MatMul", {x, w}));
+  CHECK_EQ(operators(optimized(b)), "DequantizeLinear MatMul");
+}
+
+KVIK_TEST(look_ups_of_tokens_and_of_integers) {
+  const auto look_up = [](bool integers, const char* index) {
+    Builder b;
+    const ValueId ids = b.input("ids", {sym("b"), sym("s")}, DType::kI64);
+    const ValueId table = integers ? dequantized(b, 20, 6) : b.weight("table", Dims{20, 6});
+    ValueId at = ids;
+    if (std::string(index) == "positions") {
+      const ValueId length =
+          b.node("Shape", {ids}, {{"start", std::int64_t{1}}, {"end", std::int64_t{2}}});
+      at = b.node("Range", {b.ints({0}), length, b.ints({1})});
+    }
+    b.output(b.node("Gather", {table, at}));
+    return operators(optimized(b));
+  };
+  CHECK_EQ(look_up(false, "tokens"), "kvik.Embedding");
+  CHECK_EQ(look_up(true, "tokens"), "kvik.Embedding");
+  CHECK(look_up(true, "positions").ends_with("kvik.Embedding"));
+  CHECK(look_up(false, "positions").ends_with(" Gather")) << "a table of positions";
+}
+
 KVIK_TEST(near_misses_of_linear) {
   {
     Builder b;

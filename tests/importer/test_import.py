@@ -419,3 +419,34 @@ def test_a_branch_in_a_function(import_model: Import) -> None:
     lines = listing(import_model, made)
     assert "then_branch 'body': uses call/inner" in lines
     assert "call/t = Relu(call/inner)" in lines
+
+
+# com.microsoft
+
+
+def test_matmul_nbits_is_a_linear_layer_on_the_same_bytes(import_model: Import) -> None:
+    """Zero points of 3 blocks fill two bytes a row; 80 of 96 columns are used."""
+    rng = np.random.default_rng(1)
+    initializers = [
+        numpy_helper.from_array(rng.integers(0, 256, (8, 3, 16), np.uint8), "B"),
+        numpy_helper.from_array(np.ones(24, np.float32), "scales"),
+        numpy_helper.from_array(rng.integers(0, 256, 16, np.uint8), "zeros"),
+        numpy_helper.from_array(np.ones(8, np.float32), "bias"),
+    ]
+    sizes = {"K": 80, "N": 8, "bits": 4, "block_size": 32}
+    for inputs, operands, zero in [
+        (["x", "B", "scales"], "_, _, n/scales float32 [8, 3]", ", zero_point=8"),
+        (
+            ["x", "B", "scales", "zeros", "", "bias"],
+            "bias float32 [8], _, n/scales float32 [8, 3], n/zero_points uint4 [8, 4]",
+            "",
+        ),
+    ]:
+        node = helper.make_node(
+            "MatMulNBits", inputs, ["y"], name="n", domain="com.microsoft", **sizes
+        )
+        result = import_model(model([node], initializers=initializers, domains=["com.microsoft"]))
+        expected = f"y = kvik.Linear(x, n/B uint4 [8, 96], {operands}) "
+        assert expected in result.output
+        attributes = f"{{activation='none', axis=1, block=32, k=80, trans_w=1{zero}}}"
+        assert attributes in result.output

@@ -175,11 +175,15 @@ KVIK_TEST(weights_are_packed_once) {
   kvik::ThreadPool pool(2);
   kvik::ops::WeightCache cache;
   const auto constant = kvik::graph::ConstantTensor::allocate(DType::kF32, Dims{40, 50});
-  const auto a = cache.get(constant, 40, 50, false, table, pool);
-  const auto b = cache.get(constant, 40, 50, false, table, pool);
-  const auto c = cache.get(constant, 50, 40, true, table, pool);
+  const auto get = [&](bool transposed, std::int64_t k, kvik::WeightType type) {
+    return cache.get({constant, {}, transposed, k}, type, table, pool);
+  };
+  const auto a = get(false, 40, kvik::WeightType::kF32);
+  const auto b = get(false, 40, kvik::WeightType::kF32);
+  const auto c = get(true, 50, kvik::WeightType::kF32);
   CHECK(a == b);
   CHECK(a != c);
+  CHECK(a != get(false, 40, kvik::WeightType::kBF16));
 }
 
 int main(int argc, char** argv) {

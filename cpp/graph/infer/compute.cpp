@@ -43,6 +43,22 @@ void linear(InferContext& c) {
   c.set(0, c.dtype(0), out);
 }
 
+void embedding(InferContext& c) {
+  const auto& table = c.shape(0);
+  const auto& ids = c.shape(1);
+  if (!ids || !table || table->size() != 2) return c.set(0, DType::kF32, std::nullopt);
+  Shape out = *ids;
+  out.push_back((*table)[1]);
+  c.set(0, DType::kF32, out);
+}
+
+void dequantize(InferContext& c) {
+  constexpr std::int64_t kOnnxFloat = 1;
+  const std::int64_t type = c.node().int_attr("output_dtype", 0);
+  const DType dtype = type == 0 ? c.dtype(1) : type == kOnnxFloat ? DType::kF32 : DType::kUndefined;
+  c.set(0, dtype, c.shape(0));
+}
+
 void reduce(InferContext& c) {
   const auto& from = c.shape(0);
   if (!from) return c.set(0, c.dtype(0), std::nullopt);
@@ -138,6 +154,8 @@ std::vector<InferEntry> compute_rules() {
   std::vector<InferEntry> rules = {{"", "MatMul", matmul},
                                    {"", "Gemm", gemm},
                                    {"kvik", "Linear", linear},
+                                   {"kvik", "Embedding", embedding},
+                                   {"", "DequantizeLinear", dequantize},
                                    {"", "ArgMax", arg_reduce},
                                    {"", "ArgMin", arg_reduce},
                                    {"", "TopK", top_k},

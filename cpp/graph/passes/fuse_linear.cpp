@@ -1,7 +1,8 @@
 // fuse_linear: a product with a constant weight and what follows it become
-//   kvik.Linear(x, w, bias?, residual?) = activation(x W + bias) + residual
+//   kvik.Linear(x, w, bias?, residual?, scale?, zero?) = activation(x W + bias) + residual
 // with the attributes trans_w (W is [n, k] as stored) and activation ("none", "gelu", "gelu_tanh",
-// "silu", "relu", "tanh", "sigmoid"). Weights stay where they are, transposed or not.
+// "silu", "relu", "tanh", "sigmoid"). Weights stay where they are, transposed or not; those that a
+// DequantizeLinear makes of integers stay integers, with its scale, zero point, axis and block.
 #include "graph/passes/match.h"
 #include "graph/passes/passes.h"
 
@@ -11,19 +12,28 @@ namespace {
 
 constexpr std::size_t kBias = 2;
 constexpr std::size_t kResidual = 3;
+constexpr std::size_t kScale = 4;
+constexpr std::size_t kZero = 5;
 
 struct Weight {
   ValueId value = kNoValue;
   bool transposed = false;
+  ValueId scale = kNoValue;
+  ValueId zero = kNoValue;
+  Attributes quantization;  // "axis" and "block" where there is a scale
 };
 
-// A float32 matrix of the file, or the Transpose of one.
+// A float32 matrix of the file, one that is stored as integers, or the Transpose of either.
 std::optional<Weight> match_weight(const Rewriter& r, ValueId v) {
   Weight weight{v, false};
   if (const Node* node = r.producer(v, "Transpose")) {
     const auto perm = node->ints_attr("perm");
     if (perm && *perm != std::vector<std::int64_t>{1, 0}) return std::nullopt;
     weight = {node->input(0), true};
+  }
+  if (auto integers = as_dequantized(r, weight.value)) {
+    return Weight{integers->values, weight.transposed, integers->scale, integers->zero,
+                  std::move(integers->attributes)};
   }
   const ConstantTensor* tensor = r.constant(weight.value);
   if (tensor == nullptr || tensor->dtype != DType::kF32 || tensor->dims.rank != 2) {
@@ -32,8 +42,22 @@ std::optional<Weight> match_weight(const Rewriter& r, ValueId v) {
   return weight;
 }
 
-Attributes linear_attributes(bool trans_w, std::string activation) {
-  return {{"trans_w", std::int64_t{trans_w}}, {"activation", std::move(activation)}};
+// The inputs of a Linear, without the trailing ones that are left out.
+std::vector<ValueId> linear_inputs(ValueId x, ValueId w, ValueId bias, ValueId residual,
+                                   ValueId scale, ValueId zero) {
+  std::vector<ValueId> inputs{x, w, bias, residual, scale, zero};
+  while (inputs.back() == kNoValue) inputs.pop_back();
+  return inputs;
+}
+
+void make_linear(Rewriter& r, NodeId n, ValueId x, const Weight& weight, bool trans_w,
+                 ValueId bias) {
+  Attributes attributes = weight.quantization;
+  attributes.emplace("trans_w", std::int64_t{trans_w});
+  attributes.emplace("activation", std::string("none"));
+  r.rewrite(n, "kvik", "Linear",
+            linear_inputs(x, weight.value, bias, kNoValue, weight.scale, weight.zero),
+            std::move(attributes));
 }
 
 bool fuse_matmul(Rewriter& r, NodeId n) {
@@ -41,9 +65,8 @@ bool fuse_matmul(Rewriter& r, NodeId n) {
   if (!node.is("MatMul") || r.dtype(node.input(0)) != DType::kF32) return false;
   const auto weight = match_weight(r, node.input(1));
   const auto shape = r.shape(node.input(0));
-  if (!weight || !shape || shape->size() < 2) return false;
-  r.rewrite(n, "kvik", "Linear", {node.input(0), weight->value},
-            linear_attributes(weight->transposed, "none"));
+  if (!weight || (shape && shape->size() < 2)) return false;
+  make_linear(r, n, node.input(0), *weight, weight->transposed, kNoValue);
   return true;
 }
 
@@ -56,15 +79,14 @@ bool fuse_gemm(Rewriter& r, NodeId n) {
   const auto weight = match_weight(r, node.input(1));
   const auto shape = r.shape(node.output(0));
   if (!weight || !shape || shape->size() != 2) return false;
-  std::vector<ValueId> inputs{node.input(0), weight->value};
+  ValueId bias = kNoValue;
   if (node.input(2) != kNoValue && node.float_attr("beta", 1.0F) != 0.0F) {
     if (node.float_attr("beta", 1.0F) != 1.0F) return false;
-    const ValueId bias = as_vector(r, node.input(2), shape->back());
+    bias = as_vector(r, node.input(2), shape->back());
     if (bias == kNoValue) return false;
-    inputs.push_back(bias);
   }
   const bool trans_b = node.int_attr("transB", 0) != 0;
-  r.rewrite(n, "kvik", "Linear", inputs, linear_attributes(weight->transposed != trans_b, "none"));
+  make_linear(r, n, node.input(0), *weight, weight->transposed != trans_b, bias);
   return true;
 }
 
@@ -85,7 +107,10 @@ bool absorb_bias(Rewriter& r, NodeId n) {
     if (linear == nullptr || !keeps_shape(r, node.input(i), node.input(1 - i))) continue;
     const ValueId bias = as_vector(r, node.input(1 - i), r.shape(node.input(i))->back());
     if (bias == kNoValue) continue;
-    r.rewrite(n, "kvik", "Linear", {linear->input(0), linear->input(1), bias}, linear->attributes);
+    r.rewrite(n, "kvik", "Linear",
+              linear_inputs(linear->input(0), linear->input(1), bias, kNoValue,
+                            linear->input(kScale), linear->input(kZero)),
+              linear->attributes);
     return true;
   }
   return false;
@@ -102,7 +127,8 @@ bool absorb_residual(Rewriter& r, NodeId n) {
       continue;
     }
     r.rewrite(n, "kvik", "Linear",
-              {linear->input(0), linear->input(1), linear->input(kBias), residual},
+              linear_inputs(linear->input(0), linear->input(1), linear->input(kBias), residual,
+                            linear->input(kScale), linear->input(kZero)),
               linear->attributes);
     return true;
   }
@@ -130,8 +156,9 @@ bool absorb_activation(Rewriter& r, NodeId n) {
   if (activation.empty()) return false;
   const Node* linear = open_linear(r, node.input(0), true, false);
   if (linear == nullptr) return false;
-  r.rewrite(n, "kvik", "Linear", linear->inputs,
-            linear_attributes(linear->int_attr("trans_w", 0) != 0, activation));
+  Attributes attributes = linear->attributes;
+  attributes["activation"] = activation;
+  r.rewrite(n, "kvik", "Linear", linear->inputs, std::move(attributes));
   return true;
 }
 

@@ -94,6 +94,32 @@ ValueId as_vector(Rewriter& r, ValueId v, const Expr& n) {
   return r.add_constant(std::move(view), r.graph().value(v).name);
 }
 
+std::optional<Dequantized> as_dequantized(const Rewriter& r, ValueId v) {
+  constexpr std::int64_t kOnnxFloat = 1;
+  const Node* node = r.producer(v, "DequantizeLinear");
+  if (node == nullptr) return std::nullopt;
+  const ConstantTensor* values = r.constant(node->input(0));
+  const ConstantTensor* scale = r.constant(node->input(1));
+  if (values == nullptr || scale == nullptr || values->dims.rank != 2) return std::nullopt;
+  const auto axis = normalize_axis(node->int_attr("axis", 1), 2);
+  const std::int64_t type = node->int_attr("output_dtype", 0);
+  const bool narrow = values->dtype == DType::kI8 || values->dtype == DType::kU8 ||
+                      values->dtype == DType::kI4 || values->dtype == DType::kU4;
+  if (!narrow || scale->dtype != DType::kF32 || !axis || (type != 0 && type != kOnnxFloat)) {
+    return std::nullopt;
+  }
+  if (node->input(2) != kNoValue) {
+    const ConstantTensor* zero = r.constant(node->input(2));
+    if (zero == nullptr || zero->dtype != values->dtype || !(zero->dims == scale->dims)) {
+      return std::nullopt;
+    }
+  }
+  return Dequantized{node->input(0),
+                     node->input(1),
+                     node->input(2),
+                     {{"axis", std::int64_t{*axis}}, {"block", node->int_attr("block_size", 0)}}};
+}
+
 bool on_last_axis(const Rewriter& r, const Node& node, std::int64_t fallback) {
   const std::int64_t axis = node.int_attr("axis", fallback);
   if (axis == -1) return true;

@@ -48,6 +48,16 @@ bool has_unknown(const Shape& shape);
 // itself or a view of the same elements. kNoValue for anything else.
 ValueId as_vector(Rewriter& r, ValueId v, const Expr& n);
 
+// A constant matrix of integers that a DequantizeLinear makes float32: its inputs, and its
+// attributes as kvik.Linear and kvik.Embedding have them ("axis", "block").
+struct Dequantized {
+  ValueId values = kNoValue;
+  ValueId scale = kNoValue;
+  ValueId zero = kNoValue;
+  Attributes attributes;
+};
+std::optional<Dequantized> as_dequantized(const Rewriter& r, ValueId v);
+
 // A node of the standard softmax-like kind: does `axis` (an attribute with this default) name the
 // last axis of input 0?
 bool on_last_axis(const Rewriter& r, const Node& node, std::int64_t fallback);

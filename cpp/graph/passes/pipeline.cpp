@@ -24,6 +24,7 @@ constexpr Pass kPasses[] = {
     {"sink_reshapes", "move reshapes of leading axes below products and softmax", sink_reshapes},
     {"fuse_attention", "Attention from softmax(Q K^T s + mask) V", fuse_attention},
     {"fuse_linear", "MatMul + bias + activation + residual as one node", fuse_linear},
+    {"fuse_embedding", "look-ups by token id, or in a table of integers", fuse_embedding},
 };
 
 // Real models settle in fewer than ten rounds. The bound only keeps a defect from looping.

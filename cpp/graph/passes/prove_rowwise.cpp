@@ -204,6 +204,14 @@ RowGraph prove(Graph graph, ValueId output, DimLimits limits,
 
 }  // namespace
 
+ValueId token_input(const Graph& graph) {
+  try {
+    return find_tokens(graph);
+  } catch (const ProofStop&) {
+    return kNoValue;
+  }
+}
+
 RowProof prove_rowwise(const Graph& graph, ValueId output, const DimLimits& limits) {
   RowProof proof;
   try {

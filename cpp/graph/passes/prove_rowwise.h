@@ -57,6 +57,9 @@ struct RowProof {
   std::string reason;  // not proved: one sentence that names the node
 };
 
+// The input that holds the token ids, as the proof chooses it; kNoValue: none, or no telling.
+ValueId token_input(const Graph& graph);
+
 // Never throws for a valid graph: what can't be proved is said in the result.
 // `output`: the graph output to follow; kNoValue: the first.
 // `limits`: bounds on dimensions that the passes before took for granted; the bound on the sequence

@@ -56,7 +56,8 @@ void matmul(Prover& p, const Node& node) {
   p.set(node.outputs[0], std::move(out));
 }
 
-// kvik.Linear(x, w, bias?, residual?): features of x's last axis times constant weights.
+// kvik.Linear(x, w, bias?, residual?, scale?, zero?): features of x's last axis times constant
+// weights.
 void linear(Prover& p, const Node& node) {
   const RowValue x = p.dense(p.get(node.input(0)));
   const RowValue w = p.get(node.input(1));
@@ -74,7 +75,7 @@ void linear(Prover& p, const Node& node) {
       continue;
     }
     const RowValue extra = p.dense(p.get(node.inputs[i]));
-    if (i == 2 && extra.rows) stop(node.label() + " has a bias per token");
+    if (i != 3 && extra.rows) stop(node.label() + " has a bias or scales per token");
     if (i == 3 && (!extra.rows || stored_dims(extra.layout) != stored_dims(out.layout))) {
       stop(node.label() + " adds a residual whose axes do not correspond");
     }
@@ -83,6 +84,22 @@ void linear(Prover& p, const Node& node) {
   }
   out.id = p.emit("Linear", "kvik", std::move(inputs), node.attributes, first_result(p, node).dtype,
                   stored_dims(out.layout), x.rows, first_result(p, node).name);
+  p.set(node.outputs[0], std::move(out));
+}
+
+// A weight that is stored as integers, the same for every row.
+void dequantize(Prover& p, const Node& node) {
+  std::vector<ValueId> inputs;
+  for (const ValueId id : node.inputs) {
+    const RowValue value = p.get(id);
+    if (value.rows && id != kNoValue) stop(node.label() + " dequantises tokens");
+    inputs.push_back(value.id);
+  }
+  RowValue out = p.get(node.input(0));
+  const Value& result = first_result(p, node);
+  if (result.dtype == DType::kUndefined) stop(node.label() + " makes an unknown type");
+  out.id = p.emit(node.op, "", std::move(inputs), node.attributes, result.dtype,
+                  stored_dims(out.layout), false, result.name);
   p.set(node.outputs[0], std::move(out));
 }
 
@@ -195,6 +212,7 @@ void reduce(Prover& p, const Node& node) {
 std::vector<RowEntry> rowwise_compute_rules() {
   std::vector<RowEntry> rules = {{"", "MatMul", matmul},
                                  {"kvik", "Linear", linear},
+                                 {"", "DequantizeLinear", dequantize},
                                  {"", "Gemm", gemm},
                                  {"", "LayerNormalization", normalization},
                                  {"", "RMSNormalization", normalization},

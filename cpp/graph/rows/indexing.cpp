@@ -74,6 +74,30 @@ void gather(Prover& p, const Node& node) {
   p.set(node.outputs[0], picked(p, node, data, at, axis, p.content(node.input(1))));
 }
 
+// kvik.Embedding(table, ids, scale?, zero?): a row of the table for each id.
+void embedding(Prover& p, const Node& node) {
+  const RowValue at = p.dense(p.get(node.input(1)));
+  std::vector<ValueId> inputs;
+  for (std::size_t i = 0; i < node.inputs.size(); ++i) {
+    const RowValue value = i == 1 ? at : p.get(node.inputs[i]);
+    if (i != 1 && value.rows && node.inputs[i] != kNoValue) {
+      stop(node.label() + " looks up in a table per token");
+    }
+    inputs.push_back(value.id);
+  }
+  const std::vector<Expr>& table = p.shape(node.input(0));
+  limit_by_table(p, node, at, p.content(node.input(1)), *table[0].constant());
+  RowValue out = at;
+  const Expr& width = table[1];
+  out.layout.push_back(width.is(1) ? Axis{} : Axis{{kFeatureRole, width, false}});
+  std::vector<std::int64_t> dims = stored_dims(at.layout);
+  dims.push_back(*width.constant());
+  const Value& result = p.source().value(node.outputs[0]);
+  out.id = p.emit("Embedding", "kvik", std::move(inputs), node.attributes, result.dtype, dims,
+                  at.rows, result.name);
+  p.set(node.outputs[0], std::move(out));
+}
+
 // The same value under another layout of its stored elements, with dimensions `dims`.
 RowValue viewed(Prover& p, RowValue value, Layout layout, const std::vector<std::int64_t>& dims) {
   value.layout = std::move(layout);
@@ -182,8 +206,10 @@ void gather_elements(Prover& p, const Node& node) {
 }  // namespace
 
 std::vector<RowEntry> rowwise_indexing_rules() {
-  return {
-      {"", "Gather", gather}, {"", "GatherND", gather_nd}, {"", "GatherElements", gather_elements}};
+  return {{"", "Gather", gather},
+          {"", "GatherND", gather_nd},
+          {"", "GatherElements", gather_elements},
+          {"kvik", "Embedding", embedding}};
 }
 
 }  // namespace kvik::graph

@@ -41,8 +41,8 @@ struct LoadOptions {
   int threads = 0;  // the caller's thread included; 0: the CPUs this process may run on
   WeightType weights = WeightType::kF32;  // in memory; the file keeps its own
   CacheType cache = CacheType::kF32;      // of keys and values; a model that recomputes has none
-  bool optimize = true;     // false: nothing is fused (slower; for comparing). Numbers may differ
-                            // in the last bits.
+  bool optimize = true;     // false: nothing is fused, and all weights are fp32 (slower; for
+                            // comparing). Numbers may differ in the last bits.
   bool incremental = true;  // false: always recompute the whole sequence (for comparing)
   // Token rows that are computed at once; a longer prefill is cut into chunks of this size. It
   // sets the size of the activations and never the numbers. 1 .. 65536.
@@ -177,6 +177,12 @@ class KVIK_API Model {
   std::string dump(GraphStage stage) const;
   // The same for programs. Nodes in execution order.
   std::vector<GraphNode> nodes(GraphStage stage) const;
+
+  // The matrices of linear layers and the embedding tables, in the order in which they run.
+  std::vector<MatrixInfo> matrices() const;
+  // The integers of one whose type is kI8 or kI4, and that has no other_use; else throws
+  // Error(kInvalidArgument). Also kIo, see load().
+  IntegerMatrix integers(const MatrixInfo& matrix) const;
 
   Sequence new_sequence() const;
 

@@ -41,6 +41,9 @@ COMMANDS = (
     Command(
         "verify", "kvik_export.cli", "verify", "Compare torch, onnxruntime and kvik.", "export"
     ),
+    Command(
+        "quantize", "kvik_export.cli", "quantize", "Store the weights as int8 or int4.", "export"
+    ),
     Command("demo", "kvik_export.demo", "demo", "Train, export, prove, verify, generate.", "demo"),
 )
 

@@ -1,0 +1,131 @@
+#include "runtime/matrices.h"
+
+#include <algorithm>
+#include <map>
+
+#include "base/fail.h"
+#include "base/text.h"
+#include "ops/embedding.h"
+#include "ops/packed_weights.h"
+
+namespace kvik::runtime {
+
+namespace {
+
+using graph::Graph;
+using graph::Node;
+using ops::WeightCache;
+using ops::WeightSource;
+
+// A node that multiplies by a matrix or looks rows up in it.
+struct MatrixUse {
+  std::size_t input = 0;  // which one the matrix is
+  bool looked_up = false;
+};
+
+std::optional<MatrixUse> use_of(const Node& node) {
+  if (node.is("Linear", "kvik")) return MatrixUse{.input = 1};
+  if (node.is("Embedding", "kvik")) return MatrixUse{.input = 0, .looked_up = true};
+  return std::nullopt;
+}
+
+WeightSource source_of(const Graph& graph, const Node& node, const MatrixUse& use) {
+  return use.looked_up ? ops::embedding_table(graph, node) : ops::linear_weight(graph, node);
+}
+
+MatrixInfo describe(const Graph& graph, const Node& node, const MatrixUse& use,
+                    const WeightCache& weights) {
+  const WeightSource source = source_of(graph, node, use);
+  const Dims& dims = source.values().dims;
+  MatrixInfo info{.name = graph.value(node.input(use.input)).name,
+                  .dims = {dims[0], dims[1]},
+                  .stored = source.quantized(),
+                  .multiplied = !use.looked_up,
+                  .looked_up = use.looked_up,
+                  .channel_axis = source.transposed() ? 0 : 1};
+  if (!use.looked_up) {
+    info.type = ops::linear_type(graph, node, weights);
+  } else if (source.quantized()) {
+    info.type = source.panel_type();
+  } else {
+    info.type = ops::embedding_rows(graph, node, weights).type;
+  }
+  return info;
+}
+
+}  // namespace
+
+std::vector<MatrixInfo> list_matrices(const Graph& graph, const WeightCache& weights) {
+  std::vector<MatrixInfo> out;
+  std::map<const void*, std::size_t> known;  // by their elements
+  for (const Node& node : graph.nodes) {
+    const auto use = use_of(node);
+    const auto* values = use ? graph.constant(node.input(use->input)) : nullptr;
+    if (values == nullptr) continue;
+    MatrixInfo info = describe(graph, node, *use, weights);
+    const auto [it, added] = known.emplace(values->data.data(), out.size());
+    if (added) {
+      out.push_back(std::move(info));
+      continue;
+    }
+    MatrixInfo& first = out[it->second];
+    if (first.channel_axis == info.channel_axis && first.type == info.type) {
+      first.multiplied = first.multiplied || info.multiplied;
+      first.looked_up = first.looked_up || info.looked_up;
+    } else {
+      first.other_use = node.label();
+    }
+  }
+  for (const Node& node : graph.nodes) {
+    const auto use = use_of(node);
+    for (std::size_t i = 0; i < node.inputs.size(); ++i) {
+      const auto* values = graph.constant(node.inputs[i]);
+      if (values == nullptr || values->data.empty() || (use && use->input == i)) continue;
+      const auto it = known.find(values->data.data());
+      if (it != known.end()) out[it->second].other_use = node.label();
+    }
+  }
+  return out;
+}
+
+IntegerMatrix read_integers(const Graph& graph, const Engine& engine, const MatrixInfo& matrix) {
+  const auto is_it = [&](const Node& node) {
+    const auto use = use_of(node);
+    return use && graph.value(node.input(use->input)).name == matrix.name &&
+           use->looked_up == !matrix.multiplied;
+  };
+  const auto node = std::find_if(graph.nodes.begin(), graph.nodes.end(), is_it);
+  if (node == graph.nodes.end()) fail_argument("the model has no matrix " + quote(matrix.name));
+  if ((matrix.type != WeightType::kI8 && matrix.type != WeightType::kI4) ||
+      !matrix.other_use.empty()) {
+    fail_argument("the matrix " + quote(matrix.name) + " is not kept as integers alone");
+  }
+  const WeightSource source = source_of(graph, *node, *use_of(*node));
+  // A table of its own is packed for this call alone: its rows are rounded as they are looked up.
+  WeightCache passing;
+  const bool packed = matrix.multiplied;
+  const auto weights =
+      (packed ? engine.weights : passing).get(source, matrix.type, engine.kernels, engine.pool);
+  const std::int64_t k = source.k(), n = source.n(), group = kernels::kGroup;
+  const std::int64_t groups = weights->type == WeightType::kI8 ? 1 : (k + group - 1) / group;
+  IntegerMatrix out;
+  out.values.resize(static_cast<std::size_t>(k * n));
+  out.scales.resize(static_cast<std::size_t>(groups * n));
+  std::vector<std::int8_t> q(static_cast<std::size_t>(k));
+  std::vector<float> scales(static_cast<std::size_t>(groups));
+  // Element i of column c in a matrix of `length` rows of W, as the file has it.
+  const auto place = [&](std::int64_t i, std::int64_t c, std::int64_t length) {
+    return static_cast<std::size_t>(source.transposed() ? c * length + i : i * n + c);
+  };
+  for (std::int64_t c = 0; c < n; ++c) {
+    ops::panel_column(*weights, engine.kernels.panel, c).read(q.data(), scales.data());
+    for (std::int64_t i = 0; i < k; ++i)
+      out.values[place(i, c, k)] = q[static_cast<std::size_t>(i)];
+    for (std::int64_t g = 0; g < groups; ++g) {
+      out.scales[place(g, c, groups)] = scales[static_cast<std::size_t>(g)];
+    }
+  }
+  return out;
+}
+
+}  // namespace kvik::runtime

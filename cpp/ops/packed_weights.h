@@ -29,6 +29,10 @@ struct PackedWeights {
   std::int64_t n = 0;
 
   std::size_t bytes() const { return panels.size() + column_scale.size(); }
+
+  // Of a product with `rows` rows.
+  OpCost cost(std::int64_t rows) const;
+  OpDescription describe() const;
 };
 
 // Floats that a packed [k, n] takes. Throws kOutOfMemory when that overflows.

@@ -82,9 +82,9 @@ KVIK_TEST(calls_bytes_and_operations_of_rows) {
   CHECK_EQ(profile.calls, 5);
 
   // One row of the last token goes through the projection, in every call.
-  const OpProfile& head = find(profile, "MatMul", "16 x 40");
+  const OpProfile& head = find(profile, "kvik.Linear", "16 x 40");
   CHECK_EQ(head.calls, 5);
-  CHECK_EQ(head.name, "/logits");
+  CHECK_EQ(head.name, "logits");
   CHECK_EQ(head.precision, "f32");
   CHECK_EQ(head.operations, 5.0 * 2 * kWidth * kVocab);
   CHECK(head.bytes >= 5.0 * kWidth * kVocab * 4) << head.bytes;
@@ -106,7 +106,8 @@ KVIK_TEST(a_long_prompt_runs_its_operators_once_a_chunk) {
   const Profile profile = model.stop_profile();
   CHECK_EQ(profile.calls, 1);
   CHECK_EQ(calls_of(profile, "kvik.RowAttention"), 3);
-  CHECK_EQ(find(profile, "MatMul", "16 x 40").calls, 1);  // only the last chunk has wanted rows
+  CHECK_EQ(find(profile, "kvik.Linear", "16 x 40").calls,
+           1);  // only the last chunk has wanted rows
 }
 
 KVIK_TEST(recomputation_is_profiled_too) {

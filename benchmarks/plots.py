@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 _COLOURS = ("#d55e00", "#999999", "#0072b2", "#cc79a7", "#009e73", "#56b4e9", "#e69f00", "#555555")
 _MARKERS = ("o", "x", "s", "v", "D", "^", "P", "*")
 _ENGINES = ("kvik", *PEERS)
+_TITLE_INCHES = 0.6
 
 
 def draw_all(record: Record, folder: Path) -> list[Path]:
@@ -44,20 +45,28 @@ def draw_all(record: Record, folder: Path) -> list[Path]:
     return made
 
 
-def _figure(columns: int, rows: int, width: float, height: float) -> tuple[Figure, list[Axes]]:
+def _figure(
+    columns: int, rows: int, width: float, height: float, heights: Sequence[float] | None = None
+) -> tuple[Figure, list[Axes]]:
+    """Axes in reading order, below a strip of half an inch for the title."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
+    from matplotlib.layout_engine import ConstrainedLayoutEngine
 
-    figure = Figure(figsize=(width, height), layout="constrained")
+    rest = 1 - _TITLE_INCHES / height
+    layout = ConstrainedLayoutEngine(rect=(0, 0, 1, rest))
+    figure = Figure(figsize=(width, height), layout=layout)
     FigureCanvasAgg(figure)
-    axes = figure.subplots(rows, columns, squeeze=False)
+    axes = figure.subplots(rows, columns, squeeze=False, height_ratios=heights)
     return figure, list(axes.flat)
 
 
 def _title(figure: Figure, record: Record, text: str) -> None:
-    figure.suptitle(f"{text}\n", fontsize=12, fontweight="bold")
+    height = figure.get_figheight()
+    figure.text(0.5, 1 - 0.14 / height, text, ha="center", va="top", fontsize=12, weight="bold")
     figure.text(
-        0.5, 0.945, f"{record.machine['cpu']}; medians of {record.plan['rounds']} rounds",
+        0.5, 1 - 0.37 / height,
+        f"{record.machine['cpu']}; medians of {record.plan['rounds']} rounds",
         ha="center", va="top", fontsize=8.5, color="#555555",
     )  # fmt: skip
 
@@ -80,32 +89,37 @@ def _marker(engine: str) -> str:
 
 
 def _draw_rates(record: Record, model: str, entries: Sequence[Entry]) -> Figure | None:
-    """Bars for every engine and precision; the ceiling of the precision as a line across them."""
+    """A row for each precision: bars of the engines, and the ceiling that the run measured."""
     threads = record.plan["threads"][0]
-    rows = [
-        entry
-        for precision in record.plan["precisions"]
-        for entry in entries
-        if (entry.precision, entry.threads) == (precision, threads)
-        and entry.cases
-        and entry.cases[0].samples
-    ]
-    if not rows:
+    groups = []
+    for precision in record.plan["precisions"]:
+        chosen = [
+            entry
+            for entry in entries
+            if (entry.precision, entry.threads) == (precision, threads)
+            and entry.cases
+            and entry.cases[0].samples
+        ]
+        if chosen:
+            groups.append(chosen)
+    if not groups:
         return None
-    case = rows[0].cases[0].case
-    figure, (decode, prefill) = _figure(2, 1, 12.5, 1.7 + 0.3 * len(rows))
-    for axis, rate, title, ceiling in (
-        (decode, decode_rate, f"decode, batch {case.batch}", "decode_tokens_per_second"),
-        (prefill, prefill_rate, f"prefill, {case.prompt_tokens} tokens",
-         "prefill_tokens_per_second"),
-    ):  # fmt: skip
-        _bars(axis, record, rows, rate, ceiling)
-        axis.set_title(title, fontsize=10.5)
-        axis.set_xlabel("tokens per second (log scale)")
-    prefill.set_yticklabels([])
+    case = groups[0][0].cases[0].case
+    heights = [0.9 + 0.3 * len(group) for group in groups]
+    figure, axes = _figure(2, len(groups), 12.5, 1.1 + sum(heights), heights)
+    for row, group in enumerate(groups):
+        left, right = axes[2 * row : 2 * row + 2]
+        _bars(left, record, group, decode_rate, "decode_tokens_per_second")
+        _bars(right, record, group, prefill_rate, "prefill_tokens_per_second")
+        left.set_ylabel(f"weights in {group[0].precision}", fontsize=10)
+        right.set_yticklabels([])
+    axes[0].set_title(f"decode, batch {case.batch}", fontsize=10.5)
+    axes[1].set_title(f"prefill, {case.prompt_tokens} tokens", fontsize=10.5)
+    for axis in axes[-2:]:
+        axis.set_xlabel("tokens per second")
+    axes[-1].legend(*axes[0].get_legend_handles_labels(), loc="center", fontsize=8.5)
     plural = "s" if threads > 1 else ""
     _title(figure, record, f"{model}: tokens per second, {threads} thread{plural}")
-    figure.get_layout_engine().set(rect=(0, 0, 1, 0.97))  # type: ignore[union-attr, call-arg]
     return figure
 
 
@@ -118,31 +132,21 @@ def _bars(
     ]
     places = list(range(len(rows)))
     axis.barh(places, values, color=[_colour(row.engine) for row in rows], height=0.72)
-    axis.set_yticks(places, [f"{row.engine}  {row.precision}" for row in rows], fontsize=9)
+    axis.set_yticks(places, [row.engine for row in rows], fontsize=9)
     axis.invert_yaxis()
-    axis.set_xscale("log")
-    lines = []
-    for precision in dict.fromkeys(row.precision for row in rows):
-        mine = [i for i, row in enumerate(rows) if row.precision == precision]
-        key = roofline_key(rows[mine[0]].model, precision, rows[mine[0]].threads)
-        if key in record.rooflines:
-            line = record.rooflines[key][ceiling]
-            lines.append(line)
-            label = "ceiling measured in this run" if len(lines) == 1 else None
-            axis.plot([line] * 2, [mine[0] - 0.5, mine[-1] + 0.5], "k--", linewidth=1.4,
-                      label=label)  # fmt: skip
-    low, high = min(values), max([*values, *lines])
-    axis.set_xlim(low / 2, high * 2.2)
+    key = roofline_key(rows[0].model, rows[0].precision, rows[0].threads)
+    line = record.rooflines.get(key, {}).get(ceiling, 0.0)
+    if line > 0:
+        axis.axvline(line, color="black", linestyle="--", linewidth=1.4, label="ceiling, same run")
+    axis.set_xlim(0, max([*values, line]) * 1.12)
+    _plain(axis)
+    axis.grid(visible=False, axis="y")
     for place, value in zip(places, values, strict=True):
         text = f"{value:,.0f}" if value >= 100 else f"{value:.1f}"
         axis.annotate(
             text, (value, place), xytext=(4, 0), textcoords="offset points", va="center",
-            fontsize=8, bbox={"facecolor": "white", "edgecolor": "none", "pad": 0.6, "alpha": 0.8},
+            fontsize=8.5, bbox={"facecolor": "white", "edgecolor": "none", "pad": 0.8},
         )  # fmt: skip
-    _plain(axis)
-    axis.grid(visible=False, axis="y")
-    if lines:
-        axis.legend(loc="lower right", fontsize=8, framealpha=0.95)
 
 
 # ---- time to the first token, against the length of the prompt -----------------------------------
@@ -162,7 +166,7 @@ def _draw_prompt(record: Record, model: str, entries: Sequence[Entry]) -> Figure
             panels.append((precision, chosen))
     if not panels:
         return None
-    figure, axes = _figure(len(panels), 1, 1.2 + 4.4 * len(panels), 4.8)
+    figure, axes = _figure(len(panels), 1, 1.2 + 4.4 * len(panels), 5.2)
     for axis, (precision, chosen) in zip(axes, panels, strict=True):
         for entry, points in chosen:
             lengths, seconds = zip(*points, strict=True)
@@ -186,7 +190,6 @@ def _draw_prompt(record: Record, model: str, entries: Sequence[Entry]) -> Figure
         _plain(axis)
     axes[0].set_ylabel("time to the first token, ms")
     _title(figure, record, f"{model}: time against prompt length")
-    figure.get_layout_engine().set(rect=(0, 0, 1, 0.97))  # type: ignore[union-attr, call-arg]
     return figure
 
 
@@ -231,7 +234,7 @@ def _draw_scaling(record: Record, model: str, entries: Sequence[Entry]) -> Figur
         return None
     columns = min(len(drawn), 4 if len(drawn) > 3 else 3)
     rows = -(-len(drawn) // columns)
-    figure, axes = _figure(columns, rows, 1.0 + 3.7 * columns, 0.6 + 3.9 * rows)
+    figure, axes = _figure(columns, rows, 1.0 + 3.7 * columns, 1.0 + 3.9 * rows)
     for axis, (precision, label, lines) in zip(axes, drawn, strict=False):
         for entry, found in lines:
             at, rates = zip(*found, strict=True)
@@ -250,8 +253,6 @@ def _draw_scaling(record: Record, model: str, entries: Sequence[Entry]) -> Figur
     for axis in axes[::columns]:
         axis.set_ylabel("decoded tokens per second, all sequences")
     _title(figure, record, f"{model}: scaling of the decoding")
-    top = 0.97 if rows == 1 else 0.985
-    figure.get_layout_engine().set(rect=(0, 0, 1, top))  # type: ignore[union-attr, call-arg]
     return figure
 
 

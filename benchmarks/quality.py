@@ -11,8 +11,10 @@ from __future__ import annotations
 import argparse
 import sys
 from pathlib import Path
+from typing import cast
 
 import kvik
+from kvik.arguments import WeightType
 from kvik_export.quality import measure_quality
 
 BOUNDS = {"bf16": (0.002, 0.975), "int8": (0.002, 0.975), "int4": (0.035, 0.915)}
@@ -35,7 +37,9 @@ def main() -> None:
     print("| weights | MB | mean KL | same top | perplexity | in f32 | |")
     print("|---|---|---|---|---|---|---|")
     missed = False
-    for item in measure_quality(arguments.model, windows, tuple(BOUNDS)):
+    for item in measure_quality(
+        arguments.model, windows, cast("tuple[WeightType, ...]", tuple(BOUNDS))
+    ):
         good = item.within(*BOUNDS[item.weights])
         missed = missed or not good
         print(

@@ -69,10 +69,11 @@ class Runner:
         ]
         self.record.entries += peers
         try:
-            self._roofline(ours, cases[0])
-            for entry in peers or [None]:
-                if entry is None or entry.status == "ok":
+            for entry in peers:
+                if entry.status == "ok":
                     self._take_turns(ours, entry, cases)
+            if not any(found.samples for found in ours.cases):  # no peer to take turns with
+                self._take_turns(ours, None, cases)
         except EngineError as error:  # kvik itself: nothing to compare with
             ours.status, ours.reason = error.status, error.reason
 
@@ -86,18 +87,21 @@ class Runner:
         entry.version = found or ""
         return entry
 
-    def _roofline(self, entry: Entry, case: Case) -> None:
-        """Kvik's process tells the ceilings, and what one engine alone takes in memory."""
+    def _note_ceilings(self, entry: Entry, client: Client, case: Case) -> None:
+        """Measured by kvik's process each time it is loaded; the highest of the run count."""
         self._say(entry, "the machine's ceilings")
-        with self._loaded(entry) as client:
-            entry.isa = client.ask("isa")
-            key = roofline_key(entry.model, entry.precision, entry.threads)
-            position = case.prompt_tokens + case.new_tokens / 2
-            self.record.rooflines[key] = client.ask("roofline", mean_position=position)
+        entry.isa = client.ask("isa")
+        position = case.prompt_tokens + case.new_tokens / 2
+        line = client.ask("roofline", mean_position=position)
+        key = roofline_key(entry.model, entry.precision, entry.threads)
+        known = self.record.rooflines.setdefault(key, line)
+        for name, value in line.items():
+            known[name] = max(known[name], value)
 
     def _take_turns(self, ours: Entry, entry: Entry | None, cases: Sequence[Case]) -> None:
         """Rounds of kvik, peer, kvik, peer for every case; of kvik alone without a peer."""
         with self._loaded(ours) as mine:
+            self._note_ceilings(ours, mine, cases[0])
             if entry is None:
                 self._cases(ours, mine, None, None, cases)
                 return

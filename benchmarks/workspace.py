@@ -67,13 +67,14 @@ def _save_checkpoint(model: str, folder: Path) -> None:
 
 def _save_tokenizer(folder: Path, vocab_size: int) -> None:
     """One token a word, "t0", "t1" ...: converters ask for a tokenizer, nothing is tokenized."""
+    import transformers
     from tokenizers import Tokenizer, models, pre_tokenizers
-    from transformers import PreTrainedTokenizerFast
 
+    library: Any = transformers  # its classes have no types
     vocab = {f"t{i}": i for i in range(vocab_size)}
     tokenizer = Tokenizer(models.WordLevel(vocab, unk_token="t0"))
     tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
-    PreTrainedTokenizerFast(
+    library.PreTrainedTokenizerFast(
         tokenizer_object=tokenizer, unk_token="t0", bos_token="t1", eos_token="t2"
     ).save_pretrained(folder)
 

@@ -22,11 +22,12 @@ class CachedForward(nn.Module):
         self.model = model
 
     def forward(self, ids: Tensor, past: list[Tensor]) -> tuple[Tensor, ...]:
-        from transformers.cache_utils import DynamicCache, DynamicLayer
+        from transformers import cache_utils
 
-        cache = DynamicCache()
+        library: Any = cache_utils  # its classes have no types
+        cache = library.DynamicCache()
         for keys, values in zip(past[::2], past[1::2], strict=True):
-            layer = DynamicLayer()
+            layer = library.DynamicLayer()
             layer.lazy_initialization(keys, values)
             layer.keys, layer.values = keys, values  # not concatenated with nothing
             cache.layers.append(layer)

@@ -27,9 +27,10 @@ class TransformersPeer(Peer):
         torch.set_num_threads(threads)
         torch.set_num_interop_threads(1)
         dtype = torch.float32 if precision == "f32" else torch.bfloat16
-        self._model: Any = AutoModelForCausalLM.from_pretrained(
+        model: Any = AutoModelForCausalLM.from_pretrained(
             path, dtype=dtype, attn_implementation="sdpa"
-        ).eval()
+        )
+        self._model: Any = model.eval()
 
     def generate(self, prompts: Sequence[Sequence[int]], new_tokens: int) -> Generated:
         import torch

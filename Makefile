@@ -1,4 +1,4 @@
-# make demo | make test | make lint | make help
+# make demo | make test | make lint | make bench | make help
 #
 # Everything is installed into .venv, without root; cmake and ninja come from PyPI like the rest.
 #   PYTHON=python3.12      the interpreter that .venv is made with
@@ -26,7 +26,7 @@ export TOKENIZERS_PARALLELISM := false
 # What the extension is made of; a change of any of them rebuilds it (incrementally, build/python).
 SOURCES := CMakeLists.txt $(shell find cpp -name CMakeLists.txt -o -name '*.h' -o -name '*.cpp' -o -name '*.cmake')
 
-.PHONY: help demo test test-asan lint format stubs build build-dev clean distclean
+.PHONY: help demo test test-asan bench lint format stubs build build-dev clean distclean
 
 help:  ## Print this
 	@grep -E '^[a-z-]+:.*  ## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*  ## /\1\t/' | expand -t 12
@@ -36,6 +36,9 @@ demo: $(VENV)/installed-demo  ## Train a GPT, export it, prove it, verify it, ge
 
 test: $(VENV)/installed-dev build-dev  ## Build what is needed and run every test
 	$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+bench: $(VENV)/installed-dev  ## Kvik and the installed peers side by side (make bench BENCH_ARGS=--help)
+	$(BIN)/python -m benchmarks $(BENCH_ARGS)
 
 lint: $(VENV)/installed-dev  ## Linters and types
 	$(BIN)/ruff check .

@@ -13,9 +13,10 @@ import sys
 from pathlib import Path
 
 import kvik
+from kvik.arguments import CacheType, WeightType
 from kvik_export.quality import measure_quality
 
-BOUNDS = {
+BOUNDS: dict[tuple[WeightType, CacheType], tuple[float, float]] = {
     ("bf16", "f32"): (0.002, 0.975),
     ("int8", "f32"): (0.002, 0.975),
     ("int4", "f32"): (0.035, 0.915),
@@ -42,8 +43,9 @@ def main() -> None:
     print("| weights | cache | MB | mean KL | same top | perplexity | in f32 | |")
     print("|---|---|---|---|---|---|---|---|")
     missed = False
+    bounds: dict[tuple[str, str], tuple[float, float]] = {**BOUNDS}
     for item in measure_quality(arguments.model, windows, tuple(BOUNDS)):
-        good = item.within(*BOUNDS[item.weights, item.cache])
+        good = item.within(*bounds[item.weights, item.cache])
         missed = missed or not good
         print(
             f"| {item.weights} | {item.cache} | {item.packed_bytes / 1e6:.1f} | "

@@ -236,6 +236,10 @@ void init_model(nb::module_& module) {
            "A matrix that is kept as int8 or int4: values [rows, columns] and their scales, of the "
            "same rank: one for each channel (int8), or channel and 32 inputs (int4).")
       .def("new_sequence", &Model::new_sequence, "An empty sequence.")
+      .def("start_profile", &Model::start_profile, nb::call_guard<nb::gil_scoped_release>(),
+           "Time every operator from now on, forgetting what was recorded before.")
+      .def("stop_profile", &Model::stop_profile, nb::call_guard<nb::gil_scoped_release>(),
+           "Stop, and return what was recorded since start_profile().")
       .def("forward", forward, nb::arg("steps"),
            nb::sig("def forward(self, steps: collections.abc.Sequence[tuple[Sequence, "
                    "numpy.typing.NDArray[numpy.int64], Logits]]) -> "

@@ -7,6 +7,7 @@ NB_MODULE(_core, module) {
   module.def("version", &kvik::version, "The version of the engine, e.g. \"0.1.0\".");
   kvik::bindings::init_errors(module);
   kvik::bindings::init_tensors(module);
+  kvik::bindings::init_profile(module);
   kvik::bindings::init_session(module);
   kvik::bindings::init_model(module);
   kvik::bindings::init_sampler(module);

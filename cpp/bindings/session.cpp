@@ -83,6 +83,10 @@ void init_session(nb::module_& module) {
                   "Load a model from memory; it is copied.")
       .def_prop_ro("inputs", &Session::inputs, "Inputs without a default, in the file's order.")
       .def_prop_ro("outputs", &Session::outputs, "Outputs in the file's order, extra ones last.")
+      .def("start_profile", &Session::start_profile, nb::call_guard<nb::gil_scoped_release>(),
+           "Time every node from now on, forgetting what was recorded before.")
+      .def("stop_profile", &Session::stop_profile, nb::call_guard<nb::gil_scoped_release>(),
+           "Stop, and return what was recorded since start_profile().")
       .def("run", run, nb::arg("output_names"), nb::arg("feeds"),
            nb::sig("def run(self, output_names: collections.abc.Sequence[str], feeds: "
                    "collections.abc.Sequence[tuple[str, numpy.typing.NDArray[typing.Any]]]) -> "

@@ -91,6 +91,12 @@ class Linear final : public OpKernel {
     }
   }
 
+  OpCost cost(const OpContext& context) const override {
+    const Dims& x = context.input(0).dims;
+    return weights_->cost(x.elements(0, x.rank - 1));
+  }
+  OpDescription describe() const override { return weights_->describe(); }
+
  private:
   void product(OpContext& context, const float* x, const Rows& rows,
                const kernels::MatmulEpilogue& epilogue, float* y) const {

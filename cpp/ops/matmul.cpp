@@ -188,6 +188,17 @@ class MatMul final : public OpKernel {
     }
   }
 
+  OpCost cost(const OpContext& context) const override {
+    const Dims& a = context.input(0).dims;
+    if (weights_) return weights_->cost(a.rank == 1 ? 1 : a.elements(0, a.rank - 1));
+    const MatMulShape s = matmul_shape(a, context.input(1).dims);
+    return {.operations = 2.0 * static_cast<double>(s.batch.elements()) * static_cast<double>(s.m) *
+                          static_cast<double>(s.k) * static_cast<double>(s.n)};
+  }
+  OpDescription describe() const override {
+    return weights_ ? weights_->describe() : OpDescription{};
+  }
+
  private:
   std::shared_ptr<const PackedWeights> weights_;  // B where it is a constant matrix
 };
@@ -241,6 +252,17 @@ class Gemm final : public OpKernel {
       });
     }
     add_c(context, out);
+  }
+
+  OpCost cost(const OpContext& context) const override {
+    const Dims& a = context.input(0).dims;
+    const Dims& b = context.input(1).dims;
+    const std::int64_t m = a[trans_a_ ? 1 : 0];
+    if (weights_) return weights_->cost(m);
+    return {.operations = 2.0 * static_cast<double>(m) * static_cast<double>(b.elements())};
+  }
+  OpDescription describe() const override {
+    return weights_ ? weights_->describe() : OpDescription{};
   }
 
  private:

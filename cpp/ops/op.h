@@ -48,6 +48,18 @@ class OpContext {
   virtual const kernels::KernelTable& kernels() const = 0;
 };
 
+// What one run must do at least: the profiler holds the time against it.
+struct OpCost {
+  double bytes = 0;       // of weights, and of cached keys and values, read
+  double operations = 0;  // of matrix products; a multiply-add counts two
+};
+
+// What a kernel is, for people who read a profile.
+struct OpDescription {
+  std::string shape;      // "768 x 2304"
+  std::string precision;  // of what it multiplies: "int8"
+};
+
 // One node, prepared: attributes parsed, weights packed.
 class OpKernel {
  public:
@@ -62,6 +74,9 @@ class OpKernel {
   // one that was packed when the kernel was made, or that is read as bytes: the executor then makes
   // no aligned copy of it.
   virtual bool needs_aligned(int /*i*/) const { return true; }
+  // What the run that has just been made with this context did. Reads dimensions of inputs only.
+  virtual OpCost cost(const OpContext& /*context*/) const { return {}; }
+  virtual OpDescription describe() const { return {}; }
 };
 
 class WeightCache;  // ops/packed_weights.h

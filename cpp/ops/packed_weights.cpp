@@ -1,6 +1,7 @@
 #include "ops/packed_weights.h"
 
 #include <cstring>
+#include <string>
 
 #include "base/float16.h"
 #include "ops/support.h"
@@ -192,6 +193,18 @@ std::size_t packed_floats(const kernels::KernelTable& table, std::int64_t k, std
   const auto panel = static_cast<std::size_t>(table.panel);
   const std::size_t columns = (static_cast<std::size_t>(n) + panel - 1) / panel * panel;
   return checked_product(columns, static_cast<std::size_t>(k));
+}
+
+OpCost PackedWeights::cost(std::int64_t rows) const {
+  if (rows == 0) return {};
+  return {.bytes = static_cast<double>(bytes()),
+          .operations =
+              2.0 * static_cast<double>(rows) * static_cast<double>(k) * static_cast<double>(n)};
+}
+
+OpDescription PackedWeights::describe() const {
+  return {.shape = std::to_string(k) + " x " + std::to_string(n),
+          .precision = weight_type_name(type)};
 }
 
 WeightType WeightCache::type_of(const WeightSource& source, bool looked_up) const {

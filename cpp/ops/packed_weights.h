@@ -31,6 +31,10 @@ struct PackedWeights {
   std::int64_t n = 0;
 
   std::size_t bytes() const { return panels.size() + column_scale.size(); }
+
+  // Of a product with `rows` rows.
+  OpCost cost(std::int64_t rows) const;
+  OpDescription describe() const;
 };
 
 // The precision that a [k, n] is kept in when `wanted` is asked for: small matrices stay in fp32

@@ -55,6 +55,8 @@ class RowAttentionKernel : public OpKernel {
   }
 
   void run(OpContext& context) const override;
+  OpCost cost(const OpContext& context) const override;
+  OpDescription describe() const override;
 
  private:
   struct Rows {
@@ -104,6 +106,7 @@ class RowAttentionKernel : public OpKernel {
   void fill_bias(std::int64_t head, std::int64_t position, std::int64_t first, std::int64_t last,
                  void* program_scratch, float* bias) const;
   double work(const RowBatch& batch) const;
+  std::int64_t seen(const RowRun& run, std::int64_t i) const;
 
   graph::RowAttention a_;
   int layer_;
@@ -426,6 +429,36 @@ void RowAttentionKernel::run(OpContext& context) const {
                   .sizes = sizes};
   if (segments > 0) return run_segments(call, segments);
   run_whole(call, one_tile_each);
+}
+
+// Each sequence's keys and values in reach are counted once, however many queries share them.
+OpCost RowAttentionKernel::cost(const OpContext& context) const {
+  const RowBatch& batch = *context.row_batch();
+  OpCost cost;
+  for (const RowRun& run : batch.runs) {
+    double pairs = 0;  // of a query and a key that it sees
+    for (std::int64_t i = 0; i < run.rows; ++i) pairs += static_cast<double>(seen(run, i));
+    const std::int64_t keys = std::min(run.first_position + run.rows, seen(run, 0) + run.rows - 1);
+    const double features = static_cast<double>(a_.head_dim) + static_cast<double>(a_.value_dim);
+    const double key_bytes = features * kernels::cache_element_bytes(run.cache) +
+                             2.0 * kernels::cache_scale_bytes(run.cache) / kernels::kKvBlock;
+    cost.bytes += static_cast<double>(keys) * a_.kv_heads * key_bytes;
+    cost.operations += 2 * pairs * a_.heads * features;
+  }
+  return cost;
+}
+
+// Keys that the run's query i sees.
+std::int64_t RowAttentionKernel::seen(const RowRun& run, std::int64_t i) const {
+  const std::int64_t keys = run.first_position + i + 1;
+  return a_.window > 0 ? std::min<std::int64_t>(keys, a_.window) : keys;
+}
+
+OpDescription RowAttentionKernel::describe() const {
+  const std::string heads = a_.heads == a_.kv_heads
+                                ? std::to_string(a_.heads)
+                                : std::to_string(a_.heads) + "/" + std::to_string(a_.kv_heads);
+  return {.shape = heads + " heads x " + std::to_string(a_.head_dim), .precision = "f32"};
 }
 
 void require(bool holds, const NodeInfo& info, const std::string& what) {

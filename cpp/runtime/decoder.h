@@ -4,8 +4,10 @@
 #include <cstdint>
 #include <memory>
 #include <span>
+#include <vector>
 
 #include "kvik/model.h"
+#include "runtime/profiler.h"
 
 namespace kvik::runtime {
 
@@ -37,6 +39,9 @@ class Decoder {
   // logits: float32 [wanted rows, vocab_size].
   virtual void forward(std::span<const DecodeStep> steps, float* logits,
                        const CancelCheck& cancelled) = 0;
+  // See RowProgram and GraphExecutor.
+  virtual std::vector<OpProfile> profiled_ops() const = 0;
+  virtual void set_profiler(Profiler* profiler) = 0;
 };
 
 }  // namespace kvik::runtime

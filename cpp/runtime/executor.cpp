@@ -126,7 +126,7 @@ struct GraphExecutor::Impl {
   void bind_constants();
   void find_last_uses();
   void execute(Slots& slots, const std::shared_ptr<BufferPool>& buffers,
-               const CancelCheck& cancelled) const;
+               const CancelCheck& cancelled, Profiler* profiler) const;
   Slots start() const;
 };
 
@@ -219,14 +219,15 @@ Slots GraphExecutor::Impl::start() const {
 }
 
 void GraphExecutor::Impl::execute(Slots& slots, const std::shared_ptr<BufferPool>& buffers,
-                                  const CancelCheck& cancelled) const {
+                                  const CancelCheck& cancelled, Profiler* profiler) const {
   Scratch scratch;
-  for (const Step& step : steps) {
+  for (std::size_t i = 0; i < steps.size(); ++i) {
+    const Step& step = steps[i];
     if (cancelled && cancelled()) {
       throw Error(ErrorCode::kCancelled, "cancelled before " + step.node->label());
     }
     NodeContext context(step, slots, engine, buffers, scratch, cancelled);
-    labelled(*step.node, [&] { step.kernel->run(context); });
+    labelled(*step.node, [&] { run_kernel(*step.kernel, context, profiler, i); });
     for (ValueId id : step.releases) slots[at(id)].storage.reset();
   }
 }
@@ -245,8 +246,16 @@ const graph::Graph& GraphExecutor::graph() const {
   return impl_->graph;
 }
 
+std::vector<OpProfile> GraphExecutor::profiled_ops() const {
+  std::vector<OpProfile> ops;
+  ops.reserve(impl_->steps.size());
+  for (const Step& step : impl_->steps) ops.push_back(describe_op(*step.node, *step.kernel));
+  return ops;
+}
+
 std::vector<OwnedTensor> GraphExecutor::run(std::span<const Tensor> inputs,
-                                            const CancelCheck& cancelled) const {
+                                            const CancelCheck& cancelled,
+                                            Profiler* profiler) const {
   const graph::Graph& g = impl_->graph;
   if (inputs.size() != g.inputs.size()) {
     throw Error(ErrorCode::kInvalidArgument, std::to_string(inputs.size()) +
@@ -259,7 +268,7 @@ std::vector<OwnedTensor> GraphExecutor::run(std::span<const Tensor> inputs,
     slots[at(g.inputs[i])].tensor = inputs[i];
   }
   const auto buffers = BufferPool::create(impl_->options.max_bytes);
-  impl_->execute(slots, buffers, cancelled);
+  impl_->execute(slots, buffers, cancelled, profiler);
   std::vector<OwnedTensor> results;
   for (ValueId id : impl_->wanted) {
     const OwnedTensor& slot = slots[at(id)];
@@ -286,7 +295,7 @@ std::vector<OwnedTensor> GraphExecutor::run_body(std::span<const OwnedTensor> in
   Slots slots = impl_->start();
   for (std::size_t i = 0; i < inputs.size(); ++i) slots[at(g.inputs[i])] = inputs[i];
   for (std::size_t i = 0; i < captures.size(); ++i) slots[at(g.captures[i])] = captures[i];
-  impl_->execute(slots, buffers, cancelled);
+  impl_->execute(slots, buffers, cancelled, nullptr);
   std::vector<OwnedTensor> results;
   for (ValueId id : impl_->wanted) results.push_back(slots[at(id)]);
   return results;

@@ -20,6 +20,7 @@
 #include "ops/op.h"
 #include "ops/packed_weights.h"
 #include "runtime/buffer_pool.h"
+#include "runtime/profiler.h"
 
 namespace kvik::runtime {
 
@@ -58,9 +59,10 @@ class GraphExecutor {
   // graph.outputs), each in memory of its own. Throws kInvalidArgument when an input does not fit
   // the graph, kOutOfMemory when the budget is exceeded; errors of a node begin with its label.
   // `cancelled` is asked before every node, those of bodies and the trips of loops included; when
-  // it returns true, run() throws kCancelled.
-  std::vector<OwnedTensor> run(std::span<const Tensor> inputs,
-                               const CancelCheck& cancelled = {}) const;
+  // it returns true, run() throws kCancelled. The profiler, if there is one, is told of each node;
+  // the time of a control-flow node is that of its bodies.
+  std::vector<OwnedTensor> run(std::span<const Tensor> inputs, const CancelCheck& cancelled = {},
+                               Profiler* profiler = nullptr) const;
 
   // As run(), for the body of a control-flow node: `captures` in the order of graph.captures, and
   // the buffers of the run around it. Results may share memory with each other.
@@ -70,6 +72,8 @@ class GraphExecutor {
                                     const CancelCheck& cancelled) const;
 
   const graph::Graph& graph() const;
+  // The operators that a profiler adds to: one for each node that is run.
+  std::vector<OpProfile> profiled_ops() const;
 
  private:
   struct Impl;

@@ -84,6 +84,7 @@ struct Model::Impl {
   graph::Graph optimized;
   std::shared_ptr<const graph::RowGraph> rows;  // null: not incremental
   std::unique_ptr<runtime::Decoder> decoder;
+  runtime::Profiler profiler;
 
   std::mutex mutex;                        // held during forward(): one arena, one pool
   std::vector<runtime::DecodeStep> taken;  // steps of the present call; keeps its capacity
@@ -348,7 +349,21 @@ void Model::forward(std::span<const Step> steps, std::span<float> logits,
   } release{self};
   self.take(steps);
   self.check_size(steps, logits);
+  runtime::ProfiledCall call(self.profiler.active());
   self.decoder->forward(self.taken, logits.data(), cancelled);
+  call.done();
+}
+
+void Model::start_profile() const {
+  const std::lock_guard lock(impl_->mutex);
+  impl_->profiler.start(impl_->decoder->profiled_ops());
+  impl_->decoder->set_profiler(&impl_->profiler);
+}
+
+Profile Model::stop_profile() const {
+  const std::lock_guard lock(impl_->mutex);
+  impl_->decoder->set_profiler(nullptr);
+  return impl_->profiler.stop();
 }
 
 }  // namespace kvik

@@ -139,7 +139,7 @@ std::vector<OwnedTensor> RecomputeDecoder::run(std::span<const std::int64_t> tok
   std::vector<Tensor> tensors;
   for (const FilledInput& input : filled) tensors.push_back(input.tensor());
   try {
-    return executor_->run(tensors, cancelled);
+    return executor_->run(tensors, cancelled, profiler_);
   } catch (const Error& error) {
     if (error.code() != ErrorCode::kInvalidArgument) throw;
     // The graph as a whole has no context length that could be checked beforehand.

@@ -25,6 +25,8 @@ class RecomputeDecoder final : public Decoder {
   std::unique_ptr<SequenceState> new_state() const override;
   void forward(std::span<const DecodeStep> steps, float* logits,
                const CancelCheck& cancelled) override;
+  std::vector<OpProfile> profiled_ops() const override { return executor_->profiled_ops(); }
+  void set_profiler(Profiler* profiler) override { profiler_ = profiler; }
 
  private:
   class State;
@@ -44,6 +46,7 @@ class RecomputeDecoder final : public Decoder {
   std::vector<Input> inputs_;
   std::unique_ptr<GraphExecutor> executor_;
   std::int64_t vocab_size_ = 0;
+  Profiler* profiler_ = nullptr;
 };
 
 // The output that holds the logits: the one called "logits", else the first.

@@ -18,6 +18,8 @@ class RowDecoder final : public Decoder {
   std::unique_ptr<SequenceState> new_state() const override;
   void forward(std::span<const DecodeStep> steps, float* logits,
                const CancelCheck& cancelled) override;
+  std::vector<OpProfile> profiled_ops() const override { return program_->profiled_ops(); }
+  void set_profiler(Profiler* profiler) override { program_->set_profiler(profiler); }
 
  private:
   class State;

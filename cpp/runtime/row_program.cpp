@@ -318,12 +318,21 @@ void RowProgram::run_node(const PlannedNode& planned) {
     return;
   }
   context_->enter(planned);
+  const auto index = static_cast<std::size_t>(planned.node);
   try {
-    made_[static_cast<std::size_t>(planned.node)]->run(*context_);
+    run_kernel(*made_[index], *context_, profiler_, index);
   } catch (const Error& error) {
-    const graph::Node& node = rows_->graph.nodes[static_cast<std::size_t>(planned.node)];
-    throw Error(error.code(), node.label() + ": " + error.what());
+    throw Error(error.code(), rows_->graph.nodes[index].label() + ": " + error.what());
   }
+}
+
+std::vector<OpProfile> RowProgram::profiled_ops() const {
+  std::vector<OpProfile> ops;
+  ops.reserve(made_.size());
+  for (std::size_t n = 0; n < made_.size(); ++n) {
+    ops.push_back(describe_op(rows_->graph.nodes[n], *made_[n]));
+  }
+  return ops;
 }
 
 void RowProgram::run_nodes(const std::vector<PlannedNode>& nodes) {

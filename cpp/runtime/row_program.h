@@ -12,6 +12,7 @@
 #include "ops/row_batch.h"
 #include "runtime/executor.h"
 #include "runtime/kv_cache.h"
+#include "runtime/profiler.h"
 #include "runtime/row_plan.h"
 
 namespace kvik::runtime {
@@ -49,6 +50,11 @@ class RowProgram {
   // Throws kvik::Error naming the node that failed.
   void run(const RowInput& input);
 
+  // The operators that a profiler adds to: one for each node of the graph.
+  std::vector<OpProfile> profiled_ops() const;
+  // Who is told of each operator from the next run on; null: nobody. It must outlive its use.
+  void set_profiler(Profiler* profiler) { profiler_ = profiler; }
+
  private:
   class Context;
 
@@ -78,6 +84,7 @@ class RowProgram {
   std::int64_t body_rows_ = -1;  // rows that the tensors are dimensioned for
   std::int64_t tail_rows_ = -1;
   std::unique_ptr<Context> context_;
+  Profiler* profiler_ = nullptr;
 };
 
 }  // namespace kvik::runtime

@@ -37,6 +37,7 @@ struct Session::Impl {
   std::vector<TensorInfo> inputs;
   std::vector<TensorInfo> outputs;
   std::unique_ptr<runtime::GraphExecutor> executor;
+  runtime::Profiler profiler;
 };
 
 namespace {
@@ -146,14 +147,25 @@ std::vector<OwnedTensor> Session::run(std::span<const Feed> feeds,
   impl_->check_files();
   std::vector<std::size_t> wanted;
   for (const std::string& name : output_names) wanted.push_back(impl_->output_index(name));
+  runtime::Profiler* const profiler = impl_->profiler.active();
+  runtime::ProfiledCall call(profiler);
   const std::vector<runtime::OwnedTensor> results =
-      impl_->executor->run(impl_->bind(feeds), cancelled);
+      impl_->executor->run(impl_->bind(feeds), cancelled, profiler);
+  call.done();
   std::vector<OwnedTensor> out;
   if (output_names.empty()) {
     for (const runtime::OwnedTensor& result : results) out.push_back(to_public(result));
   }
   for (const std::size_t i : wanted) out.push_back(to_public(results[i]));
   return out;
+}
+
+void Session::start_profile() const {
+  impl_->profiler.start(impl_->executor->profiled_ops());
+}
+
+Profile Session::stop_profile() const {
+  return impl_->profiler.stop();
 }
 
 }  // namespace kvik

@@ -22,6 +22,7 @@ from kvik.errors import (
 )
 from kvik.info import ModelInfo, Score, TensorInfo
 from kvik.model import Model, load
+from kvik.profile import OpProfile, Profile
 from kvik.session import InferenceSession, NodeArg
 from kvik.tokenizer import Tokenizer
 
@@ -38,7 +39,9 @@ __all__ = [
     "Model",
     "ModelInfo",
     "NodeArg",
+    "OpProfile",
     "OutOfMemoryError",
+    "Profile",
     "Score",
     "TensorInfo",
     "Tokenizer",

@@ -30,6 +30,52 @@ class TensorInfo:
         Sizes, names of symbolic dimensions, None where nothing is known, outermost first; None when not even the rank is known.
         """
 
+class OpProfile:
+    """One node of the graph that runs, and its time."""
+
+    @property
+    def op(self) -> str: ...
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def shape(self) -> str: ...
+
+    @property
+    def precision(self) -> str: ...
+
+    @property
+    def calls(self) -> int: ...
+
+    @property
+    def seconds(self) -> float: ...
+
+    @property
+    def bytes(self) -> float:
+        """Of weights, and of cached keys and values, read."""
+
+    @property
+    def operations(self) -> float:
+        """Of matrix products; a multiply-add is two."""
+
+class Profile:
+    """Where the time of some calls went."""
+
+    @property
+    def calls(self) -> int: ...
+
+    @property
+    def seconds(self) -> float: ...
+
+    @property
+    def ops(self) -> list[OpProfile]:
+        """In the order of the graph; those that were called."""
+
+    @property
+    def overhead_seconds(self) -> float:
+        """What the calls took beside their operators."""
+
 class Session:
     """A loaded graph; see kvik.InferenceSession."""
 
@@ -48,6 +94,12 @@ class Session:
     @property
     def outputs(self) -> list[TensorInfo]:
         """Outputs in the file's order, extra ones last."""
+
+    def start_profile(self) -> None:
+        """Time every node from now on, forgetting what was recorded before."""
+
+    def stop_profile(self) -> Profile:
+        """Stop, and return what was recorded since start_profile()."""
 
     def run(self, output_names: _Sequence[str], feeds: _Sequence[tuple[str, numpy.typing.NDArray[Any]]]) -> list[numpy.typing.NDArray[Any]]:
         """
@@ -250,6 +302,12 @@ class Model:
 
     def new_sequence(self) -> Sequence:
         """An empty sequence."""
+
+    def start_profile(self) -> None:
+        """Time every operator from now on, forgetting what was recorded before."""
+
+    def stop_profile(self) -> Profile:
+        """Stop, and return what was recorded since start_profile()."""
 
     def forward(self, steps: _Sequence[tuple[Sequence, numpy.typing.NDArray[numpy.int64], Logits]]) -> numpy.typing.NDArray[numpy.float32]:
         """

@@ -20,6 +20,7 @@ from kvik.errors import InvalidArgumentError
 from kvik.generation import DEFAULT_NEW_TOKENS, Prompts, Run, Settings, read_prompts
 from kvik.info import ModelInfo, Score, model_info
 from kvik.metadata import GenerationMetadata, end_ids, read_metadata
+from kvik.profile import Profile, read_profile
 from kvik.tokenizer import Tokenizer, find_tokenizer
 
 if TYPE_CHECKING:
@@ -298,6 +299,17 @@ class Model:
             logprobs[row + 1 : row + 1 + len(logits)] = _log_softmax_at(logits, wanted)
             row += len(logits)
         return Score(tokens, [self._spell(token) for token in tokens], logprobs)
+
+    def start_profile(self) -> None:
+        """Time every operator from now on, forgetting what was recorded before.
+
+        The numbers stay the same; each operator takes two readings of the clock longer.
+        """
+        self._core.start_profile()
+
+    def stop_profile(self) -> Profile:
+        """Stop, and return what was recorded since start_profile(); nothing without it."""
+        return read_profile(self._core.stop_profile())
 
     def _spell(self, token: int) -> str:
         return f"<id {token}>" if self._tokenizer is None else self._tokenizer.token(token)

@@ -12,6 +12,7 @@ from kvik import _core
 from kvik.arguments import check_names, check_path, check_threads
 from kvik.errors import InvalidArgumentError
 from kvik.info import tensor_info
+from kvik.profile import Profile, read_profile
 
 if TYPE_CHECKING:
     import os
@@ -110,6 +111,14 @@ class InferenceSession:
         fed = check_names(input_feed, "the keys of input_feed")
         feeds = [(name, self._array(name, input_feed[name])) for name in fed]
         return self._core.run(names, feeds)
+
+    def start_profile(self) -> None:
+        """Time every node of the runs that begin from now on, forgetting earlier ones."""
+        self._core.start_profile()
+
+    def stop_profile(self) -> Profile:
+        """Stop, and return what was recorded since start_profile(); nothing without it."""
+        return read_profile(self._core.stop_profile())
 
     def _array(self, name: str, value: npt.ArrayLike) -> npt.NDArray[Any]:
         """The value as an array that the engine can read in place."""

@@ -401,8 +401,31 @@ def test_bench_names_an_absent_peer(plain_path, tmp_path):
     assert "onnxruntime: absent, not installed (pip install onnxruntime)" in out
 
 
+def test_bench_profile_json(plain_path):
+    out, _ = succeed("bench", plain_path, *QUICK, "--profile", "--json")
+    record = json.loads(out)
+    prefill, decode = record["phases"]
+    assert (prefill["name"], prefill["tokens"], prefill["calls"]) == ("prefill", 16, 2)
+    assert (decode["name"], decode["tokens"], decode["calls"]) == ("decode", 6, 6)
+    for phase in record["phases"]:
+        assert 0 <= phase["overhead_seconds"] < phase["seconds"]
+        attention = next(op for op in phase["ops"] if op["op"] == "kvik.RowAttention")
+        assert attention["nodes"] == 2
+        assert attention["calls"] == 2 * phase["calls"]
+        assert 0 < attention["least_seconds"] < attention["seconds"]
+    assert record["ceilings"]["read_bytes_per_second"] > 1e8
+
+
+def test_bench_profile_report(plain_path):
+    out, _ = succeed("bench", plain_path, *QUICK, "--profile", "--weights", "int8")
+    for words in ("prefill: 8 tokens a call", "decode: 1 tokens a call", "GB/s", "GOP/s",
+                  "of ceiling", "kvik.RowAttention", "between operators"):  # fmt: skip
+        assert words in out
+
+
 def test_bench_mistakes(plain_path, tmp_path):
     assert "more than the context of 64" in fail("bench", plain_path)
     assert "--new-tokens must be at least 2" in fail("bench", plain_path, "-n", 1)
     assert "--rounds must be at least 1" in fail("bench", plain_path, "--rounds", 0)
+    assert "more than the context of 64" in fail("bench", plain_path, "--profile")
     assert "no such file" in fail("bench", tmp_path / "absent.onnx")

@@ -6,6 +6,7 @@
 #include "kvik/error.h"
 #include "kvik/generate.h"
 #include "kvik/model.h"
+#include "kvik/profile.h"
 #include "kvik/sampler.h"
 #include "kvik/session.h"
 #include "kvik/version.h"

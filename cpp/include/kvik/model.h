@@ -32,6 +32,7 @@
 #include "kvik/cache_type.h"
 #include "kvik/error.h"
 #include "kvik/export.h"
+#include "kvik/profile.h"
 #include "kvik/session.h"
 #include "kvik/weights.h"
 
@@ -208,6 +209,12 @@ class KVIK_API Model {
   }
   // Rows of logits that the steps ask for.
   static std::int64_t logits_rows(std::span<const Step> steps) noexcept;
+
+  // Times every operator of the calls of forward() from now on (those that generate() makes are
+  // among them), forgetting what was recorded before. Throws kOutOfMemory.
+  void start_profile() const;
+  // Stops, and returns what was recorded since start_profile(): empty when it was not started.
+  Profile stop_profile() const;
 
   struct KVIK_HIDDEN Impl;
 

@@ -22,6 +22,7 @@
 #include "kvik/dtype.h"
 #include "kvik/error.h"
 #include "kvik/export.h"
+#include "kvik/profile.h"
 
 namespace kvik {
 
@@ -114,6 +115,12 @@ class KVIK_API Session {
   std::vector<OwnedTensor> run(std::span<const Feed> feeds,
                                std::span<const std::string> output_names = {},
                                const CancelCheck& cancelled = {}) const;
+
+  // Times every node of the runs that begin from now on, forgetting what was recorded before. The
+  // time of a control-flow node is that of its bodies. Throws kOutOfMemory.
+  void start_profile() const;
+  // Stops, and returns what was recorded since start_profile(): empty when it was not started.
+  Profile stop_profile() const;
 
   struct KVIK_HIDDEN Impl;
 

@@ -17,7 +17,14 @@ from kvik import _core
 if TYPE_CHECKING:
     from kvik.info import ModelInfo
 
-__all__ = ["Machine", "Roofline", "describe_machine", "measure_roofline"]
+__all__ = [
+    "Ceilings",
+    "Machine",
+    "Roofline",
+    "describe_machine",
+    "measure_ceilings",
+    "measure_roofline",
+]
 
 
 # Of a packed weight, scales included. Each takes a multiplication and an addition per token.
@@ -59,16 +66,42 @@ class Roofline:
         return self.flops_per_second / self.flops_per_token
 
 
+@dataclass(frozen=True)
+class Ceilings:
+    """What this machine can do with a model's weights and threads."""
+
+    read_bytes_per_second: float  # working set of the packed weights' size
+    operations_per_second: dict[str, float]  # by precision: the instructions of the ISA in use
+
+    def peak(self, precision: str) -> float:
+        """Operations per second on operands of this precision, as the engine multiplies them."""
+        return self.operations_per_second.get(precision, self.operations_per_second["f32"])
+
+
+def measure_ceilings(info: ModelInfo) -> Ceilings:
+    """Measure memory, fp32 and, for integer weights, byte arithmetic; about a second."""
+    weights = max(info.packed_bytes, 1)
+    peaks = {"f32": _peak("f32", info)}
+    if info.weights != "f32":
+        peaks[info.weights] = _peak(info.weights, info)
+    return Ceilings(_core.read_bandwidth(weights, info.threads, 0.5), peaks)
+
+
+def _peak(precision: str, info: ModelInfo) -> float:
+    # bf16 weights are widened and multiplied in fp32.
+    measure = _core.dot_peak if precision in ("int8", "int4") else _core.fma_peak
+    return measure(info.isa, info.threads, 0.3)
+
+
 def measure_roofline(info: ModelInfo, mean_position: float) -> Roofline:
     """Measure the ceilings; takes about a second.
 
     ``mean_position``: the average number of cached tokens while decoding.
     """
     weights = max(info.packed_bytes, 1)
-    peak = _core.dot_peak if info.weights in ("int8", "int4") else _core.fma_peak
     return Roofline(
         read_bytes_per_second=_core.read_bandwidth(weights, info.threads, 0.5),
-        flops_per_second=peak(info.isa, info.threads, 0.3),
+        flops_per_second=_peak(info.weights, info),
         bytes_per_token=weights + info.state_bytes_per_position * mean_position,
         flops_per_token=2 * weights / _BYTES[info.weights],
     )

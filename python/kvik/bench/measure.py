@@ -21,7 +21,15 @@ if TYPE_CHECKING:
     from kvik.arguments import WeightType
     from kvik.info import ModelInfo
 
-__all__ = ["Absent", "Benchmark", "EngineFigures", "Parity", "Plan", "run_benchmark"]
+__all__ = [
+    "Absent",
+    "Benchmark",
+    "EngineFigures",
+    "Parity",
+    "Plan",
+    "random_prompt",
+    "run_benchmark",
+]
 
 PEERS = ("onnxruntime",)
 
@@ -103,7 +111,7 @@ def run_benchmark(plan: Plan, progress: Progress) -> Benchmark:
     progress("loading")
     kvik = KvikEngine(plan.model, plan.threads, plan.weights)
     info = kvik.model.info
-    prompt = _prompt(plan, info)
+    prompt = random_prompt(plan, info)
     engines: list[Engine] = [kvik]
     absent: list[Absent] = []
     for name in PEERS:
@@ -128,7 +136,8 @@ def _open_peer(name: str, plan: Plan, info: ModelInfo) -> Engine | Absent:
         return Absent(name, " ".join(str(error).split())[:200])
 
 
-def _prompt(plan: Plan, info: ModelInfo) -> Ids:
+def random_prompt(plan: Plan, info: ModelInfo) -> Ids:
+    """The plan's prompt: int64 [prompt_tokens]. Raises InvalidArgumentError beyond the context."""
     wanted = plan.prompt_tokens + plan.new_tokens
     if info.context_length is not None and wanted > info.context_length:
         raise InvalidArgumentError(

@@ -23,7 +23,7 @@ from kvik.errors import KvikError
 if TYPE_CHECKING:
     from kvik.arguments import WeightType
 
-__all__ = ["Footprint", "measure_footprint"]
+__all__ = ["Footprint", "measure_footprint", "peak_bytes"]
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,7 @@ def measure_footprint(
     return Footprint(**json.loads(done.stdout.strip().splitlines()[-1]))
 
 
-def _peak_bytes() -> int:
+def peak_bytes() -> int:
     """Largest resident set of this process so far.
 
     Linux's ru_maxrss also counts what the parent had when it started this process; VmHWM does not.
@@ -78,13 +78,13 @@ def _main(
 
     if engine != "kvik":
         __import__(engine)  # an installed package's import is not part of loading a model
-    base = _peak_bytes()
+    base = peak_bytes()
     start = time.perf_counter()
     loaded = open_engine(engine, Path(model), int(threads), weights)
     seconds = time.perf_counter() - start
     prompt = np.zeros(int(prompt_tokens), dtype=np.int64)
     loaded.decode(prompt, int(new_tokens))
-    figures = {"load_seconds": seconds, "base_bytes": base, "peak_bytes": _peak_bytes()}
+    figures = {"load_seconds": seconds, "base_bytes": base, "peak_bytes": peak_bytes()}
     print(json.dumps(figures))
 
 

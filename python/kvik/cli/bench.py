@@ -27,6 +27,12 @@ def bench(
     json: Annotated[
         bool, typer.Option("--json", help="Print one JSON record instead of tables.")
     ] = False,
+    profile: Annotated[
+        bool,
+        typer.Option(
+            "--profile", help="Time each operator of kvik instead, in prefill and in decode."
+        ),
+    ] = False,
     weights: Weights = "f32",
     threads: Threads = None,
 ) -> None:
@@ -51,13 +57,24 @@ def bench(
         seed=check_count(seed, "--seed", 0),
     )
     progress = Console(stderr=True)
+    console = Console(highlight=False, soft_wrap=True)
+    console.width = max(console.width, REPORT_WIDTH)  # a file or a pipe has no width of its own
+    if profile:
+        from kvik.bench.profile import run_profile
+        from kvik.bench.profile_report import print_profile, profile_json
+
+        with progress.status("starting") as status:
+            profiled = run_profile(plan, status.update)
+        if json:
+            print(profile_json(profiled))
+        else:
+            print_profile(profiled, console)
+        return
     with progress.status("starting") as status:
         result = run_benchmark(plan, status.update)
     if json:
         print(to_json(result))
     else:
-        console = Console(highlight=False, soft_wrap=True)
-        console.width = max(console.width, REPORT_WIDTH)  # a file or a pipe has no width of its own
         print_report(result, console)
     if not result.correct:
         raise typer.Exit(1)

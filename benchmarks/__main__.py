@@ -1,0 +1,123 @@
+"""The benchmark's command line: python -m benchmarks --help."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from benchmarks.peers import PEERS
+from benchmarks.plan import MODELS, PRECISIONS, Plan, all_cases, short_cases
+from benchmarks.results import Record
+from benchmarks.run import Runner
+from benchmarks.table import to_markdown
+
+SHORT_PRECISIONS = ("f32", "int8", "int4")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Exit status 1: an engine chose wrong tokens; 2: a mistake on the command line."""
+    plan = parse(arguments)
+    record = Runner(plan, lambda text: print(text, file=sys.stderr, flush=True)).run()
+    write(record, plan.out)
+    print((plan.out / "results.md").read_text())
+    return int(any(entry.status == "wrong" for entry in record.entries))
+
+
+def parse(arguments: Sequence[str] | None) -> Plan:
+    """The plan that the command line asks for; a mistake ends the program."""
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks",
+        description="kvik and its peers on the same weights, taking turns in one run. Writes "
+        "results.json, results.md and pictures.",
+        epilog="Without --all: the short form, GPT-2's shape alone, few rounds. Peers come with "
+        "pip install 'kvik[peers]'; those that are not installed are named in the table.",
+    )
+    parser.add_argument("--all", action="store_true", help="every model, precision and case")
+    _add_list(parser, "--models", MODELS, "gpt2; with --all every model")
+    _add_list(parser, "--peers", PEERS, "all")
+    _add_list(parser, "--precisions", PRECISIONS, "f32,int8,int4; with --all bf16 too")
+    parser.add_argument(
+        "--threads", type=_counts, metavar="N[,N...]",
+        help="thread counts, the one that most is measured with first (default: 2; with --all 2,1)",
+    )  # fmt: skip
+    parser.add_argument("--rounds", type=_count, help="samples of everything (2; with --all 5)")
+    parser.add_argument(
+        "--new-tokens", type=_count, help="tokens to decode, at least 2 (32; with --all 128)"
+    )
+    parser.add_argument("--seed", type=int, default=0, help="of the random prompts")
+    parser.add_argument(
+        "--work", type=Path, default=Path("build/benchmarks"),
+        help="where models are kept: gigabytes (default: %(default)s)",
+    )  # fmt: skip
+    parser.add_argument(
+        "-o", "--out", type=Path, help="folder for the results (default: WORK/results)"
+    )
+    found = parser.parse_args(arguments)
+    new_tokens = found.new_tokens or (128 if found.all else 32)
+    if new_tokens < 2:
+        parser.error("--new-tokens must be at least 2")
+    threads = found.threads or ((2, 1) if found.all else (2,))
+    return Plan(
+        models=found.models or (MODELS if found.all else MODELS[:1]),
+        peers=found.peers or PEERS,
+        precisions=found.precisions or (PRECISIONS if found.all else SHORT_PRECISIONS),
+        threads=threads[:1],
+        scaling_threads=threads[1:],
+        rounds=found.rounds or (5 if found.all else 2),
+        cases=all_cases(new_tokens) if found.all else short_cases(new_tokens),
+        work=found.work,
+        out=found.out or found.work / "results",
+        seed=found.seed,
+    )
+
+
+def _add_list(
+    parser: argparse.ArgumentParser, option: str, choices: Sequence[str], default: str
+) -> None:
+    def names(text: str) -> tuple[str, ...]:
+        found = tuple(part.strip() for part in text.split(","))
+        for name in found:
+            if name not in choices:
+                raise argparse.ArgumentTypeError(f"{name!r} is none of {', '.join(choices)}")
+        return tuple(dict.fromkeys(found))
+
+    parser.add_argument(
+        option,
+        type=names,
+        metavar="NAME[,NAME...]",
+        help=f"of {', '.join(choices)} (default: {default})",
+    )
+
+
+def _count(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is no number from 1 on")
+    return int(text)
+
+
+def _counts(text: str) -> tuple[int, ...]:
+    return tuple(dict.fromkeys(_count(part.strip()) for part in text.split(",")))
+
+
+def write(record: Record, folder: Path) -> None:
+    """results.json, results.md and, where matplotlib is installed, pictures."""
+    folder.mkdir(parents=True, exist_ok=True)
+    text = json.dumps(record.to_json(), indent=1, default=str)
+    (folder / "results.json").write_text(text + "\n")
+    markdown = to_markdown(record)
+    try:
+        from benchmarks.plots import draw_all
+
+        pictures = draw_all(record, folder)
+    except ImportError as error:
+        markdown += f"\nNo pictures: {error}.\n"
+    else:
+        markdown += "".join(f"\n![{path.stem}]({path.name})\n" for path in pictures)
+    (folder / "results.md").write_text(markdown)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

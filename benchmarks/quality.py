@@ -43,7 +43,7 @@ def main() -> None:
     print("| weights | cache | MB | mean KL | same top | perplexity | in f32 | |")
     print("|---|---|---|---|---|---|---|---|")
     missed = False
-    bounds: dict[tuple[str, str], tuple[float, float]] = {**BOUNDS}
+    bounds = {(str(weights), str(cache)): bound for (weights, cache), bound in BOUNDS.items()}
     for item in measure_quality(arguments.model, windows, tuple(BOUNDS)):
         good = item.within(*bounds[item.weights, item.cache])
         missed = missed or not good

@@ -206,17 +206,15 @@ void init_model(nb::module_& module) {
   init_matrices(module);
   nb::class_<Model>(module, "Model", "A loaded language model; see kvik.Model.")
       .def_static("load", load_model, nb::arg("path"), nb::arg("threads") = 0,
-                  nb::arg("weights") = "f32", nb::arg("cache") = "f32",
-                  nb::arg("optimize") = true, nb::arg("incremental") = true,
-                  nb::arg("max_rows") = LoadOptions{}.max_rows,
+                  nb::arg("weights") = "f32", nb::arg("cache") = "f32", nb::arg("optimize") = true,
+                  nb::arg("incremental") = true, nb::arg("max_rows") = LoadOptions{}.max_rows,
                   nb::sig("def load(path: str | os.PathLike[str], threads: int = 0, "
                           "weights: str = 'f32', cache: str = 'f32', optimize: bool = True, "
                           "incremental: bool = True, max_rows: int = 256) -> Model"),
                   "Load a file; threads=0 means one a CPU.")
       .def_static("from_bytes", model_from_bytes, nb::arg("data"), nb::arg("threads") = 0,
-                  nb::arg("weights") = "f32", nb::arg("cache") = "f32",
-                  nb::arg("optimize") = true, nb::arg("incremental") = true,
-                  nb::arg("max_rows") = LoadOptions{}.max_rows,
+                  nb::arg("weights") = "f32", nb::arg("cache") = "f32", nb::arg("optimize") = true,
+                  nb::arg("incremental") = true, nb::arg("max_rows") = LoadOptions{}.max_rows,
                   "Load a model from memory; it is copied.")
       .def_prop_ro("info", &Model::info, nb::rv_policy::reference_internal)
       .def_prop_ro("metadata", metadata, nb::sig("def metadata(self) -> dict[str, str]"),

@@ -79,7 +79,8 @@ inline void tile_dot() {
   for (const int tile : {kSums, kA, kB}) require_shape(tile);
   require(kSums != kA && kSums != kB && kA != kB, "the same tile twice");
   require(emulated.rows[kSums] == emulated.rows[kA], "rows of the sums and of the first factor");
-  require(emulated.bytes[kSums] == emulated.bytes[kB], "columns of the sums and of the second factor");
+  require(emulated.bytes[kSums] == emulated.bytes[kB],
+          "columns of the sums and of the second factor");
   require(emulated.bytes[kA] == 4 * emulated.rows[kB], "k of the two factors");
   for (int m = 0; m < emulated.rows[kA]; ++m) {
     for (int n = 0; n < emulated.bytes[kB] / 4; ++n) {

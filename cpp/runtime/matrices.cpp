@@ -36,9 +36,10 @@ WeightSource source_of(const Graph& graph, const Node& node, const MatrixUse& us
 MatrixInfo describe(const Graph& graph, const Node& node, const MatrixUse& use,
                     const WeightCache& weights) {
   const WeightSource source = source_of(graph, node, use);
-  const Dims& dims = source.values().dims;
+  const std::int64_t rows = source.transposed() ? source.n() : source.k();
+  const std::int64_t columns = source.transposed() ? source.k() : source.n();
   MatrixInfo info{.name = graph.value(node.input(use.input)).name,
-                  .dims = {dims[0], dims[1]},
+                  .dims = {rows, columns},
                   .stored = source.quantized(),
                   .multiplied = !use.looked_up,
                   .looked_up = use.looked_up,
@@ -46,7 +47,7 @@ MatrixInfo describe(const Graph& graph, const Node& node, const MatrixUse& use,
   if (!use.looked_up) {
     info.type = ops::linear_type(graph, node, weights);
   } else if (source.quantized()) {
-    info.type = source.panel_type();
+    info.type = ops::packed_type(source.panel_type(), source.k(), source.n());
   } else {
     info.type = ops::embedding_rows(graph, node, weights).type;
   }

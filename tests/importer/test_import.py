@@ -445,7 +445,8 @@ def test_matmul_nbits_is_a_linear_layer_on_the_same_bytes(import_model: Import) 
         node = helper.make_node(
             "MatMulNBits", inputs, ["y"], name="n", domain="com.microsoft", **sizes
         )
-        result = import_model(model([node], initializers=initializers, domains=["com.microsoft"]))
+        file = model([node], initializers=initializers, domains=["com.microsoft"])
+        result = import_model(file, "--dump")
         expected = f"y = kvik.Linear(x, n/B uint4 [8, 96], {operands}) "
         assert expected in result.output
         attributes = f"{{activation='none', axis=1, block=32, k=80, trans_w=1{zero}}}"

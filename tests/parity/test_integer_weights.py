@@ -297,6 +297,15 @@ def test_matmul_nbits(bits, block, zero, k, precision):
     loaded = load(model)
     assert precision_of(loaded) == precision
     assert loaded.info.incremental
+    (matrix,) = (item for item in loaded.matrices() if item.multiplied)
+    assert (matrix.shape, matrix.channel_axis, matrix.stored) == ((N, k), 0, True)
+    if precision == "f32":
+        with pytest.raises(kvik.InvalidArgumentError, match="not kept as integers"):
+            loaded.integers(matrix)
+    else:
+        integers, scales = loaded.integers(matrix)
+        steps = np.repeat(scales, 32, axis=1)[:, :k] if precision == "int4" else scales
+        np.testing.assert_allclose((integers * steps).T, w, rtol=2.0**-11)
     found = logits_of(loaded, ids)
     assert (np.abs(found - expected) <= error_bound(table, w, precision)).all()
     theirs = run_onnxruntime(model, ids)

@@ -37,7 +37,7 @@ enum class WeightType : std::uint8_t {
 // A matrix that a model multiplies by, or looks rows up in by token id.
 struct MatrixInfo {
   std::string name;                    // of the value in the file
-  std::array<std::int64_t, 2> dims{};  // as in the file
+  std::array<std::int64_t, 2> dims{};  // as in the file, without what pads blocks
   WeightType type = WeightType::kF32;  // in memory
   bool stored = false;                 // the file holds these integers
   bool multiplied = false;             // by a linear layer

@@ -16,6 +16,9 @@ static_assert(kChunkRows % kTileRows == 0);
 // Tiles that fetch a block, at a line per step of k and column of tiles.
 constexpr int kFetchTiles = kPanel / kFloatsPerLine / (kPanel / (tile_vecs(kTileRows) * kWidth));
 
+// Steps of k that are transposed together: a line of each column, into as many rows of a panel.
+constexpr std::int64_t kTransposed = 16;
+
 void pack_f32(const float* w, std::ptrdiff_t k_stride, std::ptrdiff_t c_stride, std::int64_t k,
               std::int64_t n, std::int64_t panel_begin, std::int64_t panel_end, float* packed) {
   for (std::int64_t panel = panel_begin; panel < panel_end; ++panel) {
@@ -23,13 +26,17 @@ void pack_f32(const float* w, std::ptrdiff_t k_stride, std::ptrdiff_t c_stride, 
     const int columns = n - column < kPanel ? static_cast<int>(n - column) : kPanel;
     const float* from = w + column * c_stride;
     float* to = packed + column * k;  // [k, kPanel]
-    for (std::int64_t i = 0; i < k; ++i, from += k_stride, to += kPanel) {
-      if (c_stride == 1) {
-        map(from, columns, to, [](Vec v) { return v; });
-      } else {
-        for (int j = 0; j < columns; ++j) to[j] = from[j * c_stride];
+    for (std::int64_t begin = 0; begin < k; begin += kTransposed) {
+      const std::int64_t end = k - begin < kTransposed ? k : begin + kTransposed;
+      for (int j = 0; c_stride != 1 && j < columns; ++j) {
+        const float* elements = from + j * c_stride;
+        for (std::int64_t i = begin; i < end; ++i) to[i * kPanel + j] = elements[i * k_stride];
       }
-      for (int j = columns; j < kPanel; ++j) to[j] = 0.0f;
+      for (std::int64_t i = begin; i < end; ++i) {
+        if (c_stride == 1)
+          map(from + i * k_stride, columns, to + i * kPanel, [](Vec v) { return v; });
+        for (int j = columns; j < kPanel; ++j) to[i * kPanel + j] = 0.0f;
+      }
     }
   }
 }

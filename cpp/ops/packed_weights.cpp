@@ -107,8 +107,42 @@ void pack_panel(const kernels::KernelTable& table, const float* block, std::int6
   }
 }
 
+// The columns [first, first + columns) of a constant whose columns follow each other have been read
+// by panels of one thread; their memory is given back while others are still being packed, so that
+// a large table is never there twice.
+class ColumnRelease {
+ public:
+  ColumnRelease(const WeightSource& source, std::int64_t first, const WeightCache::Release& release)
+      : release_(release), data_(source.values().data) {
+    const std::int64_t bits = dtype_bits(source.values().dtype);
+    if (release_ && source.transposed() && !source.quantized()) {
+      column_bytes_ = static_cast<std::size_t>(source.k() * bits / 8);
+    }
+    begin_ = end_ = static_cast<std::size_t>(first) * column_bytes_;
+  }
+  ~ColumnRelease() { give_back(); }
+  ColumnRelease(const ColumnRelease&) = delete;
+  ColumnRelease& operator=(const ColumnRelease&) = delete;
+
+  void add(std::int64_t columns) {
+    end_ += static_cast<std::size_t>(columns) * column_bytes_;
+    if (end_ - begin_ >= kLeast) give_back();
+  }
+
+ private:
+  static constexpr std::size_t kLeast = std::size_t{1} << 20;  // bytes that are worth a system call
+  void give_back() {
+    if (end_ > begin_) release_(data_.subspan(begin_, end_ - begin_));
+    begin_ = end_;
+  }
+  const WeightCache::Release& release_;
+  std::span<const std::byte> data_;
+  std::size_t column_bytes_ = 0;  // 0: nothing is released here
+  std::size_t begin_ = 0, end_ = 0;
+};
+
 void pack(const kernels::KernelTable& table, ThreadPool& pool, const WeightSource& source,
-          PackedWeights& w) {
+          const WeightCache::Release& release, PackedWeights& w) {
   if (w.n == 0) return;
   const std::int64_t panels = (w.n + table.panel - 1) / table.panel;
   const std::size_t bytes = panel_bytes(w.type, w.k, table.panel);
@@ -123,18 +157,19 @@ void pack(const kernels::KernelTable& table, ThreadPool& pool, const WeightSourc
   const bool direct = w.type == WeightType::kF32 && values.dtype == DType::kF32 &&
                       reinterpret_cast<std::uintptr_t>(data) % alignof(float) == 0;
   parallel_for(pool, panels, w.k * table.panel, 1, [&](std::int64_t begin, std::int64_t end) {
-    if (direct) {
-      table.pack_f32(reinterpret_cast<const float*>(data), source.transposed() ? 1 : w.n,
-                     source.transposed() ? w.k : 1, w.k, w.n, begin, end, w.panels.as<float>());
-      return;
-    }
+    ColumnRelease done(source, begin * table.panel, release);
     AlignedBuffer block(
-        as_stored ? 0
-                  : checked_product(static_cast<std::size_t>(w.k * table.panel), sizeof(float)));
+        as_stored || direct
+            ? 0
+            : checked_product(static_cast<std::size_t>(w.k * table.panel), sizeof(float)));
     for (std::int64_t panel = begin; panel < end; ++panel) {
       const std::int64_t first = panel * table.panel;
       const auto columns = std::min<std::int64_t>(table.panel, w.n - first);
-      if (as_stored) {
+      if (direct) {
+        table.pack_f32(reinterpret_cast<const float*>(data), source.transposed() ? 1 : w.n,
+                       source.transposed() ? w.k : 1, w.k, w.n, panel, panel + 1,
+                       w.panels.as<float>());
+      } else if (as_stored) {
         source.fill_panel(first, columns, table.panel,
                           w.panels.as<std::uint8_t>() + static_cast<std::size_t>(panel) * bytes,
                           w.column_scale.as<float>() + first);
@@ -142,6 +177,7 @@ void pack(const kernels::KernelTable& table, ThreadPool& pool, const WeightSourc
         source.read_block(first, columns, block.as<float>());
         pack_panel(table, block.as<float>(), panel, static_cast<int>(columns), w);
       }
+      done.add(columns);
     }
   });
 }
@@ -233,7 +269,7 @@ std::shared_ptr<const PackedWeights> WeightCache::get(const WeightSource& source
   packed->k = source.k();
   packed->n = source.n();
   packed->type = type;
-  pack(table, pool, source, *packed);
+  pack(table, pool, source, release_, *packed);
   if (release_) {
     for (const auto* tensor : {&source.values(), how.scale, how.zero}) {
       if (tensor != nullptr) release_(tensor->data);

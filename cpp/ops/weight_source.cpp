@@ -201,9 +201,15 @@ void WeightSource::read_block(std::int64_t first, std::int64_t columns, float* b
     return;
   }
   const auto each = [&](auto read) {
-    if (transposed_) {  // along each column of W: its elements are adjacent
-      for (std::int64_t c = 0; c < columns; ++c) {
-        for (std::int64_t i = 0; i < k_; ++i) block[i * columns + c] = read(i, first + c);
+    if (transposed_) {
+      // A column's elements are adjacent: as many of each in turn as a line of the block's rows
+      // stays in L1 for.
+      constexpr std::int64_t kTile = 16;
+      for (std::int64_t begin = 0; begin < k_; begin += kTile) {
+        const std::int64_t end = std::min(begin + kTile, k_);
+        for (std::int64_t c = 0; c < columns; ++c) {
+          for (std::int64_t i = begin; i < end; ++i) block[i * columns + c] = read(i, first + c);
+        }
       }
       return;
     }

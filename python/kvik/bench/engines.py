@@ -14,7 +14,7 @@ from kvik.errors import InvalidArgumentError, UnsupportedError
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from kvik.arguments import WeightType
+    from kvik.arguments import CacheType, WeightType
 
 __all__ = ["Decoded", "Engine", "KvikEngine", "OnnxRuntimeEngine", "open_engine"]
 
@@ -55,12 +55,18 @@ class Engine(Protocol):
 class KvikEngine:
     """This engine, through its public package."""
 
-    def __init__(self, path: Path, threads: int | None, weights: WeightType = "f32") -> None:
+    def __init__(
+        self,
+        path: Path,
+        threads: int | None,
+        weights: WeightType = "f32",
+        cache: CacheType = "f32",
+    ) -> None:
         import kvik
 
         self.name = "kvik"
         self.version = kvik.__version__
-        self.model = kvik.load(path, threads=threads, weights=weights)
+        self.model = kvik.load(path, threads=threads, weights=weights, cache=cache)
         self.how = (
             "one row a token, keys and values cached"
             if self.model.info.incremental
@@ -140,10 +146,16 @@ def _feed_maker(node: Any) -> tuple[str, Any]:
     return node.name, lambda ids: known(ids)[None].astype(dtype)
 
 
-def open_engine(name: str, path: Path, threads: int | None, weights: WeightType = "f32") -> Engine:
-    """The engine of this name with the model loaded; ``weights`` are kvik's."""
+def open_engine(
+    name: str,
+    path: Path,
+    threads: int | None,
+    weights: WeightType = "f32",
+    cache: CacheType = "f32",
+) -> Engine:
+    """The engine of this name with the model loaded; ``weights`` and ``cache`` are kvik's."""
     if name == "kvik":
-        return KvikEngine(path, threads, weights)
+        return KvikEngine(path, threads, weights, cache)
     if name == "onnxruntime":
         return OnnxRuntimeEngine(path, threads)
     raise InvalidArgumentError(f"no engine is called {name!r}")

@@ -18,7 +18,7 @@ from kvik.errors import InvalidArgumentError, KvikError
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from kvik.arguments import WeightType
+    from kvik.arguments import CacheType, WeightType
     from kvik.info import ModelInfo
 
 __all__ = [
@@ -43,6 +43,7 @@ class Plan:
     model: Path
     threads: int | None = None
     weights: WeightType = "f32"  # of kvik; the peers run the file as it is
+    cache: CacheType = "f32"
     prompt_tokens: int = 128
     new_tokens: int = 32
     rounds: int = 5
@@ -81,7 +82,7 @@ class Parity:
     first_difference: int | None  # index of the first new token that differs
     margin: float | None  # there: logit of the peer's choice above that of kvik's, by the peer
     max_logit_error: float  # over the prompt's logits
-    exact: bool = True  # False: low-precision weights, which may choose otherwise
+    exact: bool = True  # False: low-precision weights or cache, which may choose otherwise
 
     @property
     def same(self) -> bool:
@@ -109,7 +110,7 @@ class Benchmark:
 def run_benchmark(plan: Plan, progress: Progress) -> Benchmark:
     """Measure kvik and its peers; ``progress`` is told what is going on."""
     progress("loading")
-    kvik = KvikEngine(plan.model, plan.threads, plan.weights)
+    kvik = KvikEngine(plan.model, plan.threads, plan.weights, plan.cache)
     info = kvik.model.info
     prompt = random_prompt(plan, info)
     engines: list[Engine] = [kvik]
@@ -158,7 +159,7 @@ def _footprints(
             progress(f"load and memory, round {round_index + 1}: {name}")
             found[name].append(
                 measure_footprint(
-                    name, plan.model, info.threads, plan.weights, plan.prompt_tokens, 2
+                    name, plan.model, info.threads, plan.weights, plan.cache, plan.prompt_tokens, 2
                 )
             )
     return found
@@ -195,7 +196,7 @@ def _alternate(
     parity = [
         replace(
             _parity(peer, prompt, ours, samples[peer.name].decoded[0].tokens, errors[peer.name]),
-            exact=plan.weights == "f32",
+            exact=plan.weights == plan.cache == "f32",
         )
         for peer in engines[1:]
     ]

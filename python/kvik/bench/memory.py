@@ -21,7 +21,7 @@ import numpy as np
 from kvik.errors import KvikError
 
 if TYPE_CHECKING:
-    from kvik.arguments import WeightType
+    from kvik.arguments import CacheType, WeightType
 
 __all__ = ["Footprint", "measure_footprint", "peak_bytes"]
 
@@ -36,7 +36,13 @@ class Footprint:
 
 
 def measure_footprint(
-    engine: str, model: Path, threads: int, weights: str, prompt_tokens: int, new_tokens: int
+    engine: str,
+    model: Path,
+    threads: int,
+    weights: str,
+    cache: str,
+    prompt_tokens: int,
+    new_tokens: int,
 ) -> Footprint:
     """Load, prefill and decode in a fresh process.
 
@@ -44,7 +50,7 @@ def measure_footprint(
         KvikError: the process failed; the message is the last line that it wrote.
     """
     command = [sys.executable, "-m", "kvik.bench.memory", engine, str(model)]
-    command += [str(threads), weights, str(prompt_tokens), str(new_tokens)]
+    command += [str(threads), weights, cache, str(prompt_tokens), str(new_tokens)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode != 0:
         lines = done.stderr.strip().splitlines() or [f"exit status {done.returncode}"]
@@ -71,6 +77,7 @@ def _main(
     model: str,
     threads: str,
     weights: WeightType,
+    cache: CacheType,
     prompt_tokens: str,
     new_tokens: str,
 ) -> None:
@@ -80,7 +87,7 @@ def _main(
         __import__(engine)  # an installed package's import is not part of loading a model
     base = peak_bytes()
     start = time.perf_counter()
-    loaded = open_engine(engine, Path(model), int(threads), weights)
+    loaded = open_engine(engine, Path(model), int(threads), weights, cache)
     seconds = time.perf_counter() - start
     prompt = np.zeros(int(prompt_tokens), dtype=np.int64)
     loaded.decode(prompt, int(new_tokens))

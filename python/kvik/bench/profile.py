@@ -66,7 +66,7 @@ def run_profile(plan: Plan, progress: Progress) -> ProfileRun:
     import kvik
 
     progress("loading")
-    model = kvik.load(plan.model, threads=plan.threads, weights=plan.weights)
+    model = kvik.load(plan.model, threads=plan.threads, weights=plan.weights, cache=plan.cache)
     prompt = random_prompt(plan, model.info)
     progress("measuring the machine")
     ceilings = measure_ceilings(model.info)

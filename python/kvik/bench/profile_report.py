@@ -19,6 +19,7 @@ def profile_json(run: ProfileRun) -> str:
     record: dict[str, Any] = {
         "model": str(run.plan.model),
         "weights": run.info.weights,
+        "cache": run.info.cache,
         "isa": run.info.isa,
         "threads": run.info.threads,
         "plan": {key: value for key, value in asdict(run.plan).items() if key != "model"},

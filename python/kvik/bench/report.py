@@ -36,6 +36,7 @@ def to_json(bench: Benchmark) -> str:
         "parameters": info.parameters,
         "packed_bytes": info.packed_bytes,
         "weights": info.weights,
+        "cache": info.cache,
         "incremental": info.incremental,
         "isa": info.isa,
         "threads": info.threads,
@@ -67,7 +68,8 @@ def print_report(bench: Benchmark, console: Console) -> None:
 def _print_heading(bench: Benchmark, console: Console) -> None:
     plan, machine, info = bench.plan, bench.machine, bench.info
     console.print(
-        f"[bold]{plan.model.name}[/]: {info.parameters:,} parameters, weights in {info.weights}"
+        f"[bold]{plan.model.name}[/]: {info.parameters:,} parameters, "
+        f"weights in {info.weights}, cache in {info.cache}"
     )
     console.print(
         f"{machine.cpu}, {machine.cpus} CPUs, {machine.system}; {info.threads} threads, "
@@ -129,7 +131,7 @@ def _print_parity(bench: Benchmark, console: Console) -> None:
         elif not item.exact:
             console.print(
                 f"greedy token {item.first_difference} is another than {item.peer}'s, whose choice "
-                f"is {item.margin:.2g} ahead, as low-precision weights may choose; {error}"
+                f"is {item.margin:.2g} ahead, as low precision may choose; {error}"
             )
         else:
             verdict = "close enough to call equal" if item.same else "[bold red]WRONG[/]"

@@ -7,7 +7,15 @@ from typing import Annotated
 import typer
 
 from kvik.arguments import check_count
-from kvik.cli.common import ModelPath, Threads, Weights, check_model_path, check_weights
+from kvik.cli.common import (
+    Cache,
+    ModelPath,
+    Threads,
+    Weights,
+    check_cache,
+    check_model_path,
+    check_weights,
+)
 
 __all__ = ["bench"]
 
@@ -34,6 +42,7 @@ def bench(
         ),
     ] = False,
     weights: Weights = "f32",
+    cache: Cache = "f32",
     threads: Threads = None,
 ) -> None:
     """Time load, prefill, first token and decode, and peak memory, for kvik and onnxruntime.
@@ -51,6 +60,7 @@ def bench(
         model=check_model_path(model),
         threads=threads,
         weights=check_weights(weights),
+        cache=check_cache(cache),
         prompt_tokens=check_count(prompt_tokens, "--prompt-tokens", 1),
         new_tokens=check_count(new_tokens, "--new-tokens", 2),
         rounds=check_count(rounds, "--rounds", 1),

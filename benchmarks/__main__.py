@@ -18,12 +18,22 @@ SHORT_PRECISIONS = ("f32", "int8", "int4")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Exit status 1: an engine chose wrong tokens; 2: a mistake on the command line."""
+    """Exit status 1: an engine chose wrong tokens; 2: a mistake on the command line.
+
+    An interrupted run writes what it has; its exit status is 130.
+    """
     plan = parse(arguments)
-    record = Runner(plan, lambda text: print(text, file=sys.stderr, flush=True)).run()
-    write(record, plan.out)
+    runner = Runner(plan, lambda text: print(text, file=sys.stderr, flush=True))
+    interrupted = False
+    try:
+        runner.run()
+    except KeyboardInterrupt:
+        interrupted = True
+    write(runner.record, plan.out)
     print((plan.out / "results.md").read_text())
-    return int(any(entry.status == "wrong" for entry in record.entries))
+    if interrupted:
+        return 130
+    return int(any(entry.status == "wrong" for entry in runner.record.entries))
 
 
 def parse(arguments: Sequence[str] | None) -> Plan:

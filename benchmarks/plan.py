@@ -40,7 +40,7 @@ class Plan:
 
 
 def short_cases(new_tokens: int = 32) -> tuple[Case, ...]:
-    return (Case("decode", 1, 128, new_tokens), Case("batch 8", 8, 128, 8))
+    return (Case("decode", 1, 128, new_tokens), Case("batch 8", 8, 32, 16))
 
 
 def all_cases(new_tokens: int = 128) -> tuple[Case, ...]:

@@ -20,7 +20,7 @@ class LlamaCppPeer(Peer):
     module = "llama_cpp"
     distribution = "llama-cpp-python"
     precisions = ("f32", "bf16", "int8", "int4")
-    setting = "GGUF in F32, BF16, Q8_0 or Q4_0 by its own quantizer"
+    setting = "GGUF in F32, BF16, Q8_0 or Q4_0 by its own quantizer; its cache in f16"
 
     def prepare(self, work: Workspace, precision: str) -> Path:
         def write(folder: Path) -> None:

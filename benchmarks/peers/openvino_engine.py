@@ -24,7 +24,7 @@ class OpenVinoPeer(Peer):
     module = "openvino"
     distribution = "openvino"
     precisions = ("f32", "bf16", "int8", "int4")
-    setting = "stateful, latency hint; int8 and int4 weights by nncf"
+    setting = "stateful, latency hint, its default cache; int8 and int4 (groups of 64) by nncf"
 
     def prepare(self, work: Workspace, precision: str) -> Path:
         def convert(folder: Path) -> None:

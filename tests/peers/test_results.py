@@ -172,6 +172,20 @@ def test_mistakes(arguments, words, capsys):
     assert words in capsys.readouterr().err
 
 
+def test_an_interrupted_run_writes_what_it_has(monkeypatch, tmp_path, capsys):
+    class Interrupted:
+        def __init__(self, plan, progress):
+            self.record = record_of([entry("kvik", [1, 2])])
+
+        def run(self):
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr("benchmarks.__main__.Runner", Interrupted)
+    assert main(["-o", str(tmp_path)]) == 130
+    assert "| **kvik** | f32 |" in capsys.readouterr().out
+    assert (tmp_path / "results.json").is_file()
+
+
 def test_help(capsys):
     with pytest.raises(SystemExit) as ended:
         main(["--help"])

@@ -61,6 +61,10 @@ void* operator new(std::size_t bytes, const std::nothrow_t& none) noexcept {
 void* operator new[](std::size_t bytes, const std::nothrow_t& none) noexcept {
   return operator new(bytes, none);
 }
+#if defined(__GNUC__) && !defined(__clang__)
+// Where GCC inlines these but not the forms of new above, it takes free() for a mismatch.
+#pragma GCC diagnostic ignored "-Wmismatched-new-delete"
+#endif
 void operator delete(void* memory) noexcept {
   std::free(memory);
 }

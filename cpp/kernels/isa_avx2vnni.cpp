@@ -1,8 +1,9 @@
 // The table of AVX2 with AVX-VNNI: the same vectors, bytes multiplied by one instruction. This file
 // alone is compiled with the flags of this instruction set.
+#define KVIK_VNNI_ENCODING "%{vex%} "
 // clang-format off: each builds on those above it
 #include "kernels/vec_avx2.h"
-#include "kernels/dot_avx2vnni.h"
+#include "kernels/dot_vnni.h"
 #include "kernels/table.inl.h"
 // clang-format on
 

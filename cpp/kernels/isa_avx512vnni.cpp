@@ -2,7 +2,7 @@
 // alone is compiled with the flags of this instruction set.
 // clang-format off: each builds on those above it
 #include "kernels/vec_avx512.h"
-#include "kernels/dot_avx512vnni.h"
+#include "kernels/dot_vnni.h"
 #include "kernels/table.inl.h"
 // clang-format on
 

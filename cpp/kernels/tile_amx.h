@@ -6,21 +6,11 @@
 #pragma once
 
 #include <cstddef>
-#include <cstdint>
+
+#include "kernels/tile_shapes.h"
 
 namespace kvik::kernels {
 namespace {
-
-// What each tile register holds, as the processor reads it. A thread's tiles have no shape until it
-// has set one: an instruction on them is illegal before.
-struct alignas(64) TileShapes {
-  std::uint8_t palette = 1;
-  std::uint8_t start_row = 0;
-  std::uint8_t reserved[14] = {};
-  std::uint16_t bytes[16] = {};  // of a row
-  std::uint8_t rows[16] = {};
-};
-static_assert(sizeof(TileShapes) == 64);
 
 // Sets the shapes, and every tile to zeros.
 inline void tiles_begin(const TileShapes& shapes) {

@@ -1,7 +1,7 @@
 // The kernels of isa_amx.cpp over tiles in software.
 // clang-format off: each builds on those above it
 #include "kernels/vec_avx512.h"
-#include "kernels/dot_avx512vnni.h"
+#include "kernels/dot_vnni.h"
 #include "tile_emulated.h"
 #include "kernels/table.inl.h"
 #include "kernels/tiles.inl.h"

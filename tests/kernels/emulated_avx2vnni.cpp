@@ -2,7 +2,7 @@
 #define KVIK_VNNI_ENCODING "%{evex%} "
 // clang-format off: each builds on those above it
 #include "kernels/vec_avx2.h"
-#include "kernels/dot_avx2vnni.h"
+#include "kernels/dot_vnni.h"
 #include "kernels/table.inl.h"
 // clang-format on
 

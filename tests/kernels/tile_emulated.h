@@ -9,16 +9,10 @@
 #include <cstring>
 #include <initializer_list>
 
+#include "kernels/tile_shapes.h"
+
 namespace kvik::kernels {
 namespace {
-
-struct alignas(64) TileShapes {
-  std::uint8_t palette = 1;
-  std::uint8_t start_row = 0;
-  std::uint8_t reserved[14] = {};
-  std::uint16_t bytes[16] = {};
-  std::uint8_t rows[16] = {};
-};
 
 struct EmulatedTiles {
   bool shaped = false;

@@ -14,19 +14,22 @@ if TYPE_CHECKING:
     from kvik_export.verify import Verification
 
 
+ExternalData = Annotated[
+    bool | None,
+    typer.Option(
+        "--external-data/--inline",
+        help="Weights in a file beside the model. By default only when they exceed 2 GiB.",
+    ),
+]
+
+
 def export(
     checkpoint: Annotated[Path, typer.Argument(help="Folder of a training run, or checkpoint.pt.")],
     output: Annotated[Path, typer.Option("--output", "-o", help="The .onnx file to write.")] = Path(
         "model.onnx"
     ),
     opset: Annotated[int, typer.Option(help="ONNX opset, 18 to 23.")] = 23,
-    external_data: Annotated[
-        bool | None,
-        typer.Option(
-            "--external-data/--inline",
-            help="Weights in a file beside the model. By default only when they exceed 2 GiB.",
-        ),
-    ] = None,
+    external_data: ExternalData = None,
 ) -> None:
     """Export the plain forward pass of a trained model to ONNX."""
     from rich.console import Console
@@ -69,13 +72,7 @@ def quantize(
     model: Annotated[Path, typer.Argument(help="The .onnx file, with float32 weights.")],
     output: Annotated[Path, typer.Option("--output", "-o", help="The .onnx file to write.")],
     weights: Annotated[str, typer.Option("--weights", "-w", help="int8 or int4.")],
-    external_data: Annotated[
-        bool | None,
-        typer.Option(
-            "--external-data/--inline",
-            help="Weights in a file beside the model. By default only when they exceed 2 GiB.",
-        ),
-    ] = None,
+    external_data: ExternalData = None,
 ) -> None:
     """Store a model's weights as integers, in standard ONNX.
 

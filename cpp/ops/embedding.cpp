@@ -16,11 +16,7 @@ namespace kvik::ops {
 
 namespace {
 
-// The fp32 table of an Embedding, or of a Linear that multiplies by its rows; null for others.
-const graph::ConstantTensor* looked_up_table(const graph::Graph& graph, const graph::Node& node) {
-  if (!node.is("Embedding", "kvik") || node.input(2) != graph::kNoValue) return nullptr;
-  return graph.constant(node.input(0));
-}
+// The fp32 table of a Linear that multiplies by its rows; null for others.
 const graph::ConstantTensor* multiplied_table(const graph::Graph& graph, const graph::Node& node) {
   const bool rows = node.is("Linear", "kvik") && node.int_attr("trans_w", 0) != 0;
   return rows && node.input(4) == graph::kNoValue ? graph.constant(node.input(1)) : nullptr;
@@ -104,11 +100,7 @@ class Embedding final : public OpKernel {
 
 WeightType linear_type(const graph::Graph& graph, const graph::Node& node,
                        const WeightCache& weights) {
-  const auto* own = multiplied_table(graph, node);
-  const bool looked_up = std::any_of(
-      graph.nodes.begin(), graph.nodes.end(),
-      [&](const graph::Node& other) { return same_table(own, looked_up_table(graph, other)); });
-  return weights.type_of(linear_weight(graph, node), looked_up);
+  return weights.type_of(linear_weight(graph, node), /*looked_up=*/false);
 }
 
 EmbeddingRows embedding_rows(const graph::Graph& graph, const graph::Node& node,
@@ -118,10 +110,11 @@ EmbeddingRows embedding_rows(const graph::Graph& graph, const graph::Node& node,
   if (table.quantized() || !integers) return {};
   const WeightType type = weights.type_of(table, true);
   const bool shared =
+      type == WeightType::kI8 && type == weights.type_of(table, /*looked_up=*/false) &&
       std::any_of(graph.nodes.begin(), graph.nodes.end(), [&](const graph::Node& other) {
         return same_table(&table.values(), multiplied_table(graph, other));
       });
-  return {.type = type, .shared = shared && type != WeightType::kF32};
+  return {.type = type, .shared = shared};
 }
 
 void register_embedding(Registry& r) {

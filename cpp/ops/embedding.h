@@ -1,5 +1,5 @@
 // In which precision linear layers and embeddings keep their matrices. A table that both have, the
-// rows of one being the columns of the other, is kept once.
+// rows of one being the columns of the other, is kept once where both keep it alike.
 #pragma once
 
 #include "ops/op.h"

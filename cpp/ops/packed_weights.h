@@ -79,8 +79,8 @@ class WeightCache {
   std::shared_ptr<const PackedWeights> get(const WeightSource& source, WeightType type,
                                            const kernels::KernelTable& table, ThreadPool& pool);
   // The precision that a linear layer's W is packed in. For integers in the file their own where
-  // panels hold them (see WeightSource::panel_type), for anything else the cache's, but kI8 in
-  // place of kI4 for a table that rows are looked up in too; fp32 for small matrices.
+  // panels hold them (see WeightSource::panel_type), for anything else the cache's; fp32 for small
+  // matrices. Of a table whose rows are looked up: the same, but kI8 in place of kI4.
   WeightType type_of(const WeightSource& source, bool looked_up) const;
   // The precision that matrices of floats are packed in.
   WeightType type() const { return type_; }

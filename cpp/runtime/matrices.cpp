@@ -58,23 +58,34 @@ MatrixInfo describe(const Graph& graph, const Node& node, const MatrixUse& use,
 
 std::vector<MatrixInfo> list_matrices(const Graph& graph, const WeightCache& weights) {
   std::vector<MatrixInfo> out;
-  std::map<const void*, std::size_t> known;  // by their elements
+  // By their elements. One that is kept in two precisions, its rows in 8 bits and its columns in 4,
+  // is listed once for each.
+  std::multimap<const void*, std::size_t> known;
   for (const Node& node : graph.nodes) {
     const auto use = use_of(node);
     const auto* values = use ? graph.constant(node.input(use->input)) : nullptr;
     if (values == nullptr) continue;
     MatrixInfo info = describe(graph, node, *use, weights);
-    const auto [it, added] = known.emplace(values->data.data(), out.size());
-    if (added) {
-      out.push_back(std::move(info));
-      continue;
-    }
-    MatrixInfo& first = out[it->second];
-    if (first.channel_axis == info.channel_axis && first.type == info.type) {
+    const auto [begin, end] = known.equal_range(values->data.data());
+    const auto same = std::find_if(begin, end, [&](const auto& entry) {
+      const MatrixInfo& other = out[entry.second];
+      return other.channel_axis == info.channel_axis && other.type == info.type;
+    });
+    if (same != end) {
+      MatrixInfo& first = out[same->second];
       first.multiplied = first.multiplied || info.multiplied;
       first.looked_up = first.looked_up || info.looked_up;
+      continue;
+    }
+    const bool apart = std::all_of(begin, end, [&](const auto& entry) {
+      const MatrixInfo& other = out[entry.second];
+      return other.channel_axis == info.channel_axis && other.looked_up != info.looked_up;
+    });
+    if (apart) {
+      known.emplace(values->data.data(), out.size());
+      out.push_back(std::move(info));
     } else {
-      first.other_use = node.label();
+      out[begin->second].other_use = node.label();
     }
   }
   for (const Node& node : graph.nodes) {
@@ -82,8 +93,8 @@ std::vector<MatrixInfo> list_matrices(const Graph& graph, const WeightCache& wei
     for (std::size_t i = 0; i < node.inputs.size(); ++i) {
       const auto* values = graph.constant(node.inputs[i]);
       if (values == nullptr || values->data.empty() || (use && use->input == i)) continue;
-      const auto it = known.find(values->data.data());
-      if (it != known.end()) out[it->second].other_use = node.label();
+      const auto [begin, end] = known.equal_range(values->data.data());
+      for (auto it = begin; it != end; ++it) out[it->second].other_use = node.label();
     }
   }
   return out;

@@ -92,8 +92,8 @@ def quantize_model(
     Args:
         path: the .onnx file to read, with float32 weights.
         output: the .onnx file to write; one that is there is replaced when the new one is complete.
-        weights: "int8", a scale per output channel, or "int4", a scale per 32 inputs of each. An
-            embedding table that is no vocabulary projection too is int8 by both.
+        weights: "int8", a scale per output channel, or "int4", a scale per 32 inputs of each. The
+            rows of embedding tables are int8 by both; a tied table is stored twice by "int4".
         external_data: weights in OUTPUT.data beside the file; None: only if they exceed 2 GiB.
 
     Raises:
@@ -113,6 +113,7 @@ def quantize_model(
         chosen = _choose(matrices, source)
         model = onnx_ir.load(plain)
         done = [_replace(model, engine, matrix) for matrix in chosen]
+        _drop_unused(model, {matrix.name for matrix in chosen})
         if any(matrix.weights == "int4" for matrix in chosen):
             _require(model, "int4")
         _require(model, "int8")
@@ -183,6 +184,7 @@ def _replace(
     graph = model.graph
     old = _find(graph, matrix.name)
     int4 = matrix.weights == "int4"
+    users = [user for user in old.uses() if _concerns(matrix, *user)]
     dtype = onnx_ir.DataType.INT4 if int4 else onnx_ir.DataType.INT8
     name = matrix.name
     values = _add(graph, f"{name}.{matrix.weights}", _as_tensor(integers, dtype))
@@ -195,8 +197,10 @@ def _replace(
     node.name = f"{name}.dequantize"
     node.outputs[0].dtype = onnx_ir.DataType.FLOAT
     node.outputs[0].shape = onnx_ir.Shape(matrix.shape)
+    node.outputs[0].name = f"{name}.dequantized.{matrix.weights}"
     graph.insert_before(graph[0], node)
-    _take_place(graph, old, node.outputs[0])
+    for user, index in users:
+        user.replace_input_with(index, node.outputs[0])
     looked_up = "embedding" + (" = projection" if matrix.multiplied else "")
     return QuantizedMatrix(
         name=name,
@@ -239,19 +243,29 @@ def _add(graph: onnx_ir.Graph, name: str, tensor: onnx_ir.TensorProtocol) -> onn
     return value
 
 
-def _take_place(graph: onnx_ir.Graph, old: onnx_ir.Value, new: onnx_ir.Value) -> None:
-    """Make every use of `old` one of `new`, which gets its name; drop what made `old`."""
-    name = str(old.name)
-    old.replace_all_uses_with(new)
-    producer = old.producer()
-    if producer is None:
-        graph.initializers.pop(name, None)
-        if old in graph.inputs:
-            graph.inputs.remove(old)
-    else:
-        _drop(graph, producer)
-    old.name = None
-    new.name = name
+def _concerns(matrix: _core.MatrixInfo, user: onnx_ir.Node, index: int) -> bool:
+    """Whether this entry of the matrix is the one that a node's input stands for.
+
+    A tied table is two where its rows have 8 bits and the projection has 4.
+    """
+    if matrix.looked_up and matrix.multiplied:
+        return True
+    return matrix.looked_up == (user.op_type == "Gather" and index == 0)
+
+
+def _drop_unused(model: onnx_ir.Model, names: set[str]) -> None:
+    """Remove the floats that integers have replaced, and what made them."""
+    for name in names:
+        old = _find(model.graph, name)
+        if old.uses() or old.is_graph_output():
+            continue
+        producer = old.producer()
+        if producer is not None:
+            _drop(model.graph, producer)
+            continue
+        model.graph.initializers.pop(name, None)
+        if old in model.graph.inputs:
+            model.graph.inputs.remove(old)
 
 
 def _drop(graph: onnx_ir.Graph, node: onnx_ir.Node) -> None:

@@ -62,8 +62,8 @@ def load(
             in the file, unless the file holds integers (as `kvik quantize` writes them): those run
             as they are stored, with any of the four. "bf16" halves what is read for each token;
             "int8" quarters it and quantises the layers' inputs row by row; "int4" reads a seventh,
-            with a scale for each 32 weights. Both keep embedding tables in 8 bits, a tied one with
-            the vocabulary projection; attention is computed in fp32.
+            with a scale for each 32 weights. Rows of embedding tables have 8 bits by both;
+            attention is computed in fp32.
         cache: Precision in which keys and values of the tokens so far are kept. "bf16" halves their
             memory, "int8" quarters it, with a scale for each token and head. A model that is not
             incremental has no cache.

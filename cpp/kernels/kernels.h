@@ -87,8 +87,8 @@ struct IntegerPanels {
 //   K block: [head_dim, kKvBlock]     (a dimension's kKvBlock positions are adjacent)
 //   V block: [kKvBlock, value_dim]
 // Their elements are fp32, bfloat16 or signed bytes. A block of bytes begins with the scales of its
-// positions, float [kKvBlock]: an element is scale · byte. Blocks are kAlignment-aligned. Positions
-// that are not yet written hold zeros, never indeterminate bytes.
+// positions, float [kKvBlock]: an element is scale · byte. Blocks are kAlignment-aligned. What
+// lies at positions that no row sees is read with its neighbours and changes no result, be it NaN.
 inline constexpr int kKvBlock = 64;
 
 constexpr int cache_element_bytes(CacheType type) {

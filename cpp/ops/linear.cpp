@@ -28,7 +28,7 @@ Activation parse_activation(const std::string& name) {
 }
 
 // A tensor [..., n] as rows of n: contiguous blocks of `rows` rows, `stride` elements between rows
-// of a block and `block_stride` between blocks. Rank 2 with a row_stride is one block.
+// of a block and `block_stride` between blocks. [rows, 1, n] with a row_stride is one block.
 struct Rows {
   std::int64_t blocks = 1, rows = 0;
   std::int64_t stride = 0, block_stride = 0;
@@ -37,8 +37,9 @@ struct Rows {
 Rows rows_of(const Tensor& t) {
   const std::int64_t n = t.dims.back();
   if (t.contiguous() || t.dims.rank == 1) return {1, t.dims.elements(0, t.dims.rank - 1), n, 0};
-  if (t.dims.rank == 2) return {1, t.dims[0], t.row_stride, 0};
-  return {t.dims[0], t.dims.elements(1, t.dims.rank - 1), n, t.row_stride};
+  const std::int64_t inner = t.dims.elements(1, t.dims.rank - 1);
+  if (inner == 1) return {1, t.dims[0], t.row_stride, 0};
+  return {t.dims[0], inner, n, t.row_stride};
 }
 
 class Linear final : public OpKernel {

@@ -17,9 +17,9 @@ namespace kvik::ops {
 
 namespace {
 
-// Queries of one head that share a pass over the keys. Their scores against one block of keys
-// (kQueryTile · kKvBlock floats, 8 KiB) stay in L1 beside the block.
-constexpr int kQueryTile = 32;
+// Queries of one head that share a pass over the keys: whole tiles of the kernels (of 4, 6 or 12
+// rows), whose outputs stay in L2 beside the blocks.
+constexpr int kQueryTile = 48;
 
 // Below this many multiply-adds a call is shorter than waking the other threads.
 constexpr double kSerialWork = 1 << 17;
@@ -54,16 +54,21 @@ class RowAttentionKernel : public OpKernel {
     }
   }
 
+  bool accepts_strided(int i) const override { return i < 3; }
   void run(OpContext& context) const override;
   OpCost cost(const OpContext& context) const override;
   OpDescription describe() const override;
 
  private:
+  struct Operand {
+    const float* data;
+    std::int64_t stride;  // elements between rows
+  };
   struct Rows {
-    const float* q;  // [rows, heads · head_dim]
-    const float* k;  // [rows, kv_heads · head_dim]
-    const float* v;  // [rows, kv_heads · value_dim]
-    float* out;      // [rows, heads · value_dim]
+    Operand q;   // [rows, heads · head_dim]
+    Operand k;   // [rows, kv_heads · head_dim]
+    Operand v;   // [rows, kv_heads · value_dim]
+    float* out;  // [rows, heads · value_dim]
   };
   // A worker's own part of the workspace, and how it is divided. In floats.
   struct Scratch {
@@ -133,9 +138,13 @@ RowAttentionKernel::Rows RowAttentionKernel::rows_of(OpContext& context,
   for (int i = 0; i < dims.rank; ++i) {
     if (dims[i] < 0) dims[i] = batch.rows;
   }
-  return {.q = context.input(0).as<const float>(),
-          .k = context.input(1).as<const float>(),
-          .v = context.input(2).as<const float>(),
+  const auto operand = [&](int i) -> Operand {
+    const Tensor& input = context.input(i);
+    return {input.as<const float>(), input.contiguous() ? features[i] : input.row_stride};
+  };
+  return {.q = operand(0),
+          .k = operand(1),
+          .v = operand(2),
           .out = context.output(0, DType::kF32, dims).as<float>()};
 }
 
@@ -151,8 +160,7 @@ double RowAttentionKernel::work(const RowBatch& batch) const {
 
 void RowAttentionKernel::store(const Call& call, const RowRun& run, int kv_head) const {
   const std::int64_t table = call.first_table + kv_head;
-  const std::int64_t k_stride = std::int64_t{a_.kv_heads} * a_.head_dim;
-  const std::int64_t v_stride = std::int64_t{a_.kv_heads} * a_.value_dim;
+  const Operand &k = call.rows.k, &v = call.rows.v;
   for (std::int64_t i = 0; i < run.rows;) {
     const std::int64_t row = run.first_row + i;
     const std::int64_t position = run.first_position + i;
@@ -160,10 +168,10 @@ void RowAttentionKernel::store(const Call& call, const RowRun& run, int kv_head)
     const std::int64_t slot = position % kernels::kKvBlock;
     const std::int64_t count = std::min(kernels::kKvBlock - slot, run.rows - i);
     const kernels::CacheRows rows{
-        .k = call.rows.k + row * k_stride + std::int64_t{kv_head} * a_.head_dim,
-        .k_stride = k_stride,
-        .v = call.rows.v + row * v_stride + std::int64_t{kv_head} * a_.value_dim,
-        .v_stride = v_stride,
+        .k = k.data + row * k.stride + std::int64_t{kv_head} * a_.head_dim,
+        .k_stride = k.stride,
+        .v = v.data + row * v.stride + std::int64_t{kv_head} * a_.value_dim,
+        .v_stride = v.stride,
         .head_dim = a_.head_dim,
         .value_dim = a_.value_dim,
         .slot = static_cast<int>(slot),
@@ -180,7 +188,7 @@ void RowAttentionKernel::attend(const Call& call, const Tile& tile, const Scratc
   const std::int64_t table = call.first_table + tile.kv_head;
   const std::int64_t row = tile.run->first_row + tile.first;
   const std::int64_t position = tile.run->first_position + tile.first;
-  const std::int64_t q_row = std::int64_t{a_.heads} * a_.head_dim;
+  const std::int64_t q_row = call.rows.q.stride;
   const std::int64_t out_row = std::int64_t{a_.heads} * a_.value_dim;
   kernels::AttentionArgs args{};
   args.head_dim = a_.head_dim;
@@ -221,7 +229,7 @@ void RowAttentionKernel::attend(const Call& call, const Tile& tile, const Scratc
       fill_bias(by_head ? head + i : head, by_head ? position : position + i, first, last,
                 scratch.program, scratch.bias + i * scratch.max_keys);
     }
-    args.q = call.rows.q + row * q_row + head * a_.head_dim;
+    args.q = call.rows.q.data + row * q_row + head * a_.head_dim;
     args.out = call.rows.out + row * out_row + head * a_.value_dim;
     if (segment != nullptr) {
       call.kernels.attention_part_f32(args, segment->index, segment->part);

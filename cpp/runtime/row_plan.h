@@ -28,7 +28,7 @@ enum class Part : std::uint8_t { kConstant, kBody, kTail };
 enum class Storage : std::uint8_t {
   kConstant,  // in the graph, or computed once and owned by the program
   kArena,     // at `offset`
-  kAlias,     // those of slot `alias_of`
+  kAlias,     // those of slot `alias_of`, or some columns of it
   kLogits,    // in the caller's buffer
 };
 
@@ -43,6 +43,8 @@ struct Slot {
   Dims per_row;
   Storage storage = Storage::kConstant;
   SlotId alias_of = kNoSlot;
+  std::int64_t alias_offset = 0;  // of an alias's first element, in bytes
+  std::int64_t row_stride = 0;    // of Tensor
   std::int64_t offset = 0;
 
   Dims dims(std::int64_t rows) const;

@@ -11,6 +11,7 @@
 #include "kvik/error.h"
 #include "ops/packed_weights.h"
 #include "ops/row_attention.h"
+#include "runtime/column_views.h"
 
 namespace kvik::runtime {
 
@@ -259,6 +260,7 @@ void RowProgram::probe() {
        .batch = {.runs = runs, .rows = kProbeRows, .layer_tables = layout_.layer_tables()},
        .wanted = wanted,
        .output = output.data()});
+  view_columns(plan_, rows_->graph, made_);
   mark_views();
   // The output goes straight to the caller's buffer where the tail makes all of it.
   SlotId root = plan_.output;
@@ -285,6 +287,7 @@ void RowProgram::bind_slots() {
   for (std::size_t i = 0; i < plan_.slots.size(); ++i) {
     const Slot& own = plan_.slots[i];
     if (own.storage == Storage::kArena) tensors_[i].data = arena_.as<std::byte>() + own.offset;
+    tensors_[i].row_stride = own.row_stride;
   }
   body_rows_ = -1;
   tail_rows_ = -1;
@@ -313,7 +316,9 @@ void RowProgram::fill_ids(SlotId id, std::span<const std::int64_t> ids) {
 void RowProgram::run_node(const PlannedNode& planned) {
   if (planned.view) {
     for (const SlotId id : planned.outputs) {
-      if (id != kNoSlot) tensor(id).data = tensor(slot(id).alias_of).data;
+      if (id == kNoSlot) continue;
+      const Slot& view = slot(id);
+      tensor(id).data = tensor(view.alias_of).as<std::byte>() + view.alias_offset;
     }
     return;
   }

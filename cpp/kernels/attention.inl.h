@@ -376,8 +376,19 @@ inline void store_elements(const float* x, std::ptrdiff_t stride, int count, int
     }
     return;
   }
-  for (int d = 0; d < dim; ++d) {
-    for (int p = 0; p < count; ++p) to[d * order.dim_stride + p] = convert(x[p * stride + d], p);
+  // Rows may be a power of two apart, and then share the same few sets of a cache: some dimensions
+  // of every row are brought together first, each line of a row being read once.
+  constexpr int kDims = 16;
+  alignas(64) float near[kKvBlock * kDims];
+  for (int begin = 0; begin < dim; begin += kDims) {
+    const int dims = dim - begin < kDims ? dim - begin : kDims;
+    for (int p = 0; p < count; ++p) {
+      map(x + p * stride + begin, dims, near + p * kDims, [](Vec v) { return v; });
+    }
+    for (int d = 0; d < dims; ++d) {
+      T* line = to + (begin + d) * order.dim_stride;
+      for (int p = 0; p < count; ++p) line[p] = convert(near[p * kDims + d], p);
+    }
   }
 }
 

@@ -22,7 +22,7 @@ namespace {
 constexpr int kQueryTile = 48;
 
 // Below this many multiply-adds a call is shorter than waking the other threads.
-constexpr double kSerialWork = 1 << 17;
+constexpr double kSerialWork = 1 << 15;
 
 std::size_t round_up(std::size_t value, std::size_t unit) {
   return (value + unit - 1) / unit * unit;

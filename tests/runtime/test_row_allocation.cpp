@@ -98,10 +98,12 @@ using kvik::test::TinyRows;
 using kvik::test::TinyShape;
 
 struct Fixture {
-  explicit Fixture(const TinyShape& shape, int threads)
+  explicit Fixture(const TinyShape& shape, int threads, WeightType type = WeightType::kF32,
+                   CacheType cache = CacheType::kF32)
       : pool(threads),
-        decoder(std::make_unique<RowProgram>(TinyRows(shape).rows(),
-                                             Engine{kernels::active_table(), pool, weights}, 32)) {}
+        weights(type),
+        decoder(std::make_unique<RowProgram>(
+            TinyRows(shape).rows(), Engine{kernels::active_table(), pool, weights}, 32, cache)) {}
   ThreadPool pool;
   ops::WeightCache weights;
   RowDecoder decoder;
@@ -191,19 +193,32 @@ KVIK_TEST(planning_survives_failed_allocations) {
   CHECK(n > 50) << "only " << n << " allocations were made to fail";
 }
 
-// Through the public interface, sampling included.
+// Through the public interface, sampling included, in every precision: the width makes matrices
+// that are large enough to be quantised.
 KVIK_TEST(a_generated_token_allocates_nothing) {
-  const Model model = Model::from_bytes(kvik::test::tiny_onnx({.context = 200}), {.threads = 2});
-  GenerateRequest request{.prompt = {1, 2, 3}, .max_new_tokens = 55};
-  request.sampler = {.temperature = 0.8, .top_k = 10, .top_p = 0.9, .repetition_penalty = 1.2};
-  Generator generator(model, {request, request});
-  generator.step();
-  generator.step();
-  while (!generator.done()) {
-    const long before = allocations.load();
-    generator.step();
-    if (generator.done()) break;  // the step that ends a request also frees its sequence
-    CHECK_EQ(allocations.load() - before, 0) << generator.results()[0].tokens.size() << " tokens";
+  const auto bytes = kvik::test::tiny_onnx({.width = 128, .context = 200});
+  std::int64_t in_f32 = 0;
+  for (const WeightType weights :
+       {WeightType::kF32, WeightType::kBF16, WeightType::kI8, WeightType::kI4}) {
+    for (const CacheType cache : {CacheType::kF32, CacheType::kBF16, CacheType::kI8}) {
+      const Model model =
+          Model::from_bytes(bytes, {.threads = 2, .weights = weights, .cache = cache});
+      const std::int64_t size = model.info().packed_bytes;
+      if (weights == WeightType::kF32) in_f32 = size;
+      CHECK(weights == WeightType::kF32 || size < in_f32) << weight_type_name(weights);
+      GenerateRequest request{.prompt = {1, 2, 3}, .max_new_tokens = 55};
+      request.sampler = {.temperature = 0.8, .top_k = 10, .top_p = 0.9, .repetition_penalty = 1.2};
+      Generator generator(model, {request, request});
+      generator.step();
+      generator.step();
+      while (!generator.done()) {
+        const long before = allocations.load();
+        generator.step();
+        if (generator.done()) break;  // the step that ends a request also frees its sequence
+        CHECK_EQ(allocations.load() - before, 0)
+            << generator.results()[0].tokens.size() << " tokens, " << weight_type_name(weights);
+      }
+    }
   }
 }
 

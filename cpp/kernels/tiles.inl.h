@@ -284,12 +284,5 @@ void tiles_matmul_i4(const QuantizedRows& x, const IntegerPanels& w, std::int64_
   tiles_end();
 }
 
-constexpr KernelTable make_tiles_table(Isa isa, const char* name) {
-  KernelTable table = make_table(isa, name);
-  table.matmul_i8 = tiles_matmul_i8;
-  table.matmul_i4 = tiles_matmul_i4;
-  return table;
-}
-
 }  // namespace
 }  // namespace kvik::kernels

@@ -201,6 +201,19 @@ kernels::QuantizedRows quantize(OpContext& context, const float* x, std::ptrdiff
   return {.q = q, .scale = scales, .sums = sums, .rows = rows, .groups = groups};
 }
 
+// Rows in bfloat16, in the context's workspace.
+kernels::RoundedRows round(OpContext& context, const float* x, std::ptrdiff_t x_stride,
+                           std::int64_t rows, std::int64_t k) {
+  const std::int64_t stride = kernels::rounded_stride(k);
+  auto* data = static_cast<std::uint16_t*>(context.workspace(
+      checked_product(static_cast<std::size_t>(rows * stride), sizeof(std::uint16_t))));
+  parallel_for(context, rows, k, [&](std::int64_t begin, std::int64_t end) {
+    context.kernels().round_rows(x + begin * x_stride, x_stride, end - begin, k,
+                                 data + begin * stride);
+  });
+  return {.data = data, .rows = rows, .k = k};
+}
+
 // The epilogue as it is for the rows from `row` on.
 kernels::MatmulEpilogue epilogue_from(const kernels::MatmulEpilogue& epilogue, std::int64_t row) {
   kernels::MatmulEpilogue part = epilogue;
@@ -312,6 +325,16 @@ void multiply(OpContext& context, const float* x, std::ptrdiff_t x_stride, std::
   if (w.type == WeightType::kF32) {
     return multiply(table, context.pool(), x, x_stride, rows, w.panels.as<float>(), w.k, w.n,
                     epilogue, y, y_stride);
+  }
+  if (w.type == WeightType::kBF16 && table.rounds_rows) {
+    const kernels::RoundedRows all = round(context, x, x_stride, rows, w.k);
+    return split_product(
+        context.pool(), rows, count, cost / 2,
+        [&](std::int64_t row, std::int64_t part, std::int64_t begin, std::int64_t end) {
+          table.matmul_bf16_rows({all.data + row * kernels::rounded_stride(w.k), part, w.k},
+                                 w.panels.as<std::uint16_t>(), w.n, begin, end,
+                                 epilogue_from(epilogue, row), y + row * y_stride, y_stride);
+        });
   }
   if (w.type == WeightType::kBF16) {
     return split_product(

@@ -98,7 +98,7 @@ class WeightCache {
 };
 
 // y = epilogue(x · W) for `rows` rows, in the weights' precision. Takes the context's workspace for
-// integer weights.
+// rows as bytes or in bfloat16, made once for all panels and threads.
 void multiply(OpContext& context, const float* x, std::ptrdiff_t x_stride, std::int64_t rows,
               const PackedWeights& weights, const kernels::MatmulEpilogue& epilogue, float* y,
               std::ptrdiff_t y_stride);

@@ -10,7 +10,7 @@
 #include <stdexcept>
 
 namespace kvik::kernels {
-extern const KernelTable kEmulatedAmxTable, kEmulatedAvx2VnniTable;
+extern const KernelTable kEmulatedAmxTable, kEmulatedAvx512Bf16Table, kEmulatedAvx2VnniTable;
 }
 
 namespace kvik::test {
@@ -136,6 +136,7 @@ void for_each_isa(const std::function<void(const kernels::KernelTable&)>& body) 
   // Instruction sets that few CPUs have, over the parts of others.
   if (kernels::table_for(kernels::Isa::kAvx512Vnni) == nullptr) return;
   body(kernels::kEmulatedAmxTable);
+  body(kernels::kEmulatedAvx512Bf16Table);
   body(kernels::kEmulatedAvx2VnniTable);
 #endif
 }

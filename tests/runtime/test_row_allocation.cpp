@@ -1,6 +1,7 @@
 // A decode step allocates nothing; and when memory runs out, at any allocation, the sequence is as
 // it was and the next call gives the same numbers.
 #include "cpp/check.h"
+#include "kernels/support.h"
 #include "runtime/tiny_onnx.h"
 #include "runtime/tiny_rows.h"
 
@@ -94,16 +95,18 @@ namespace {
 
 using namespace kvik;
 using namespace kvik::runtime;
+using kvik::test::for_each_isa;
 using kvik::test::TinyRows;
 using kvik::test::TinyShape;
 
 struct Fixture {
-  explicit Fixture(const TinyShape& shape, int threads, WeightType type = WeightType::kF32,
-                   CacheType cache = CacheType::kF32)
+  explicit Fixture(const TinyShape& shape, int threads,
+                   const kernels::KernelTable& table = kernels::active_table(),
+                   WeightType type = WeightType::kF32)
       : pool(threads),
         weights(type),
-        decoder(std::make_unique<RowProgram>(
-            TinyRows(shape).rows(), Engine{kernels::active_table(), pool, weights}, 32, cache)) {}
+        decoder(std::make_unique<RowProgram>(TinyRows(shape).rows(), Engine{table, pool, weights},
+                                             32)) {}
   ThreadPool pool;
   ops::WeightCache weights;
   RowDecoder decoder;
@@ -129,6 +132,27 @@ KVIK_TEST(decode_allocates_nothing) {
       }
     }
   }
+}
+
+// What products in low precision make of their rows has its place after the first step.
+KVIK_TEST(decode_in_low_precision_allocates_nothing) {
+  for_each_isa([](const kernels::KernelTable& table) {
+    for (const WeightType type : {WeightType::kBF16, WeightType::kI8}) {
+      const TinyShape shape{.layers = 1, .heads = 8, .linear = true};
+      Fixture f(shape, 2, table, type);
+      CHECK(f.weights.bytes() < Fixture(shape, 1, table).weights.bytes()) << table.name;
+      const auto state = f.decoder.new_state();
+      std::vector<float> logits(static_cast<std::size_t>(f.decoder.program().output_features()));
+      const std::int64_t token = 5;
+      const DecodeStep step{state.get(), {&token, 1}, Logits::kLast};
+      f.decoder.forward({&step, 1}, logits.data(), {});
+      const long before = allocations.load();
+      for (int position = 1; position < kernels::kKvBlock; ++position) {
+        f.decoder.forward({&step, 1}, logits.data(), {});
+      }
+      CHECK_EQ(allocations.load() - before, 0) << table.name << ", " << weight_type_name(type);
+    }
+  });
 }
 
 KVIK_TEST(any_allocation_may_fail) {

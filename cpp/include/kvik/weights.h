@@ -30,7 +30,9 @@ namespace kvik {
 // weights, for which the type that is asked for holds.
 enum class WeightType : std::uint8_t {
   kF32,
-  kBF16,  // rounded to nearest; products in fp32
+  // Rounded to nearest; sums in fp32. Where the CPU multiplies pairs of bfloat16 numbers
+  // (AVX512_BF16, AMX) inputs are rounded too; elsewhere they stay in fp32.
+  kBF16,
   kI8,    // a scale per output channel; inputs become 8-bit integers row by row, at run time
   kI4,    // a scale per output channel and 32 inputs; inputs as for kI8
 };

@@ -12,6 +12,7 @@
 #include "ops/packed_weights.h"
 #include "ops/row_attention.h"
 #include "runtime/column_views.h"
+#include "runtime/join_products.h"
 
 namespace kvik::runtime {
 
@@ -167,6 +168,7 @@ RowProgram::RowProgram(std::shared_ptr<const graph::RowGraph> rows, const Engine
       tensors_(plan_.slots.size()),
       context_(std::make_unique<Context>(*this)) {
   make_kernels();
+  join_products(plan_, made_);
   bind_constants();
   context_->set_probing(true);
   run_nodes(plan_.constant);
@@ -335,7 +337,7 @@ std::vector<OpProfile> RowProgram::profiled_ops() const {
   std::vector<OpProfile> ops;
   ops.reserve(made_.size());
   for (std::size_t n = 0; n < made_.size(); ++n) {
-    ops.push_back(describe_op(rows_->graph.nodes[n], *made_[n]));
+    ops.push_back(made_[n] ? describe_op(rows_->graph.nodes[n], *made_[n]) : OpProfile{});
   }
   return ops;
 }

@@ -113,7 +113,8 @@ struct Fixture {
 };
 
 KVIK_TEST(decode_allocates_nothing) {
-  for (const TinyShape& shape : {TinyShape{}, TinyShape{.alibi = true}, TinyShape{.split = true}}) {
+  for (const TinyShape& shape : {TinyShape{}, TinyShape{.alibi = true}, TinyShape{.split = true},
+                                 TinyShape{.split = true, .swap = true}}) {
     for (const int threads : {1, 2}) {
       Fixture f(shape, threads);
       const auto state = f.decoder.new_state();

@@ -79,6 +79,7 @@ const std::vector<TinyShape>& shapes() {
       {.window = 20},
       {.alibi = true},
       {.split = true},
+      {.split = true, .swap = true},
       {.heads = 4, .kv_heads = 1, .window = 70, .alibi = true}};
   return kShapes;
 }
@@ -295,6 +296,26 @@ KVIK_TEST(the_tail_and_the_logits_buffer) {
     return slot.storage == Storage::kLogits;
   });
   CHECK_EQ(stored, 1);
+}
+
+// Queries, keys and values of one input are one step, with the numbers of three.
+KVIK_TEST(products_of_the_same_rows_are_joined) {
+  const auto tokens = random_tokens(30, 11);
+  Engine1 apart({}, 2, 64), joined({.linear = true}, 2, 64);
+  CHECK_EQ(apart.decoder.program().plan().body.size() - joined.decoder.program().plan().body.size(),
+           std::size_t{4});  // two less in each of two layers
+  CHECK(same_bits(apart.all(tokens, 7), joined.all(tokens, 7)));
+}
+
+KVIK_TEST(columns_are_views_where_all_readers_take_them) {
+  const auto views = [](const TinyShape& shape) {
+    Engine1 engine(shape, 1, 64);
+    const RowPlan& plan = engine.decoder.program().plan();
+    return std::count_if(plan.slots.begin(), plan.slots.end(),
+                         [](const Slot& slot) { return slot.row_stride != 0; });
+  };
+  CHECK_EQ(views({.split = true}), 6);  // q, k and v of two layers
+  CHECK_EQ(views({.split = true, .swap = true}), 0);
 }
 
 }  // namespace

@@ -24,7 +24,8 @@ struct TinyShape {
   std::int64_t window = 0;
   bool alibi = false;   // an additive bias of head, query and key positions
   bool linear = false;  // products by kvik.Linear, which packs weights in the asked precision
-  bool split = false;   // one product for q, k and v, split; the halves of q swapped, one negated
+  bool split = false;   // one product for q, k and v, split into views
+  bool swap = false;    // and the halves of q swapped, one negated: no views
 };
 
 class TinyRows {
@@ -99,12 +100,14 @@ class TinyRows {
       q = add("Split", {qkv, ints({width, kv, kv})}, {1, width}, {{"axis", std::int64_t{-1}}});
       k = output(1, {1, kv});
       v = output(2, {1, kv});
-      const std::int64_t half = width / 2;
-      const ValueId low = add("Slice", {q, ints({0}), ints({half}), ints({2})}, {1, half});
-      const ValueId high =
-          add("Slice", {q, ints({half}), ints({width}), ints({2})}, {1, width - half});
-      q = add("Concat", {add("Neg", {high}, {1, width - half}), low}, {1, width},
-              {{"axis", std::int64_t{-1}}});
+      if (shape_.swap) {
+        const std::int64_t half = width / 2;
+        const ValueId low = add("Slice", {q, ints({0}), ints({half}), ints({2})}, {1, half});
+        const ValueId high =
+            add("Slice", {q, ints({half}), ints({width}), ints({2})}, {1, width - half});
+        q = add("Concat", {add("Neg", {high}, {1, width - half}), low}, {1, width},
+                {{"axis", std::int64_t{-1}}});
+      }
     } else {
       q = product({x, weight({width, width})}, {1, width});
       k = product({x, weight({width, kv})}, {1, kv});

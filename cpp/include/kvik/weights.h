@@ -17,8 +17,9 @@ namespace kvik {
 // and kI4, embedding tables. A table whose rows the token ids look up has 8 bits and a scale per
 // row by kI4 too, since rows of 4 bits cost more quality than everything else together; one that is
 // also the vocabulary projection is multiplied by in the precision of the other layers. By kI8 such
-// a table is kept once, for both; other rows are rounded as they are read from the mapped file. Tables of positions and small matrices (fewer than 32 inputs
-// or 4096 elements) stay in fp32: they cost nothing.
+// a table is kept once, for both; other rows are rounded as they are read from the mapped file.
+// Tables of positions and small matrices (fewer than 32 inputs or 4096 elements) stay in fp32: they
+// cost nothing.
 //
 // A file may hold the integers itself, as DequantizeLinear or MatMulNBits; `kvik quantize` writes
 // those that loading with kI8 or kI4 makes, and the numbers are bitwise the same. Such weights run
@@ -32,8 +33,8 @@ enum class WeightType : std::uint8_t {
   // Rounded to nearest; sums in fp32. Where the CPU multiplies pairs of bfloat16 numbers
   // (AVX512_BF16, AMX) inputs are rounded too; elsewhere they stay in fp32.
   kBF16,
-  kI8,    // a scale per output channel; inputs become 8-bit integers row by row, at run time
-  kI4,    // a scale per output channel and 32 inputs; inputs as for kI8
+  kI8,  // a scale per output channel; inputs become 8-bit integers row by row, at run time
+  kI4,  // a scale per output channel and 32 inputs; inputs as for kI8
 };
 
 // A matrix that a model multiplies by, or looks rows up in by token id.

@@ -33,8 +33,8 @@ enum class WeightType : std::uint8_t {
   // Rounded to nearest; sums in fp32. Where the CPU multiplies pairs of bfloat16 numbers
   // (AVX512_BF16, AMX) inputs are rounded too; elsewhere they stay in fp32.
   kBF16,
-  kI8,    // a scale per output channel; inputs become 8-bit integers row by row, at run time
-  kI4,    // a scale per output channel and 32 inputs; inputs as for kI8
+  kI8,  // a scale per output channel; inputs become 8-bit integers row by row, at run time
+  kI4,  // a scale per output channel and 32 inputs; inputs as for kI8
 };
 
 // A matrix that a model multiplies by, or looks rows up in by token id.

@@ -125,6 +125,16 @@ float score_row(const AttentionState& state, int row, std::int64_t block, const 
   const Vec hidden = set(-kInfinity);
   const Vec scale = set(args.scale);
   Vec top = hidden;
+  // Most often there is nothing but the scale.
+  const bool whole = keys.begin <= lanes.begin && keys.end >= lanes.end;
+  if (whole && !wide.k_scale && args.softcap == 0.0f && !bias) {
+    for (int j = lanes.begin; j < lanes.end; j += kWidth) {
+      const Vec s = load(scores + j) * scale;
+      store(scores + j, s);
+      top = max(top, s);
+    }
+    return largest(top);
+  }
   for (int j = lanes.begin; j < lanes.end; j += kWidth) {
     const Mask seen = lanes_between(keys.begin - j, keys.end - j);
     Vec s = load(scores + j);

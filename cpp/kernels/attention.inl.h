@@ -38,16 +38,17 @@ struct AttentionScratch {
   AttentionPart sums, more;  // of kGroupRows rows; `more` has an output of its own
 
   AttentionScratch(float* memory, int head_dim, int value_dim) {
-    const auto take = [&](int floats) {
+    const auto take = [&](std::ptrdiff_t floats) {
       float* taken = memory;
       memory += floats;
       return taken;
     };
     scores = take(kTileRows * kKvBlock);
-    wide_k = take(head_dim * kKvBlock);
-    wide_v = take(value_dim * kKvBlock);
+    wide_k = take(std::ptrdiff_t{head_dim} * kKvBlock);
+    wide_v = take(std::ptrdiff_t{value_dim} * kKvBlock);
     sums = {nullptr, 0, take(kGroupRows), take(kGroupRows)};
-    more = {take(kGroupRows * value_dim), value_dim, take(kGroupRows), take(kGroupRows)};
+    more = {take(std::ptrdiff_t{value_dim} * kGroupRows), value_dim, take(kGroupRows),
+            take(kGroupRows)};
   }
 };
 

@@ -1,6 +1,7 @@
 #include "kernels/dispatch.h"
 
 #include <cstdlib>
+#include <iterator>
 
 #include "kvik/error.h"
 
@@ -113,21 +114,31 @@ const KernelTable* table_for(Isa isa) noexcept {
   }
 }
 
+namespace {
+// The best first.
+constexpr Isa kByMerit[] = {Isa::kAmx,      Isa::kAvx512Bf16, Isa::kAvx512Vnni, Isa::kAvx512,
+                            Isa::kAvx2Vnni, Isa::kAvx2,       Isa::kNeon,       Isa::kReference};
+}  // namespace
+
 std::vector<const KernelTable*> available_tables() {
   std::vector<const KernelTable*> tables;
-  for (Isa isa : {Isa::kAmx, Isa::kAvx512Bf16, Isa::kAvx512Vnni, Isa::kAvx512, Isa::kAvx2Vnni,
-                  Isa::kAvx2, Isa::kNeon, Isa::kReference}) {
+  for (const Isa isa : kByMerit) {
     if (const KernelTable* table = table_for(isa)) tables.push_back(table);
   }
   return tables;
 }
 
 const KernelTable& select_table(const char* name) {
-  const std::vector<const KernelTable*> tables = available_tables();
-  if (name == nullptr || *name == '\0') return *tables.front();
+  const bool any = name == nullptr || *name == '\0';
+  // One after the other, worst first where one is named: asking for tiles changes the process (a
+  // small sigaltstack() is refused from then on), which who forces another table may want to avoid.
+  if (any) return *available_tables().front();
+  for (std::size_t i = std::size(kByMerit); i-- > 0;) {
+    const KernelTable* table = table_for(kByMerit[i]);
+    if (table != nullptr && lower(name) == table->name) return *table;
+  }
   std::string have;
-  for (const KernelTable* table : tables) {
-    if (lower(name) == table->name) return *table;
+  for (const KernelTable* table : available_tables()) {
     have += (have.empty() ? "" : ", ") + std::string(table->name);
   }
   throw Error(ErrorCode::kInvalidArgument, "KVIK_ISA is \"" + std::string(name) +

@@ -120,10 +120,11 @@ inline Vec gelu_erf(Vec x) {
   return fma(half, erf(x * set(0.707106781f)), half);
 }
 
-// x/2·(1 + tanh u) = x·sigmoid(2u), u = √(2/π)·(x + 0.044715·x³)
+// x/2·(1 + tanh u) = x·sigmoid(2u) = x / (1 + e^-2u), u = √(2/π)·(x + 0.044715·x³). Where e^-2u is
+// inf the result is -0, and rightly nearly so.
 inline Vec gelu_tanh(Vec x) {
-  const Vec inner = fma(x * x, set(0.044715f), set(1.0f)) * x;
-  return x * sigmoid(set(1.59576912f) * inner);
+  const Vec minus_2u = fma(x * x, set(-0.0713548163f), set(-1.59576912f)) * x;
+  return x / (set(1.0f) + exp(minus_2u));
 }
 
 inline Vec relu(Vec x) {

@@ -140,10 +140,13 @@ class Linear final : public OpKernel {
 class JoinedLinears final : public OpKernel {
  public:
   explicit JoinedLinears(std::vector<std::unique_ptr<OpKernel>> parts) {
+    linears_.reserve(parts.size());
     for (auto& part : parts) {
       linears_.emplace_back(static_cast<const Linear*>(part.release()));
     }
   }
+
+  bool accepts_strided(int i) const override { return i == 0; }
 
   void run(OpContext& context) const override {
     const Tensor& x = context.input(0);
@@ -155,7 +158,9 @@ class JoinedLinears final : public OpKernel {
       products[i] = {&linear.weights(), linear.epilogue_of(context, 1 + at),
                      context.output(at, DType::kF32, dims).as<float>(), dims.back()};
     }
-    multiply(context, x.as<float>(), x.dims.back(), x.dims.elements(0, x.dims.rank - 1),
+    const Rows rows = rows_of(x);
+    if (rows.blocks != 1) fail(ErrorCode::kInternal, "x has rows of rows");
+    multiply(context, x.as<float>(), rows.stride, rows.rows,
              std::span(products).first(linears_.size()));
   }
 
@@ -168,7 +173,7 @@ class JoinedLinears final : public OpKernel {
     }
     return sum;
   }
-  // "576 x (576 + 192 + 192)", and the precision of the first.
+  // "576 x (576 + 192 + 192)".
   OpDescription describe() const override {
     OpDescription whole = linears_.front()->describe();
     std::string columns;

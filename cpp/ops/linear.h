@@ -12,9 +12,9 @@ inline constexpr std::size_t kMostJoinedLinears = 8;
 
 bool is_linear(const OpKernel& kernel);
 
-// One kernel for several kvik.Linear without a residual that read the same contiguous x: the rows
-// are rounded once, and the threads meet once. Inputs: x, then the bias of each (or none); outputs:
-// those of each. parts: 1 to kMostJoinedLinears kernels for which is_linear() holds.
+// One kernel for several kvik.Linear of one precision, without a residual, that read the same x:
+// the rows are rounded once, and the threads meet once. Inputs: x, then the bias of each (or none);
+// outputs: those of each. parts: 1 to kMostJoinedLinears kernels for which is_linear() holds.
 std::unique_ptr<OpKernel> join_linears(std::vector<std::unique_ptr<OpKernel>> parts);
 
 }  // namespace kvik::ops

@@ -10,7 +10,7 @@ namespace kvik::ops {
 namespace {
 
 // The rows of a product as its kernels read them.
-struct Rows {
+struct InputRows {
   const float* x;  // [rows, k]
   std::ptrdiff_t x_stride;
   std::int64_t rows;
@@ -18,8 +18,8 @@ struct Rows {
   kernels::QuantizedRows bytes{};  // if a product needs them
   kernels::RoundedRows rounded{};  // if one does
 
-  Rows part(std::int64_t first, std::int64_t count) const {
-    Rows some = *this;
+  InputRows part(std::int64_t first, std::int64_t count) const {
+    InputRows some = *this;
     some.x += first * x_stride;
     some.rows = count;
     if (bytes.q != nullptr) {
@@ -44,7 +44,7 @@ bool needs_rounding(const kernels::KernelTable& table, const PackedWeights& w) {
 }
 
 // Makes bytes and rounded rows where asked for, in the context's workspace.
-void prepare(OpContext& context, bool with_bytes, bool with_rounded, Rows& x) {
+void prepare(OpContext& context, bool with_bytes, bool with_rounded, InputRows& x) {
   if (!with_bytes && !with_rounded) return;
   const std::int64_t groups = (x.k + kernels::kGroup - 1) / kernels::kGroup;
   const std::int64_t row_bytes = groups * kernels::kGroup;
@@ -77,7 +77,7 @@ void prepare(OpContext& context, bool with_bytes, bool with_rounded, Rows& x) {
 }
 
 // Panels [begin, end) of one product, of the rows from `first` on.
-void multiply_panels(const kernels::KernelTable& table, const Rows& x, std::int64_t first,
+void multiply_panels(const kernels::KernelTable& table, const InputRows& x, std::int64_t first,
                      const RowProduct& product, std::int64_t begin, std::int64_t end) {
   const PackedWeights& w = *product.weights;
   kernels::MatmulEpilogue epilogue = product.epilogue;
@@ -141,12 +141,12 @@ void multiply(OpContext& context, const float* x, std::ptrdiff_t x_stride, std::
     fp32_rows = fp32_rows || !(needs_bytes(w) || needs_rounding(table, w));
   }
   if (rows == 0 || panels == 0) return;
-  Rows all{.x = x, .x_stride = x_stride, .rows = rows, .k = k};
+  InputRows all{.x = x, .x_stride = x_stride, .rows = rows, .k = k};
   prepare(context, with_bytes, with_rounded, all);
   const std::int64_t cost = panel_cost(table, k) / (fp32_rows ? 1 : 2);
   split_product(context.pool(), rows, panels, cost,
                 [&](std::int64_t first, std::int64_t count, std::int64_t begin, std::int64_t end) {
-                  const Rows some = all.part(first, count);
+                  const InputRows some = all.part(first, count);
                   for (const RowProduct& product : products) {
                     const std::int64_t own = panels_of(table, product.weights->n);
                     if (begin < own && end > 0) {

@@ -73,7 +73,7 @@ class RowAttentionKernel : public OpKernel {
   // A worker's own part of the workspace, and how it is divided. In floats.
   struct Scratch {
     float* kernel;  // attention_scratch(head_dim, value_dim)
-    float* bias;    // [kQueryTile, max_keys], if there is a bias
+    float* bias;    // [rows of a tile, max_keys], if there is a bias
     void* program;  // the bias program's
     std::int64_t max_keys;
   };
@@ -81,7 +81,8 @@ class RowAttentionKernel : public OpKernel {
     std::size_t kernel, bias, program;
     std::size_t total() const { return kernel + bias + program; }
   };
-  ScratchSizes scratch_sizes(const kernels::KernelTable& kernels, std::int64_t max_keys) const;
+  ScratchSizes scratch_sizes(const kernels::KernelTable& kernels, std::int64_t rows,
+                             std::int64_t max_keys) const;
 
   Rows rows_of(OpContext& context, const RowBatch& batch) const;
   // One call of run(), and what its parts need of it.
@@ -148,12 +149,12 @@ RowAttentionKernel::Rows RowAttentionKernel::rows_of(OpContext& context,
           .out = context.output(0, DType::kF32, dims).as<float>()};
 }
 
-// Multiply-adds of the whole call.
+// Multiply-adds of the whole call, nearly.
 double RowAttentionKernel::work(const RowBatch& batch) const {
   double keys = 0;
   for (const RowRun& run : batch.runs) {
-    const auto rows = static_cast<double>(run.rows);
-    keys += rows * (static_cast<double>(run.first_position) + (rows + 1) / 2);
+    const auto ends = static_cast<double>(seen(run, 0) + seen(run, run.rows - 1));
+    keys += static_cast<double>(run.rows) * ends / 2;
   }
   return keys * a_.heads * (a_.head_dim + a_.value_dim);
 }
@@ -240,12 +241,12 @@ void RowAttentionKernel::attend(const Call& call, const Tile& tile, const Scratc
 }
 
 RowAttentionKernel::ScratchSizes RowAttentionKernel::scratch_sizes(
-    const kernels::KernelTable& kernels, std::int64_t max_keys) const {
+    const kernels::KernelTable& kernels, std::int64_t rows, std::int64_t max_keys) const {
   constexpr std::size_t unit = kAlignment / sizeof(float);
   ScratchSizes sizes{};
   sizes.kernel = round_up(kernels.attention_scratch(a_.head_dim, a_.value_dim), unit);
   if (bias_) {
-    sizes.bias = static_cast<std::size_t>(kQueryTile * max_keys);
+    sizes.bias = static_cast<std::size_t>(rows * max_keys);
     sizes.program = round_up(bias_->scratch_bytes() / sizeof(float) + 1, unit);
   }
   return sizes;
@@ -412,8 +413,9 @@ void RowAttentionKernel::run(OpContext& context) const {
   const RowBatch* batch = context.row_batch();
   if (batch == nullptr) fail(ErrorCode::kInternal, "runs in a row program only");
   bool one_tile_each = true;
-  std::int64_t max_keys = 0;
+  std::int64_t max_keys = 0, tile_rows = group_ <= kQueryTile ? group_ : 1;
   for (const RowRun& run : batch->runs) {
+    tile_rows = std::max(tile_rows, std::min<std::int64_t>(run.rows, kQueryTile));
     one_tile_each = one_tile_each && run.rows <= kQueryTile;
     max_keys = std::max(max_keys, run.first_position + run.rows);
   }
@@ -421,8 +423,9 @@ void RowAttentionKernel::run(OpContext& context) const {
   const int threads = context.pool().threads();
   const std::int64_t segments = segments_to_share(*batch, threads);
   const std::size_t shared = static_cast<std::size_t>(segments * a_.kv_heads) * part_floats();
-  const ScratchSizes sizes = scratch_sizes(context.kernels(), max_keys);
-  // Always for all threads, so that a growing sequence asks for no more than its first step did.
+  const ScratchSizes sizes = scratch_sizes(context.kernels(), tile_rows, max_keys);
+  // For all threads, whether they take part or not. A sequence that grows asks for more at a new
+  // block (with a bias) or segment (where segments are shared) and not between.
   auto* memory = static_cast<float*>(context.workspace(
       (shared + sizes.total() * static_cast<std::size_t>(threads)) * sizeof(float)));
   const Call call{.kernels = context.kernels(),
@@ -476,8 +479,10 @@ void require(bool holds, const NodeInfo& info, const std::string& what) {
 }  // namespace
 
 std::unique_ptr<OpKernel> make_row_attention(const graph::RowAttention& a, const NodeInfo& info) {
+  constexpr int kMost = 1 << 20;  // of heads, and of dimensions of one
   require(a.heads > 0 && a.kv_heads > 0 && a.head_dim > 0 && a.value_dim > 0 &&
-              a.heads % a.kv_heads == 0,
+              a.heads % a.kv_heads == 0 && a.heads <= kMost && a.head_dim <= kMost &&
+              a.value_dim <= kMost,
           info, "impossible head counts or sizes");
   require(
       info.dtype(0) == DType::kF32 && info.dtype(1) == DType::kF32 && info.dtype(2) == DType::kF32,

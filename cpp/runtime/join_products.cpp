@@ -1,6 +1,7 @@
 #include "runtime/join_products.h"
 
-#include <algorithm>
+#include <map>
+#include <string>
 #include <utility>
 #include <vector>
 
@@ -40,24 +41,23 @@ void join(std::vector<PlannedNode>& nodes, std::span<const std::size_t> parts,
 
 void join_products(RowPlan& plan, std::span<std::unique_ptr<ops::OpKernel>> kernels) {
   for (auto* nodes : {&plan.body, &plan.tail}) {
-    std::vector<bool> gone(nodes->size(), false);
+    // Products that others may join, by their x and precision.
+    std::map<std::pair<SlotId, std::string>, std::vector<std::size_t>> open;
+    std::vector<std::vector<std::size_t>> groups;
     for (std::size_t i = 0; i < nodes->size(); ++i) {
-      std::vector<std::size_t> parts;
-      for (std::size_t j = i; j < nodes->size() && parts.size() < ops::kMostJoinedLinears; ++j) {
-        const PlannedNode& node = (*nodes)[j];
-        if (gone[j] || !ops::is_linear(*kernels[static_cast<std::size_t>(node.node)])) {
-          if (j == i) break;
-          continue;
-        }
-        if (depends_on_x_alone(plan, node) && node.inputs[0] == (*nodes)[i].inputs[0]) {
-          parts.push_back(j);
-        } else if (j == i) {
-          break;
-        }
-      }
-      if (parts.size() < 2) continue;
-      join(*nodes, parts, kernels);
-      for (const std::size_t j : std::span(parts).subspan(1)) gone[j] = true;
+      const PlannedNode& node = (*nodes)[i];
+      const ops::OpKernel& kernel = *kernels[static_cast<std::size_t>(node.node)];
+      if (!ops::is_linear(kernel) || !depends_on_x_alone(plan, node)) continue;
+      std::vector<std::size_t>& group = open[{node.inputs[0], kernel.describe().precision}];
+      group.push_back(i);
+      if (group.size() == ops::kMostJoinedLinears) groups.push_back(std::exchange(group, {}));
+    }
+    for (auto& [key, group] : open) groups.push_back(std::move(group));
+    std::vector<bool> gone(nodes->size(), false);
+    for (const auto& group : groups) {
+      if (group.size() < 2) continue;
+      join(*nodes, group, kernels);
+      for (const std::size_t i : std::span(group).subspan(1)) gone[i] = true;
     }
     std::size_t kept = 0;
     for (std::size_t i = 0; i < nodes->size(); ++i) {

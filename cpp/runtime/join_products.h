@@ -9,9 +9,9 @@
 
 namespace kvik::runtime {
 
-// Joins kvik.Linear nodes of the body, and of the tail, that read the same slot, at the place of
-// the first. Its kernel becomes that of all of them; the others' are moved into it. kernels: by
-// node.
+// Joins kvik.Linear nodes of the body, and of the tail, that read the same slot in one precision,
+// at the place of the first. Its kernel becomes that of all of them; the others' are moved into it.
+// kernels: by node.
 void join_products(RowPlan& plan, std::span<std::unique_ptr<ops::OpKernel>> kernels);
 
 }  // namespace kvik::runtime

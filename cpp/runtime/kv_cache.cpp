@@ -14,7 +14,7 @@ namespace kvik::runtime {
 namespace {
 
 constexpr std::int64_t kBlock = kernels::kKvBlock;
-constexpr std::int64_t kMaxPageBytes = std::int64_t{1} << 33;
+constexpr std::int64_t kMaxPageBytes = std::int64_t{1} << 30;
 
 std::int64_t pages_for(std::int64_t length) {
   return (length + kBlock - 1) / kBlock;
@@ -114,7 +114,8 @@ std::int64_t KvCache::bytes() const {
 
 void KvCache::reserve(std::int64_t new_length) {
   if (new_length <= length_) return;
-  if (length_ % kBlock != 0 && pages_.back()->references.load(std::memory_order_acquire) > 1) {
+  if (length_ % kBlock != 0 && pages() == pages_for(length_) &&
+      pages_.back()->references.load(std::memory_order_acquire) > 1) {
     copy_last_page();
   }
   const std::int64_t wanted = pages_for(new_length);

@@ -52,7 +52,8 @@ struct Slot {
 };
 
 struct PlannedNode {
-  graph::NodeId node = graph::kNoNode;
+  graph::NodeId node =
+      graph::kNoNode;           // the first of those that are one step (see join_products.h)
   std::vector<SlotId> inputs;   // kNoSlot where left out
   std::vector<SlotId> outputs;  // kNoSlot where left out
   // Makes nothing but views of its inputs: at run time pointers are copied, no kernel runs.

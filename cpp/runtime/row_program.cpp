@@ -168,6 +168,7 @@ RowProgram::RowProgram(std::shared_ptr<const graph::RowGraph> rows, const Engine
       tensors_(plan_.slots.size()),
       context_(std::make_unique<Context>(*this)) {
   make_kernels();
+  check_page_size();
   join_products(plan_, made_);
   bind_constants();
   context_->set_probing(true);
@@ -184,6 +185,18 @@ std::int64_t RowProgram::constant_bytes() const {
   std::int64_t bytes = 0;
   for (const AlignedBuffer& buffer : owned_) bytes += static_cast<std::int64_t>(buffer.size());
   return bytes;
+}
+
+// Models keep far more weights than keys and values of one block; what does not is a small file
+// that asks for much memory.
+void RowProgram::check_page_size() const {
+  constexpr std::int64_t kSmall = std::int64_t{64} << 20, kTimesWeights = 4;
+  const std::int64_t page = layout_.page_bytes();
+  if (page <= kSmall || page / kTimesWeights <= engine_.weights.bytes()) return;
+  throw Error(ErrorCode::kUnsupported,
+              "the keys and values of " + std::to_string(kernels::kKvBlock) + " tokens take " +
+                  std::to_string(page) + " bytes, more than " + std::to_string(kTimesWeights) +
+                  " times the model's weights");
 }
 
 void RowProgram::make_kernels() {
@@ -209,7 +222,11 @@ void RowProgram::make_kernels() {
     if (make == nullptr) {
       throw Error(ErrorCode::kUnsupported, node.label() + ": no kernel for this operator");
     }
-    made_[n] = make(info);
+    try {
+      made_[n] = make(info);
+    } catch (const Error& error) {
+      throw Error(error.code(), node.label() + ": " + error.what());
+    }
   }
 }
 

@@ -184,7 +184,7 @@ def _sizes(file: _File) -> list[dict[str, int]]:
     mixed = list(itertools.product(lengths, repeat=len(others)))
     return [
         {"batch": _BATCHES[number % 3], **dict(zip(others, chosen, strict=True))}
-        for number, chosen in enumerate([*mixed, *mixed])
+        for number, chosen in enumerate(mixed or [(), ()])
     ]
 
 

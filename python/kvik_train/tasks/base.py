@@ -136,7 +136,10 @@ class TableTask(Task):
             save_table(table, data, split)
             counts[split] = max((len(column) for column in table.values()), default=0)
             if not counts[split]:
-                raise TrainError(f"{config.data.source} leaves no {split} examples; use more data")
+                raise TrainError(
+                    f"{config.data.source} leaves no {split} examples that fit the model; use more "
+                    "data, or a larger --context"
+                )
         prepared = PreparedExamples(
             task=self.name,
             source=config.data.source,

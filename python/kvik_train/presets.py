@@ -60,7 +60,7 @@ def _tiny_recurrent(learning_rate: float, steps: int = 1500) -> Recipe:
     return Recipe(
         DataConfig(max_bytes=4_000_000),
         TrainConfig(
-            steps=steps, batch_size=32, learning_rate=learning_rate,
+            steps=steps, batch_size=16, learning_rate=learning_rate,
             min_learning_rate=learning_rate / 20, warmup_steps=50, weight_decay=0.0, beta2=0.99,
             gradient_clip=1.0,
         ),
@@ -156,7 +156,7 @@ RECIPES: dict[str, Recipe] = {
     "seq2seq-tiny": Recipe(
         DataConfig("number-words", tokenizer="bpe", vocab_size=400),
         TrainConfig(
-            steps=2000,
+            steps=1000,
             batch_size=64,
             warmup_steps=100,
             learning_rate=4e-3,
@@ -181,7 +181,7 @@ RECIPES: dict[str, Recipe] = {
             checkpoint_interval=1000,
         ),
     ),
-    "vit-tiny": _images(1200, 64, 2e-3, image_shift=1, warmup_steps=100, weight_decay=0.05),
+    "vit-tiny": _images(2000, 32, 1e-3, beta2=0.99, weight_decay=0.05),
     # Dosovitskiy et al. 2021, table 3, trained from nothing: heavy decay, long warm-up. Their
     # images are not embedded: a folder of images of any size takes their place.
     "vit-base-16": _images(

@@ -9,6 +9,7 @@ takes ids [B, S], mask [B, S] (1 at real tokens, 0 at padding) and segments [B, 
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -19,6 +20,7 @@ from kvik_train.models.attention import Attention, visible_keys
 from kvik_train.models.checks import check_dropout, check_heads, check_positive
 
 _WEIGHT_STD = 0.02
+_BASE_WIDTH = 768  # at which 0.02 was chosen
 _NORM_EPS = 1e-12  # of the released model code
 
 
@@ -67,7 +69,7 @@ class BERT(nn.Module):
         self.embedding_norm = nn.LayerNorm(config.n_embd, eps=_NORM_EPS)
         self.dropout = nn.Dropout(config.dropout)
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.n_layer))
-        self.apply(initialise)
+        initialise(self, config)
 
     def forward(self, ids: Tensor, mask: Tensor, segments: Tensor) -> Tensor:
         """[B, S, C]. What stands at padding means nothing."""
@@ -115,7 +117,7 @@ class BERTPretraining(nn.Module):
         self.transform_norm = nn.LayerNorm(config.n_embd, eps=_NORM_EPS)
         self.vocabulary_bias = nn.Parameter(torch.zeros(config.vocab_size))
         for module in (self.pooler, self.next_sentence, self.transform):
-            initialise(module)
+            initialise(module, config)
 
     def forward(
         self, ids: Tensor, mask: Tensor, segments: Tensor, positions: Tensor | None = None
@@ -147,8 +149,8 @@ class BERTClassifier(nn.Module):
         self.pooler = nn.Linear(config.n_embd, config.n_embd)
         self.dropout = nn.Dropout(config.dropout)
         self.classifier = nn.Linear(config.n_embd, n_label)
-        initialise(self.pooler)
-        initialise(self.classifier)
+        initialise(self.pooler, config)
+        initialise(self.classifier, config)
 
     def forward(self, ids: Tensor, mask: Tensor, segments: Tensor) -> Tensor:
         """Logits [B, L]."""
@@ -166,7 +168,7 @@ class BERTTagger(nn.Module):
         self.backbone = BERT(config)
         self.dropout = nn.Dropout(config.dropout)
         self.tagger = nn.Linear(config.n_embd, n_label)
-        initialise(self.tagger)
+        initialise(self.tagger, config)
 
     def forward(self, ids: Tensor, mask: Tensor, segments: Tensor) -> Tensor:
         """Logits [B, S, L]."""
@@ -182,7 +184,7 @@ class BERTAnswerer(nn.Module):
         self.config = config
         self.backbone = BERT(config)
         self.span = nn.Linear(config.n_embd, 2)
-        initialise(self.span)
+        initialise(self.span, config)
 
     def forward(self, ids: Tensor, mask: Tensor, segments: Tensor) -> tuple[Tensor, Tensor]:
         """Logits of the first and of the last token of the answer, each [B, S]."""
@@ -191,9 +193,15 @@ class BERTAnswerer(nn.Module):
 
 
 @torch.no_grad()
-def initialise(module: nn.Module) -> None:
-    """N(0, 0.02) for matrices, zero for biases, as in the released model code."""
-    if isinstance(module, nn.Linear | nn.Embedding):
-        nn.init.normal_(module.weight, std=_WEIGHT_STD)
-    if isinstance(module, nn.Linear):
-        nn.init.zeros_(module.bias)
+def initialise(module: nn.Module, config: BERTConfig) -> None:
+    """N(0, 0.02) for matrices, zero for biases, as in the released model code.
+
+    A model narrower than BERT-base starts from larger weights: a product of C terms keeps its size
+    as long as they shrink with sqrt(C).
+    """
+    std = _WEIGHT_STD * max(1.0, math.sqrt(_BASE_WIDTH / config.n_embd))
+    for part in module.modules():
+        if isinstance(part, nn.Linear | nn.Embedding):
+            nn.init.normal_(part.weight, std=std)
+        if isinstance(part, nn.Linear):
+            nn.init.zeros_(part.bias)

@@ -49,8 +49,8 @@ class ViTConfig:
 
 PRESETS: dict[str, ViTConfig] = {
     "vit-tiny": ViTConfig(
-        image_size=8, channels=1, patch_size=2, n_layer=4, n_head=4, n_embd=64, n_feed_forward=256,
-        dropout=0.1,
+        image_size=8, channels=1, patch_size=2, n_layer=3, n_head=4, n_embd=64, n_feed_forward=256,
+        dropout=0.0,
     ),
     "vit-base-16": ViTConfig(),
     "vit-large-16": ViTConfig(n_layer=24, n_head=16, n_embd=1024, n_feed_forward=4096),

@@ -82,5 +82,31 @@ void silu_mul_f32(const float* gate, const float* up, std::int64_t n, float* y) 
   });
 }
 
+void weighted_sum_f32(const float* const* x, const float* w, int taps, std::int64_t n,
+                      const float* bias, float* y) {
+  // kVecs chains, so that the latency of one hides behind the others.
+  const auto columns = [&]<int kVecs>(std::int64_t i, auto part) {
+    Vec sums[kVecs];
+    for (Vec& sum : sums) sum = zero();
+    for (int t = 0; t < taps; ++t) {
+      if (x[t] == nullptr) continue;
+#pragma GCC unroll 4
+      for (int v = 0; v < kVecs; ++v) {
+        const std::int64_t at = i + v * kWidth;
+        sums[v] = fma(load(x[t] + at, part), load(w + t * n + at, part), sums[v]);
+      }
+    }
+#pragma GCC unroll 4
+    for (int v = 0; v < kVecs; ++v) {
+      const std::int64_t at = i + v * kWidth;
+      store(y + at, bias ? sums[v] + load(bias + at, part) : sums[v], part);
+    }
+  };
+  std::int64_t i = 0;
+  for (; i + 4 * kWidth <= n; i += 4 * kWidth) columns.template operator()<4>(i, Full{});
+  for (; i + kWidth <= n; i += kWidth) columns.template operator()<1>(i, Full{});
+  if (i < n) columns.template operator()<1>(i, Head{static_cast<int>(n - i)});
+}
+
 }  // namespace
 }  // namespace kvik::kernels

@@ -68,6 +68,61 @@ struct MatmulEpilogue {
 // quantised rows carry the sum of each. k is padded with zeros to whole groups.
 inline constexpr int kGroup = 32;
 
+// Functions of the gates of recurrent cells, as ONNX defines them; those that have parameters:
+//   Affine α·x + β;  Elu x or α·(e^x - 1) below 0;  HardSigmoid max(0, min(1, α·x + β));
+//   LeakyRelu x or α·x below 0;  ScaledTanh α·tanh(β·x);  ThresholdedRelu x above α, else 0
+enum class CellFunction : std::uint8_t {
+  kAffine,
+  kElu,
+  kHardSigmoid,
+  kLeakyRelu,
+  kRelu,
+  kScaledTanh,
+  kSigmoid,
+  kSoftplus,
+  kSoftsign,
+  kTanh,
+  kThresholdedRelu,
+};
+
+struct CellActivation {
+  CellFunction function = CellFunction::kSigmoid;
+  float alpha = 0.0f;
+  float beta = 0.0f;
+};
+
+// What is computed of a recurrent cell after its products; a, b, c, d are its gates' sums, all
+// operations element by element, h the hidden state before and c0 the cell state before.
+enum class CellStage : std::uint8_t {
+  kRnn,        // out = f(a)
+  kGruReset,   // a, the reset gate's sum, becomes f(a) · h
+  kGru,        // a update, b new: z = f(a), out = (1 - z) · g(b) + z · h
+  kGruLinear,  // a update, b new, c reset, d = h·R + bias: as kGru with g(b + f(c) · d)
+  // a input, b output, c forget, d new; p peepholes:
+  // i = f(a + p_i·c0), k = f(c + p_f·c0), c1 = k·c0 + i·g(d), out = f(b + p_o·c1) · h(c1)
+  kLstm,
+};
+
+// Some hidden units of some rows of a recurrent cell.
+struct CellArgs {
+  CellStage stage;
+  CellActivation f, g, h;
+  // Bound on the magnitude of what f and g are given (not h); infinity: none.
+  float clip;
+  bool coupled;  // kLstm: the forget gate is 1 - i
+  std::int64_t rows;
+  std::int64_t n;   // hidden units
+  float* gates[4];  // a, b, c, d: [rows, n] each; null where the stage has none
+  std::ptrdiff_t gates_stride;
+  const float* state;  // h: [rows, n]; GRU alone
+  std::ptrdiff_t state_stride;
+  float* cell;  // c0, becomes c1: [rows, n]; kLstm alone
+  std::ptrdiff_t cell_stride;
+  const float* peepholes[3];  // p_i, p_o, p_f: [n] each, or all null
+  float* out;                 // [rows, n]; not for kGruReset
+  std::ptrdiff_t out_stride;
+};
+
 // Rows as 8-bit integers: x[r, i] ≈ scale[r] · q[r, i].
 struct QuantizedRows {
   const std::int8_t* q;      // [rows, groups · kGroup], in [-127, 127]; 4-byte aligned
@@ -305,6 +360,15 @@ struct KernelTable {
                      std::int64_t n, float* y);
   // y[i] = silu(gate[i]) · up[i]. In place allowed on either.
   void (*silu_mul_f32)(const float* gate, const float* up, std::int64_t n, float* y);
+  // y[i] = bias[i] + Σ_t x[t][i] · w[t·n + i], accumulated from 0 in fp32, t ascending, one fused
+  // multiply-add a step. A null x[t] is left out; bias may be null.
+  void (*weighted_sum_f32)(const float* const* x, const float* w, int taps, std::int64_t n,
+                           const float* bias, float* y);
+
+  // ---- Recurrent cells ------------------------------------------------------------------------
+  // See CellStage. An element's result does not depend on its place among rows and hidden units.
+  // Elements of one pass: sigmoid and tanh as in kernels/math.inl.h, the rest in fp32.
+  void (*recurrent_cell_f32)(const CellArgs& args);
 };
 
 // The table of an ISA that this CPU can run, or null. Reference is always there.

@@ -84,9 +84,9 @@ void finish(const float* sums, int rows, int columns, std::int64_t column, std::
   }
 }
 
-// sums [rows, kPanel] = x·panel for one chunk of rows.
+// sums [rows, kPanel] = x·panel for one chunk of rows; columns beyond `columns` stay as they are.
 void multiply_chunk(const float* x, std::ptrdiff_t x_stride, int rows, std::int64_t k,
-                    const float* panel, float* sums) {
+                    const float* panel, int columns, float* sums) {
   // One tall tile if it suffices, else tiles of nearly equal height: 13 rows are 5 + 4 + 4.
   const int tiles = rows <= kTallTileRows ? 1 : (rows + kTileRows - 1) / kTileRows;
   for (std::int64_t begin = 0; begin < k || begin == 0; begin += kBlockK) {
@@ -95,7 +95,7 @@ void multiply_chunk(const float* x, std::ptrdiff_t x_stride, int rows, std::int6
               .k = k - begin < kBlockK ? k - begin : kBlockK,
               .b = panel + begin * kPanel,
               .b_stride = kPanel,
-              .columns = kPanel,
+              .columns = columns,
               .c = sums,
               .c_stride = kPanel,
               .accumulate = begin != 0};
@@ -137,7 +137,7 @@ void matmul_f32(const float* x, std::ptrdiff_t x_stride, std::int64_t rows, std:
     int chunk = 0;
     for (std::int64_t row = 0; row < rows; row += chunk) {
       chunk = chunk_rows(rows - row);
-      multiply_chunk(x + row * x_stride, x_stride, chunk, k, packed + column * k, sums);
+      multiply_chunk(x + row * x_stride, x_stride, chunk, k, packed + column * k, columns, sums);
       finish(sums, chunk, columns, column, row, epilogue, y, y_stride);
     }
   }

@@ -8,6 +8,7 @@
 
 #include "base/float16.h"
 #include "kernels/dispatch.h"
+#include "kernels/reference_cells.h"
 
 namespace kvik::kernels {
 namespace {
@@ -602,6 +603,8 @@ const KernelTable kReferenceTable = {
     .unary_f32 = unary_f32,
     .binary_f32 = binary_f32,
     .silu_mul_f32 = silu_mul_f32,
+    .weighted_sum_f32 = reference::weighted_sum_f32,
+    .recurrent_cell_f32 = reference::recurrent_cell_f32,
 };
 
 }  // namespace kvik::kernels

@@ -12,6 +12,7 @@
 #include "kernels/quantized.inl.h"
 #include "kernels/pack_quantized.inl.h"
 #include "kernels/attention.inl.h"
+#include "kernels/recurrent.inl.h"
 // clang-format on
 
 namespace kvik::kernels {
@@ -47,6 +48,8 @@ constexpr KernelTable make_table(Isa isa, const char* name) {
       .unary_f32 = unary_f32,
       .binary_f32 = binary_f32,
       .silu_mul_f32 = silu_mul_f32,
+      .weighted_sum_f32 = weighted_sum_f32,
+      .recurrent_cell_f32 = recurrent_cell_f32,
   };
 }
 

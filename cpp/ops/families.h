@@ -29,5 +29,11 @@ void register_attention(Registry& registry);
 void register_rotary(Registry& registry);
 void register_quantize(Registry& registry);
 void register_einsum(Registry& registry);
+void register_recurrent(Registry& registry);
+void register_conv(Registry& registry);
+void register_pool(Registry& registry);
+void register_resize(Registry& registry);
+void register_grid_sample(Registry& registry);
+void register_integer_products(Registry& registry);
 
 }  // namespace kvik::ops

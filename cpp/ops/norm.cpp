@@ -296,6 +296,43 @@ std::unique_ptr<OpKernel> make_lp_norm(Info info) {
   });
 }
 
+// y = x / (bias + alpha / size · Σ x²)^beta, the sum over `size` neighbouring channels.
+std::unique_ptr<OpKernel> make_lrn(Info info) {
+  const std::int64_t size = info.node.int_attr("size", 0);
+  if (size < 1) fail_model("attribute size is " + std::to_string(size) + "; expected at least 1");
+  const double alpha = static_cast<double>(info.node.float_attr("alpha", 1e-4f));
+  const double beta = static_cast<double>(info.node.float_attr("beta", 0.75f));
+  const double bias = static_cast<double>(info.node.float_attr("bias", 1.0f));
+  return kernel_of([=](OpContext& context) {
+    const Tensor& x = context.input(0);
+    check(x.dims.rank >= 2,
+          [&] { return "X has shape " + x.dims.str() + "; expected [batch, channels, ...]"; });
+    Tensor& y = context.output(0, x.dtype, x.dims);
+    const std::int64_t channels = x.dims[1], area = x.dims.elements(2, x.dims.rank);
+    const double factor = alpha / static_cast<double>(size);
+    const std::int64_t before = std::min((size - 1) / 2, channels);
+    const std::int64_t after = std::min(size - 1 - (size - 1) / 2, channels);
+    visit_float(x.dtype, [&]<typename T>() {
+      const std::int64_t cost = before + after + 20;
+      parallel_for(context, x.elements(), cost, [&](std::int64_t begin, std::int64_t end) {
+        for (std::int64_t i = begin; i < end; ++i) {
+          const std::int64_t c = i / area % channels;
+          const std::int64_t low = std::max<std::int64_t>(c - before, 0);
+          const std::int64_t high = std::min(c + after, channels - 1);
+          double sum = 0.0;
+          for (std::int64_t j = low; j <= high; ++j) {
+            const double v = static_cast<double>(widen(x.as<T>()[i + (j - c) * area]));
+            sum += v * v;
+          }
+          const double v = static_cast<double>(widen(x.as<T>()[i]));
+          y.as<T>()[i] =
+              narrow<T>(static_cast<Compute<T>>(v / std::pow(bias + factor * sum, beta)));
+        }
+      });
+    });
+  });
+}
+
 }  // namespace
 
 void register_norm(Registry& r) {
@@ -308,6 +345,7 @@ void register_norm(Registry& r) {
         [](Info info) { return group_kernel(info.node.float_attr("epsilon", 1e-5f), 0); });
   r.add("BatchNormalization", make_batch_norm);
   r.add("LpNormalization", make_lp_norm);
+  r.add("LRN", make_lrn);
 }
 
 }  // namespace kvik::ops

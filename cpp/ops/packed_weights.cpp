@@ -210,27 +210,31 @@ WeightType WeightCache::type_of(const WeightSource& source, bool looked_up) cons
 
 std::shared_ptr<const PackedWeights> WeightCache::get(const WeightSource& source, WeightType type,
                                                       const kernels::KernelTable& table,
-                                                      ThreadPool& pool) {
+                                                      ThreadPool& pool,
+                                                      const graph::ConstantTensor& origin,
+                                                      std::span<const std::int64_t> arrangement) {
   const Quantization& how = source.quantization();
   const auto data_of = [](const graph::ConstantTensor* tensor) -> const void* {
     return tensor == nullptr ? nullptr : tensor->data.data();
   };
   const std::lock_guard lock(mutex_);
-  auto& entry = entries_[{data_of(&source.values()),
+  auto& entry = entries_[{data_of(&origin),
                           data_of(how.scale),
                           data_of(how.zero),
                           {source.k(), source.n(), how.zero_point, how.axis, how.block},
                           source.transposed(),
                           type,
-                          &table}];
+                          &table,
+                          {arrangement.begin(), arrangement.end()}}];
   if (auto known = entry.lock()) return known;
   auto packed = std::make_shared<PackedWeights>();
   packed->k = source.k();
   packed->n = source.n();
   packed->type = type;
-  pack(table, pool, source, release_, *packed);
+  const bool made = origin.data.data() != source.values().data.data();
+  pack(table, pool, source, made ? Release{} : release_, *packed);
   if (release_) {
-    for (const auto* tensor : {&source.values(), how.scale, how.zero}) {
+    for (const auto* tensor : {&origin, how.scale, how.zero}) {
       if (tensor != nullptr) release_(tensor->data);
     }
   }

@@ -10,6 +10,7 @@
 #include <mutex>
 #include <span>
 #include <tuple>
+#include <vector>
 
 #include "base/aligned_buffer.h"
 #include "base/thread_pool.h"
@@ -77,7 +78,15 @@ class WeightCache {
 
   // W, packed in this precision. Throws as WeightSource does.
   std::shared_ptr<const PackedWeights> get(const WeightSource& source, WeightType type,
-                                           const kernels::KernelTable& table, ThreadPool& pool);
+                                           const kernels::KernelTable& table, ThreadPool& pool) {
+    return get(source, type, table, pool, source.values(), {});
+  }
+  // The same for a matrix that was made from `origin` for the call, in the order that `arrangement`
+  // describes: entries are known by these, not by the address of the matrix.
+  std::shared_ptr<const PackedWeights> get(const WeightSource& source, WeightType type,
+                                           const kernels::KernelTable& table, ThreadPool& pool,
+                                           const graph::ConstantTensor& origin,
+                                           std::span<const std::int64_t> arrangement);
   // The precision that a linear layer's W is packed in. For integers in the file their own where
   // panels hold them (see WeightSource::panel_type), for anything else the cache's; fp32 for small
   // matrices. Of a table whose rows are looked up: the same, but kI8 in place of kI4.
@@ -90,9 +99,10 @@ class WeightCache {
  private:
   const WeightType type_;
   const Release release_;
-  // Values, scales, zero points; k, n, zero_point, axis, block; transposed; type; the table.
+  // Values, scales, zero points; k, n, zero_point, axis, block; transposed; type; the table; the
+  // arrangement.
   using Key = std::tuple<const void*, const void*, const void*, std::array<std::int64_t, 5>, bool,
-                         WeightType, const kernels::KernelTable*>;
+                         WeightType, const kernels::KernelTable*, std::vector<std::int64_t>>;
   mutable std::mutex mutex_;
   std::map<Key, std::weak_ptr<const PackedWeights>> entries_;
 };

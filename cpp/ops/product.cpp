@@ -43,42 +43,60 @@ bool needs_rounding(const kernels::KernelTable& table, const PackedWeights& w) {
   return w.type == WeightType::kBF16 && table.rounds_rows;
 }
 
-// Makes bytes and rounded rows where asked for, in the context's workspace.
-void prepare(OpContext& context, bool with_bytes, bool with_rounded, InputRows& x) {
-  if (!with_bytes && !with_rounded) return;
-  const std::int64_t groups = (x.k + kernels::kGroup - 1) / kernels::kGroup;
-  const std::int64_t row_bytes = groups * kernels::kGroup;
-  const std::int64_t stride = kernels::rounded_stride(x.k);
-  // Of a row: its bytes, the sums of its groups, its scale; or its bfloat16 elements first.
-  const std::int64_t each =
-      (with_rounded ? stride * 2 : 0) + (with_bytes ? row_bytes + groups * 4 + 4 : 0);
-  auto* memory = static_cast<std::byte*>(context.workspace(
-      checked_product(static_cast<std::size_t>(x.rows), static_cast<std::size_t>(each))));
-  auto* rounded = reinterpret_cast<std::uint16_t*>(memory);
-  if (with_rounded) memory += x.rows * stride * 2;
-  auto* q = reinterpret_cast<std::int8_t*>(memory);
-  auto* sums = reinterpret_cast<std::int32_t*>(memory + x.rows * row_bytes);
-  auto* scales = reinterpret_cast<float*>(memory + x.rows * (row_bytes + groups * 4));
-  const kernels::KernelTable& table = context.kernels();
-  parallel_for(context, x.rows, x.k, [&](std::int64_t begin, std::int64_t end) {
-    const float* from = x.x + begin * x.x_stride;
-    if (with_bytes) {
-      table.quantize_rows(from, x.x_stride, end - begin, x.k, q + begin * row_bytes, scales + begin,
-                          sums + begin * groups);
+// What the rows of some products have to be rounded to.
+struct Rounding {
+  bool to_bytes = false;
+  bool to_bfloat16 = false;
+
+  static Rounding of(const kernels::KernelTable& table, std::span<const RowProduct> products) {
+    Rounding r;
+    for (const RowProduct& product : products) {
+      r.to_bytes = r.to_bytes || needs_bytes(*product.weights);
+      r.to_bfloat16 = r.to_bfloat16 || needs_rounding(table, *product.weights);
     }
-    if (with_rounded) {
-      table.round_rows(from, x.x_stride, end - begin, x.k, rounded + begin * stride);
-    }
-  });
-  if (with_bytes) {
-    x.bytes = {.q = q, .scale = scales, .sums = sums, .rows = x.rows, .groups = groups};
+    return r;
   }
-  if (with_rounded) x.rounded = {.data = rounded, .rows = x.rows, .k = x.k};
+
+  // Of a row: its bytes, the sums of its groups, its scale; or its bfloat16 elements first.
+  std::int64_t row_bytes(std::int64_t k) const {
+    const std::int64_t groups = (k + kernels::kGroup - 1) / kernels::kGroup;
+    return (to_bfloat16 ? kernels::rounded_stride(k) * 2 : 0) +
+           (to_bytes ? groups * kernels::kGroup + groups * 4 + 4 : 0);
+  }
+
+  // Where x's rounded rows are in memory.
+  void place(void* memory, InputRows& x) const {
+    const std::int64_t groups = (x.k + kernels::kGroup - 1) / kernels::kGroup;
+    auto* at = static_cast<std::byte*>(memory);
+    if (to_bfloat16) {
+      x.rounded = {reinterpret_cast<std::uint16_t*>(at), x.rows, x.k};
+      at += x.rows * kernels::rounded_stride(x.k) * 2;
+    }
+    if (to_bytes) {
+      std::byte* sums = at + x.rows * groups * kernels::kGroup;
+      x.bytes = {.q = reinterpret_cast<std::int8_t*>(at),
+                 .scale = reinterpret_cast<float*>(sums + x.rows * groups * 4),
+                 .sums = reinterpret_cast<std::int32_t*>(sums),
+                 .rows = x.rows,
+                 .groups = groups};
+    }
+  }
+};
+
+// Fills the rounded rows of x, whose memory is the caller's to write.
+void round_input(const kernels::KernelTable& table, const InputRows& x) {
+  if (x.bytes.q != nullptr) {
+    table.quantize_rows(x.x, x.x_stride, x.rows, x.k, const_cast<std::int8_t*>(x.bytes.q),
+                        const_cast<float*>(x.bytes.scale), const_cast<std::int32_t*>(x.bytes.sums));
+  }
+  if (x.rounded.data != nullptr) {
+    table.round_rows(x.x, x.x_stride, x.rows, x.k, const_cast<std::uint16_t*>(x.rounded.data));
+  }
 }
 
 // Panels [begin, end) of one product, of the rows from `first` on.
-void multiply_panels(const kernels::KernelTable& table, const InputRows& x, std::int64_t first,
-                     const RowProduct& product, std::int64_t begin, std::int64_t end) {
+void multiply_part(const kernels::KernelTable& table, const InputRows& x, std::int64_t first,
+                   const RowProduct& product, std::int64_t begin, std::int64_t end) {
   const PackedWeights& w = *product.weights;
   kernels::MatmulEpilogue epilogue = product.epilogue;
   if (epilogue.residual) epilogue.residual += first * epilogue.residual_stride;
@@ -127,36 +145,69 @@ std::int64_t panels_of(const kernels::KernelTable& table, std::int64_t n) {
 
 }  // namespace
 
-void multiply(OpContext& context, const float* x, std::ptrdiff_t x_stride, std::int64_t rows,
-              std::span<const RowProduct> products) {
-  const kernels::KernelTable& table = context.kernels();
+std::size_t rounded_bytes(const kernels::KernelTable& table, std::int64_t rows,
+                          std::span<const RowProduct> products) {
+  if (products.empty()) return 0;
+  const std::int64_t each = Rounding::of(table, products).row_bytes(products.front().weights->k);
+  return checked_product(static_cast<std::size_t>(rows), static_cast<std::size_t>(each));
+}
+
+void multiply(const kernels::KernelTable& table, ThreadPool& pool, const float* x,
+              std::ptrdiff_t x_stride, std::int64_t rows, std::span<const RowProduct> products,
+              void* memory) {
   std::int64_t panels = 0, k = 0;
-  bool with_bytes = false, with_rounded = false, fp32_rows = false;
+  bool fp32_rows = false;
   for (const RowProduct& product : products) {
     const PackedWeights& w = *product.weights;
     panels += panels_of(table, w.n);
     k = w.k;
-    with_bytes = with_bytes || needs_bytes(w);
-    with_rounded = with_rounded || needs_rounding(table, w);
     fp32_rows = fp32_rows || !(needs_bytes(w) || needs_rounding(table, w));
   }
   if (rows == 0 || panels == 0) return;
   InputRows all{.x = x, .x_stride = x_stride, .rows = rows, .k = k};
-  prepare(context, with_bytes, with_rounded, all);
+  const Rounding rounding = Rounding::of(table, products);
+  if (rounding.to_bytes || rounding.to_bfloat16) {
+    rounding.place(memory, all);
+    parallel_for(pool, rows, k, 1, [&](std::int64_t begin, std::int64_t end) {
+      round_input(table, all.part(begin, end - begin));
+    });
+  }
   const std::int64_t cost = panel_cost(table, k) / (fp32_rows ? 1 : 2);
-  split_product(context.pool(), rows, panels, cost,
+  split_product(pool, rows, panels, cost,
                 [&](std::int64_t first, std::int64_t count, std::int64_t begin, std::int64_t end) {
                   const InputRows some = all.part(first, count);
                   for (const RowProduct& product : products) {
                     const std::int64_t own = panels_of(table, product.weights->n);
                     if (begin < own && end > 0) {
-                      multiply_panels(table, some, first, product, std::max<std::int64_t>(begin, 0),
-                                      std::min(end, own));
+                      multiply_part(table, some, first, product, std::max<std::int64_t>(begin, 0),
+                                    std::min(end, own));
                     }
                     begin -= own;
                     end -= own;
                   }
                 });
+}
+
+void multiply(OpContext& context, const float* x, std::ptrdiff_t x_stride, std::int64_t rows,
+              std::span<const RowProduct> products) {
+  const std::size_t bytes = rounded_bytes(context.kernels(), rows, products);
+  void* memory = bytes == 0 ? nullptr : context.workspace(bytes);
+  multiply(context.kernels(), context.pool(), x, x_stride, rows, products, memory);
+}
+
+void multiply_panels(const kernels::KernelTable& table, const float* x, std::ptrdiff_t x_stride,
+                     std::int64_t rows, std::span<const RowProduct> products,
+                     std::int64_t panel_begin, std::int64_t panel_end, void* memory) {
+  if (rows == 0 || products.empty() || panel_begin >= panel_end) return;
+  InputRows all{.x = x, .x_stride = x_stride, .rows = rows, .k = products.front().weights->k};
+  const Rounding rounding = Rounding::of(table, products);
+  if (rounding.to_bytes || rounding.to_bfloat16) {
+    rounding.place(memory, all);
+    round_input(table, all);
+  }
+  for (const RowProduct& product : products) {
+    multiply_part(table, all, 0, product, panel_begin, panel_end);
+  }
 }
 
 void multiply(const kernels::KernelTable& table, ThreadPool& pool, const float* x,

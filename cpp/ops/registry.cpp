@@ -36,6 +36,12 @@ Registry make_registry() {
   register_rotary(all);
   register_quantize(all);
   register_einsum(all);
+  register_recurrent(all);
+  register_conv(all);
+  register_pool(all);
+  register_resize(all);
+  register_grid_sample(all);
+  register_integer_products(all);
   return all;
 }
 }  // namespace

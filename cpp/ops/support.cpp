@@ -69,6 +69,24 @@ std::size_t checked_product(std::size_t a, std::size_t b) {
   return product;
 }
 
+std::size_t align_up(std::size_t bytes) {
+  std::size_t rounded = 0;
+  if (__builtin_add_overflow(bytes, kAlignment - 1, &rounded)) {
+    fail(ErrorCode::kOutOfMemory,
+         "a workspace of " + std::to_string(bytes) + " bytes is too large");
+  }
+  return rounded / kAlignment * kAlignment;
+}
+
+std::size_t WorkspacePlan::add_bytes(std::size_t bytes) {
+  const std::size_t offset = bytes_;
+  if (__builtin_add_overflow(bytes_, align_up(bytes), &bytes_)) {
+    fail(ErrorCode::kOutOfMemory,
+         "a workspace of " + std::to_string(bytes) + " bytes is too large");
+  }
+  return offset;
+}
+
 IntList int_list(const Tensor& tensor, std::string_view name) {
   if (tensor.dims.rank > 1) {
     fail(ErrorCode::kInvalidArgument,

@@ -10,6 +10,7 @@
 #include <utility>
 #include <vector>
 
+#include "base/aligned_buffer.h"
 #include "base/checked.h"
 #include "base/function_ref.h"
 #include "base/short_list.h"
@@ -68,6 +69,32 @@ std::int64_t dim_product(std::int64_t a, std::int64_t b);
 
 // Product for workspaces. Throws kOutOfMemory on overflow.
 std::size_t checked_product(std::size_t a, std::size_t b);
+
+// Rounded up to kAlignment. Throws kOutOfMemory on overflow.
+std::size_t align_up(std::size_t bytes);
+
+// Parts of one workspace, each kAlignment-aligned: first all are added, then the memory is asked
+// for, then at() finds each. Throws kOutOfMemory when the sizes overflow.
+class WorkspacePlan {
+ public:
+  // Where `count` elements of T (count >= 0) will lie, in bytes from the beginning.
+  template <typename T>
+  std::size_t add(std::int64_t count) {
+    return add_bytes(checked_product(static_cast<std::size_t>(count), sizeof(T)));
+  }
+  std::size_t add_bytes(std::size_t bytes);
+  std::size_t bytes() const { return bytes_; }
+
+  void place(void* memory) { memory_ = static_cast<std::byte*>(memory); }
+  template <typename T>
+  T* at(std::size_t offset) const {
+    return reinterpret_cast<T*>(memory_ + offset);
+  }
+
+ private:
+  std::size_t bytes_ = 0;
+  std::byte* memory_ = nullptr;
+};
 
 // The integers of an int32 or int64 tensor of rank 0 or 1 ("axes", "shape", ...); `name` for
 // messages.

@@ -311,6 +311,15 @@ Quantization quantization_of(const graph::Graph& graph, const graph::Node& node,
 
 }  // namespace
 
+ConstantTensor constant_view(const Tensor& tensor) {
+  ConstantTensor view;
+  view.dtype = tensor.dtype;
+  view.dims = tensor.dims;
+  const auto bytes = checked_bytes(tensor.elements(), tensor.dtype);
+  view.data = {static_cast<const std::byte*>(tensor.data), static_cast<std::size_t>(*bytes)};
+  return view;
+}
+
 WeightSource linear_weight(const graph::Graph& graph, const graph::Node& node) {
   const ConstantTensor& w = constant_input(graph, node, 1, "the weights");
   if (w.dims.rank != 2) fail_model("the weights must be a constant matrix");

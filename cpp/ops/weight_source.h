@@ -3,6 +3,7 @@
 
 #include <cstdint>
 
+#include "base/tensor.h"
 #include "graph/graph.h"
 #include "kernels/kernels.h"
 #include "kvik/weights.h"
@@ -78,6 +79,9 @@ class WeightSource {
   std::int64_t k_, n_, row_;  // row_: elements of a row as stored
   StepLayout scale_at_, zero_at_;
 };
+
+// A tensor's elements as a constant that owns nothing, to be packed for one run.
+graph::ConstantTensor constant_view(const Tensor& tensor);
 
 // The weights of a kvik.Linear, and the table of a kvik.Embedding as the [K, V] matrix whose
 // columns are its rows. Throw kInvalidModel where an input that must be a constant is none.

@@ -26,6 +26,7 @@ KVIK_TEST(every_slot_is_filled) {
     CHECK(t->matmul_i8 && t->matmul_i4 && t->matmul_bf16);
     CHECK(t->matmul_bf16_rows || !t->rounds_rows) << t->name;
     CHECK(t->softmax_f32 && t->rotary_f32 && t->unary_f32 && t->binary_f32 && t->silu_mul_f32);
+    CHECK(t->weighted_sum_f32 && t->recurrent_cell_f32);
   }
 }
 

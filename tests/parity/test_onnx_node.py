@@ -215,4 +215,4 @@ def test_counts(results: dict[tuple[str, str, int], Result]) -> None:
     for kind, count in counts.items():
         print(f"  {kind:8} {count:5}  {100 * count / counts.total():5.1f} %")
     print("  most wanted:", ", ".join(f"{op} ({n})" for op, n in missing.most_common(12)))
-    assert counts["run"] >= 1080
+    assert counts["run"] >= 1240

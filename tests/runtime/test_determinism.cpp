@@ -6,32 +6,13 @@
 #include "base/float16.h"
 #include "cpp/check.h"
 #include "kernels/support.h"
-#include "runtime/one_node.h"
+#include "runtime/random_given.h"
 
 using kvik::Dims;
 using kvik::DType;
 using namespace kvik::test;  // NOLINT: the names of this harness
 
 namespace {
-
-Given random(const Dims& dims, std::uint64_t stream) {
-  Random random(stream);
-  std::vector<float> values(static_cast<std::size_t>(dims.elements()));
-  for (float& v : values) v = random.uniform(-1.0f, 1.0f);
-  return floats(dims, values);
-}
-
-std::vector<Given> list(Given a) {
-  std::vector<Given> v;
-  v.push_back(std::move(a));
-  return v;
-}
-template <typename... More>
-std::vector<Given> list(Given a, More... more) {
-  std::vector<Given> v = list(std::move(a));
-  (v.push_back(std::move(more)), ...);
-  return v;
-}
 
 // Runs a node with 1, 2 and 3 threads on every table; the bits must not differ.
 void check_threads(OneNode node, const std::vector<Given>& inputs) {

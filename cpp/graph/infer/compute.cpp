@@ -163,7 +163,7 @@ std::vector<InferEntry> compute_rules() {
                                    {"", "Attention", attention}};
   for (const char* op : {"Softmax", "LogSoftmax", "Hardmax", "RMSNormalization", "RotaryEmbedding",
                          "LpNormalization", "BatchNormalization", "InstanceNormalization",
-                         "GroupNormalization", "MeanVarianceNormalization"}) {
+                         "GroupNormalization", "MeanVarianceNormalization", "LRN"}) {
     rules.push_back({"", op, as_first_input});
   }
   for (const char* op :

@@ -166,8 +166,8 @@ Expr product(const Shape& shape) {
 InferRule find_infer_rule(std::string_view domain, std::string_view op) {
   static const auto kRules = [] {
     std::unordered_map<std::string, InferRule> rules;
-    for (const auto& family :
-         {elementwise_rules(), movement_rules(), indexing_rules(), compute_rules()}) {
+    for (const auto& family : {elementwise_rules(), movement_rules(), indexing_rules(),
+                               compute_rules(), window_rules()}) {
       for (const InferEntry& entry : family) {
         rules.emplace(std::string(entry.domain) + ":" + std::string(entry.op), entry.rule);
       }

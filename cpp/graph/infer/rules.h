@@ -56,6 +56,7 @@ std::vector<InferEntry> elementwise_rules();
 std::vector<InferEntry> movement_rules();
 std::vector<InferEntry> indexing_rules();
 std::vector<InferEntry> compute_rules();
+std::vector<InferEntry> window_rules();
 InferRule find_infer_rule(std::string_view domain, std::string_view op);
 
 // ---- shared by the rules ----------------------------------------------------------------------

@@ -1,0 +1,422 @@
+// Pooling over windows and over whole images, and the inverse of MaxPool.
+//
+// Sums are in double, in the order of the taps; planes are independent of one another.
+#include <algorithm>
+#include <cmath>
+#include <limits>
+
+#include "ops/families.h"
+#include "ops/window.h"
+
+namespace kvik::ops {
+
+namespace {
+
+using Info = const NodeInfo&;
+
+// What a window covers on one axis.
+struct Covered {
+  std::int64_t first = 0;   // position of the first tap within the input
+  std::int64_t taps = 0;    // within the input
+  std::int64_t padded = 0;  // within the input and its padding
+};
+
+// The windows over a plane, axis by axis.
+class Windows {
+ public:
+  Windows(const Window& window, WorkspacePlan& plan, int threads) : window_(window) {
+    for (int i = 0; i < window.rank; ++i) {
+      covered_at_[static_cast<std::size_t>(i)] = plan.add<Covered>(window[i].out);
+    }
+    for (int i = 0; i + 1 < window.rank; ++i) {
+      lines_ = dim_product(lines_, std::min(window[i].kernel, window[i].in));
+    }
+    lines_at_ = plan.add<std::int64_t>(dim_product(lines_, threads));
+  }
+
+  void fill(const WorkspacePlan& plan) {
+    lines_memory_ = plan.at<std::int64_t>(lines_at_);
+    for (int i = 0; i < window_.rank; ++i) {
+      const WindowAxis& a = window_[i];
+      Covered* covered = plan.at<Covered>(covered_at_[static_cast<std::size_t>(i)]);
+      covered_[static_cast<std::size_t>(i)] = covered;
+      for (std::int64_t o = 0; o < a.out; ++o) {
+        const Range inside = a.taps_within(o, 0, a.in);
+        const Range padded = a.taps_within(o, -a.pad_begin, a.in + a.pad_end);
+        covered[o] = {a.position(o, inside.begin), inside.end - inside.begin,
+                      padded.end - padded.begin};
+      }
+    }
+  }
+
+  // Calls, for every window of a plane in row-major order, start(), then add(offset) for each
+  // position within the plane in the order of the taps, then finish(window, taps, padded taps).
+  template <typename Start, typename Add, typename Finish>
+  void for_each(int worker, Start start, Add add, Finish finish) const {
+    std::array<std::int64_t, kMostSpatial> o{};
+    const int last = window_.rank - 1;
+    const WindowAxis& line = window_[last];
+    const Covered* along = covered_[static_cast<std::size_t>(last)];
+    std::int64_t* lines = lines_memory_ + worker * lines_;
+    std::int64_t index = 0;
+    while (true) {
+      const Lines found = lines_under(o, lines);
+      for (std::int64_t x = 0; x < line.out; ++x, ++index) {
+        start();
+        for (std::int64_t i = 0; i < found.count; ++i) {
+          std::int64_t offset = lines[i] + along[x].first;
+          for (std::int64_t t = 0; t < along[x].taps; ++t, offset += line.dilation) add(offset);
+        }
+        finish(index, found.count * along[x].taps, found.padded * along[x].padded);
+      }
+      int axis = last - 1;
+      for (; axis >= 0; --axis) {
+        const auto at = static_cast<std::size_t>(axis);
+        if (++o[at] < window_[axis].out) break;
+        o[at] = 0;
+      }
+      if (axis < 0) return;
+    }
+  }
+
+ private:
+  struct Lines {
+    std::int64_t count = 1, padded = 1;
+  };
+
+  // Offsets of the lines along the last axis that the windows at o cover.
+  Lines lines_under(const std::array<std::int64_t, kMostSpatial>& o, std::int64_t* lines) const {
+    Lines found;
+    lines[0] = 0;
+    for (int i = 0; i + 1 < window_.rank; ++i) {
+      const auto at = static_cast<std::size_t>(i);
+      const Covered& c = covered_[at][o[at]];
+      // Backwards, so that the list grows in place.
+      for (std::int64_t l = found.count - 1; l >= 0; --l) {
+        for (std::int64_t t = c.taps - 1; t >= 0; --t) {
+          lines[l * c.taps + t] = lines[l] * window_[i].in + c.first + t * window_[i].dilation;
+        }
+      }
+      found.count *= c.taps;
+      found.padded *= c.padded;
+      if (found.count == 0) return {0, found.padded};
+    }
+    for (std::int64_t l = 0; l < found.count; ++l) lines[l] *= window_[window_.rank - 1].in;
+    return found;
+  }
+
+  const Window& window_;
+  std::array<std::size_t, kMostSpatial> covered_at_{};
+  std::array<const Covered*, kMostSpatial> covered_{};
+  std::int64_t lines_ = 1;  // most of a window
+  std::size_t lines_at_ = 0;
+  std::int64_t* lines_memory_ = nullptr;
+};
+
+// Calls body(windows, worker, plane) for every plane of x, on the pool.
+template <typename Body>
+void for_planes(OpContext& context, const Tensor& x, const Window& window, Body body) {
+  ThreadPool& pool = context.pool();
+  WorkspacePlan plan;
+  Windows windows(window, plan, pool.threads());
+  plan.place(context.workspace(plan.bytes()));
+  windows.fill(plan);
+  const std::int64_t planes = x.dims[0] * x.dims[1];
+  const auto range = [&](int worker, std::int64_t begin, std::int64_t end) {
+    for (std::int64_t plane = begin; plane < end; ++plane) body(windows, worker, plane);
+  };
+  if (pool.threads() == 1 || planes < 2 || x.elements() < kMinParallelWork) {
+    return range(0, 0, planes);
+  }
+  pool.run([&](int worker, int workers) {
+    const Range part = split_range(planes, worker, workers);
+    range(worker, part.begin, part.end);
+  });
+}
+
+struct PoolShape {
+  Window window;
+  Dims result;
+};
+
+PoolShape pool_shape(const WindowAttributes& attributes, const Tensor& x) {
+  PoolShape shape{attributes.over(x.dims), x.dims};
+  for (int i = 0; i < shape.window.rank; ++i) shape.result[2 + i] = shape.window[i].out;
+  result_elements(shape.result);
+  return shape;
+}
+
+WindowAttributes pool_attributes(const graph::Node& node) {
+  WindowAttributes attributes(node);
+  if (!attributes.has_kernel()) fail_model("attribute kernel_shape is missing");
+  return attributes;
+}
+
+template <typename T>
+Compute<T> lowest() {
+  if constexpr (kIsFloat<T>) {
+    return -std::numeric_limits<Compute<T>>::infinity();
+  } else {
+    return std::numeric_limits<T>::lowest();
+  }
+}
+
+// Whether a value takes the place of the largest so far: the first of equals stays, NaN wins.
+template <typename C>
+bool larger(C value, C top) {
+  if constexpr (std::is_floating_point_v<C>) {
+    return value > top || (std::isnan(value) && !std::isnan(top));
+  } else {
+    return value > top;
+  }
+}
+
+// An offset in a plane whose axes are numbered from the first on (storage_order 1).
+std::int64_t column_major(std::int64_t offset, const Window& window) {
+  std::array<std::int64_t, kMostSpatial> at{};
+  for (int i = window.rank - 1; i >= 0; --i) {
+    at[static_cast<std::size_t>(i)] = offset % window[i].in;
+    offset /= window[i].in;
+  }
+  std::int64_t index = 0;
+  for (int i = window.rank - 1; i >= 0; --i) {
+    index = index * window[i].in + at[static_cast<std::size_t>(i)];
+  }
+  return index;
+}
+
+std::unique_ptr<OpKernel> make_max_pool(Info info) {
+  const bool columns_first = info.node.int_attr("storage_order", 0) != 0;
+  return kernel_of([attributes = pool_attributes(info.node), columns_first](OpContext& context) {
+    const Tensor& x = context.input(0);
+    const PoolShape shape = pool_shape(attributes, x);
+    Tensor& y = context.output(0, x.dtype, shape.result);
+    std::int64_t* indices = nullptr;
+    if (context.wants_output(1)) {
+      indices = context.output(1, DType::kI64, shape.result).as<std::int64_t>();
+    }
+    if (y.elements() == 0) return;
+    const std::int64_t in = x.dims.elements(2, x.dims.rank), out = shape.window.windows();
+    visit_numeric(x.dtype, [&]<typename T>() {
+      for_planes(context, x, shape.window, [&](const Windows& w, int worker, std::int64_t plane) {
+        const T* from = x.as<T>() + plane * in;
+        Compute<T> top{};
+        std::int64_t place = 0;
+        w.for_each(
+            worker,
+            [&] {
+              top = lowest<T>();
+              place = -1;
+            },
+            [&](std::int64_t offset) {
+              const Compute<T> value = widen(from[offset]);
+              if (place >= 0 && !larger(value, top)) return;
+              top = value;
+              place = offset;
+            },
+            [&](std::int64_t window, std::int64_t, std::int64_t) {
+              y.as<T>()[plane * out + window] = narrow<T>(top);
+              if (indices == nullptr) return;
+              if (place >= 0 && columns_first) place = column_major(place, shape.window);
+              indices[plane * out + window] = place < 0 ? -1 : plane * in + place;
+            });
+      });
+    });
+  });
+}
+
+std::unique_ptr<OpKernel> make_average_pool(Info info) {
+  const bool with_padding = info.node.int_attr("count_include_pad", 0) != 0;
+  return kernel_of([attributes = pool_attributes(info.node), with_padding](OpContext& context) {
+    const Tensor& x = context.input(0);
+    const PoolShape shape = pool_shape(attributes, x);
+    Tensor& y = context.output(0, x.dtype, shape.result);
+    if (y.elements() == 0) return;
+    const std::int64_t in = x.dims.elements(2, x.dims.rank), out = shape.window.windows();
+    visit_float(x.dtype, [&]<typename T>() {
+      for_planes(context, x, shape.window, [&](const Windows& w, int worker, std::int64_t plane) {
+        const T* from = x.as<T>() + plane * in;
+        double sum = 0.0;
+        w.for_each(
+            worker, [&] { sum = 0.0; },
+            [&](std::int64_t offset) { sum += static_cast<double>(widen(from[offset])); },
+            [&](std::int64_t window, std::int64_t taps, std::int64_t padded) {
+              const double mean = sum / static_cast<double>(with_padding ? padded : taps);
+              y.as<T>()[plane * out + window] = narrow<T>(static_cast<Compute<T>>(mean));
+            });
+      });
+    });
+  });
+}
+
+// (Σ |x|^p)^(1/p)
+struct LpNorm {
+  std::int64_t p;
+
+  double term(double x) const {
+    const double magnitude = std::fabs(x);
+    if (p == 1) return magnitude;
+    return p == 2 ? x * x : std::pow(magnitude, static_cast<double>(p));
+  }
+  double root(double sum) const {
+    if (p == 1) return sum;
+    return p == 2 ? std::sqrt(sum) : std::pow(sum, 1.0 / static_cast<double>(p));
+  }
+};
+
+LpNorm lp_norm_of(const graph::Node& node) {
+  const std::int64_t p = node.int_attr("p", 2);
+  if (p < 1) fail_model("attribute p is " + std::to_string(p) + "; expected a positive number");
+  return {p};
+}
+
+std::unique_ptr<OpKernel> make_lp_pool(Info info) {
+  const LpNorm norm = lp_norm_of(info.node);
+  return kernel_of([attributes = pool_attributes(info.node), norm](OpContext& context) {
+    const Tensor& x = context.input(0);
+    const PoolShape shape = pool_shape(attributes, x);
+    Tensor& y = context.output(0, x.dtype, shape.result);
+    if (y.elements() == 0) return;
+    const std::int64_t in = x.dims.elements(2, x.dims.rank), out = shape.window.windows();
+    visit_float(x.dtype, [&]<typename T>() {
+      for_planes(context, x, shape.window, [&](const Windows& w, int worker, std::int64_t plane) {
+        const T* from = x.as<T>() + plane * in;
+        double sum = 0.0;
+        w.for_each(
+            worker, [&] { sum = 0.0; },
+            [&](std::int64_t offset) {
+              sum += norm.term(static_cast<double>(widen(from[offset])));
+            },
+            [&](std::int64_t window, std::int64_t, std::int64_t) {
+              y.as<T>()[plane * out + window] = narrow<T>(static_cast<Compute<T>>(norm.root(sum)));
+            });
+      });
+    });
+  });
+}
+
+// ---- Whole planes ------------------------------------------------------------------------------
+
+// Calls pool(plane's elements, count) for each plane and stores what it returns.
+template <typename Pool>
+void pool_planes(OpContext& context, Pool pool) {
+  const Tensor& x = context.input(0);
+  check(x.dims.rank >= 2,
+        [&] { return "X has shape " + x.dims.str() + "; expected [batch, channels, spatial...]"; });
+  Dims dims = x.dims;
+  for (int i = 2; i < dims.rank; ++i) dims[i] = 1;
+  Tensor& y = context.output(0, x.dtype, dims);
+  const std::int64_t n = x.dims.elements(2, x.dims.rank);
+  visit_float(x.dtype, [&]<typename T>() {
+    parallel_for(context, y.elements(), n, [&](std::int64_t begin, std::int64_t end) {
+      for (std::int64_t plane = begin; plane < end; ++plane) {
+        y.as<T>()[plane] = narrow<T>(static_cast<Compute<T>>(pool(x.as<T>() + plane * n, n)));
+      }
+    });
+  });
+}
+
+// Σ term(x), in four partial sums: the order depends on n alone.
+template <typename T, typename Term>
+double sum_of(const T* x, std::int64_t n, Term term) {
+  double sums[4] = {};
+  std::int64_t i = 0;
+  for (; i + 4 <= n; i += 4) {
+    for (int j = 0; j < 4; ++j) sums[j] += term(static_cast<double>(widen(x[i + j])));
+  }
+  for (; i < n; ++i) sums[0] += term(static_cast<double>(widen(x[i])));
+  return (sums[0] + sums[1]) + (sums[2] + sums[3]);
+}
+
+std::unique_ptr<OpKernel> make_global_average_pool(Info) {
+  return kernel_of([](OpContext& context) {
+    pool_planes(context, [](const auto* x, std::int64_t n) {
+      return sum_of(x, n, [](double v) { return v; }) / static_cast<double>(n);
+    });
+  });
+}
+
+std::unique_ptr<OpKernel> make_global_max_pool(Info) {
+  return kernel_of([](OpContext& context) {
+    pool_planes(context, [](const auto* x, std::int64_t n) {
+      auto top = lowest<std::remove_cvref_t<decltype(*x)>>();
+      for (std::int64_t i = 0; i < n; ++i) {
+        if (larger(widen(x[i]), top)) top = widen(x[i]);
+      }
+      return top;
+    });
+  });
+}
+
+std::unique_ptr<OpKernel> make_global_lp_pool(Info info) {
+  const LpNorm norm = lp_norm_of(info.node);
+  return kernel_of([norm](OpContext& context) {
+    pool_planes(context, [&](const auto* x, std::int64_t n) {
+      return norm.root(sum_of(x, n, [&](double v) { return norm.term(v); }));
+    });
+  });
+}
+
+// ---- MaxUnpool ---------------------------------------------------------------------------------
+
+// Puts the elements of X back where MaxPool's indices say, zeros elsewhere. The indices count in
+// the shape that the attributes give, whatever the output's.
+std::unique_ptr<OpKernel> make_max_unpool(Info info) {
+  return kernel_of([attributes = pool_attributes(info.node)](OpContext& context) {
+    const Tensor& x = context.input(0);
+    const Tensor& indices = context.input(1);
+    check_dtype(indices, DType::kI64, "I");
+    check(indices.dims == x.dims, [&] {
+      return "I has shape " + indices.dims.str() + "; expected " + x.dims.str() + ", that of X";
+    });
+    const Window window = attributes.transposed(x.dims, nullptr, {}, {});
+    Dims pooled = x.dims;
+    for (int i = 0; i < window.rank; ++i) pooled[2 + i] = window[i].in;
+    const std::int64_t limit = result_elements(pooled);
+    Dims dims = pooled;
+    if (context.has_input(2)) {
+      const IntList shape = int_list(context.input(2), "output_shape");
+      check(shape.size() == static_cast<std::size_t>(pooled.rank), [&] {
+        return "output_shape has " + std::to_string(shape.size()) + " elements for X " +
+               x.dims.str();
+      });
+      dims = Dims(std::span(shape.begin(), shape.size()));
+    }
+    for (int i = 0; i < dims.rank; ++i) {
+      check(dims[i] >= pooled[i], [&] {
+        return "output_shape is " + dims.str() + "; expected at least " + pooled.str();
+      });
+    }
+    Tensor& y = context.output(0, x.dtype, dims);
+    const Dims strides = strides_of(dims);
+    visit_size(x.dtype, [&]<typename T>() {
+      std::fill_n(y.as<T>(), y.elements(), T{});
+      for (std::int64_t i = 0; i < x.elements(); ++i) {
+        std::int64_t index = indices.as<std::int64_t>()[i];
+        check(index >= 0 && index < limit, [&] {
+          return "I has " + std::to_string(index) + "; expected indices into " + pooled.str();
+        });
+        std::int64_t place = 0;
+        for (int axis = pooled.rank - 1; axis >= 0; --axis) {
+          place += index % pooled[axis] * strides[axis];
+          index /= pooled[axis];
+        }
+        y.as<T>()[place] = x.as<T>()[i];
+      }
+    });
+  });
+}
+
+}  // namespace
+
+void register_pool(Registry& r) {
+  r.add("MaxPool", make_max_pool);
+  r.add("AveragePool", make_average_pool);
+  r.add("LpPool", make_lp_pool);
+  r.add("GlobalMaxPool", make_global_max_pool);
+  r.add("GlobalAveragePool", make_global_average_pool);
+  r.add("GlobalLpPool", make_global_lp_pool);
+  r.add("MaxUnpool", make_max_unpool);
+}
+
+}  // namespace kvik::ops

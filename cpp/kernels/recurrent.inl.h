@@ -14,28 +14,30 @@ struct TanhGate {
   Vec operator()(Vec x) const { return tanh(x); }
 };
 
-// Any function, chosen anew for every vector: the branch is the same each time.
+// Any function, chosen anew for every vector: the branch is the same each time. Not inlined: a cell
+// would have a dozen copies.
+[[gnu::noinline]] Vec cell_function(const CellActivation& a, Vec x) {
+  const Vec alpha = set(a.alpha), beta = set(a.beta);
+  switch (a.function) {
+    case CellFunction::kAffine: return fma(alpha, x, beta);
+    case CellFunction::kElu: return select(x < zero(), alpha * (exp(x) - set(1.0f)), x);
+    case CellFunction::kHardSigmoid: return max(zero(), min(set(1.0f), fma(alpha, x, beta)));
+    case CellFunction::kLeakyRelu: return select(x < zero(), alpha * x, x);
+    case CellFunction::kRelu: return relu(x);
+    case CellFunction::kScaledTanh: return alpha * tanh(beta * x);
+    case CellFunction::kSigmoid: return sigmoid(x);
+    // ln(1 + e^x) = max(x, 0) + ln(1 + e^-|x|), which overflows nowhere.
+    case CellFunction::kSoftplus: return relu(x) + log(set(1.0f) + exp(negate(abs(x))));
+    case CellFunction::kSoftsign: return x / (set(1.0f) + abs(x));
+    case CellFunction::kTanh: return tanh(x);
+    case CellFunction::kThresholdedRelu: return select(x <= alpha, zero(), x);
+  }
+  return x;
+}
+
 struct AnyGate {
   CellActivation a;
-
-  Vec operator()(Vec x) const {
-    const Vec alpha = set(a.alpha), beta = set(a.beta);
-    switch (a.function) {
-      case CellFunction::kAffine: return fma(alpha, x, beta);
-      case CellFunction::kElu: return select(x < zero(), alpha * (exp(x) - set(1.0f)), x);
-      case CellFunction::kHardSigmoid: return max(zero(), min(set(1.0f), fma(alpha, x, beta)));
-      case CellFunction::kLeakyRelu: return select(x < zero(), alpha * x, x);
-      case CellFunction::kRelu: return relu(x);
-      case CellFunction::kScaledTanh: return alpha * tanh(beta * x);
-      case CellFunction::kSigmoid: return sigmoid(x);
-      // ln(1 + e^x) = max(x, 0) + ln(1 + e^-|x|), which overflows nowhere.
-      case CellFunction::kSoftplus: return relu(x) + log(set(1.0f) + exp(negate(abs(x))));
-      case CellFunction::kSoftsign: return x / (set(1.0f) + abs(x));
-      case CellFunction::kTanh: return tanh(x);
-      case CellFunction::kThresholdedRelu: return select(x <= alpha, zero(), x);
-    }
-    return x;
-  }
+  Vec operator()(Vec x) const { return cell_function(a, x); }
 };
 
 // Within [-clip, clip]; NaN passes.

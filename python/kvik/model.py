@@ -58,9 +58,9 @@ def load(
         tokenizer: Path of a tokenizer.json, a folder that holds one, or a tokenizers.Tokenizer.
             None: the one in the model's metadata, else tokenizer.json beside the file, else none
             (token ids only).
-        weights: Precision in which the matrices of linear layers are kept in memory, whatever it is
-            in the file, unless the file holds integers (as `kvik quantize` writes them): those run
-            as they are stored, with any of the four. "bf16" halves what is read for each token;
+        weights: Precision in which the matrices of linear and recurrent layers and convolutions are
+            kept in memory, whatever it is in the file, unless the file holds integers (as `kvik
+            quantize` writes them): those run as they are stored, with any of the four. "bf16" halves what is read for each token;
             "int8" quarters it and quantises the layers' inputs row by row; "int4" reads a seventh,
             with a scale for each 32 weights. Rows of embedding tables have 8 bits by both;
             attention is computed in fp32. On CPUs that multiply bfloat16 numbers (AVX512_BF16,

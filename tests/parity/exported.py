@@ -27,7 +27,7 @@ def export(
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         if dynamo:
-            shapes = [{axis: torch.export.Dim.AUTO for axis in axes} for _ in inputs]
+            shapes = [dict.fromkeys(axes, torch.export.Dim.AUTO) for _ in inputs]
             torch.onnx.export(
                 module, tuple(inputs), path, input_names=names, dynamo=True, opset_version=20,
                 dynamic_shapes=shapes, verbose=False, external_data=False,

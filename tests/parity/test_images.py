@@ -192,10 +192,14 @@ def test_same_bits(isa, network, tmp_path):
 
 
 CONVOLUTIONS = [
-    dict(kernel_size=3), dict(kernel_size=1, stride=2), dict(kernel_size=(1, 5), padding=(0, 2)),
-    dict(kernel_size=3, groups=2, padding="same"), dict(kernel_size=4, dilation=(1, 3), padding=5),
-    dict(kernel_size=3, groups=8, bias=False), dict(kernel_size=2, stride=(3, 1), padding=1),
-]  # fmt: skip
+    {"kernel_size": 3},
+    {"kernel_size": 1, "stride": 2},
+    {"kernel_size": (1, 5), "padding": (0, 2)},
+    {"kernel_size": 3, "groups": 2, "padding": "same"},
+    {"kernel_size": 4, "dilation": (1, 3), "padding": 5},
+    {"kernel_size": 3, "groups": 8, "bias": False},
+    {"kernel_size": 2, "stride": (3, 1), "padding": 1},
+]
 
 
 @pytest.mark.parametrize("options", CONVOLUTIONS, ids=str)
@@ -208,12 +212,14 @@ def test_convolutions(options, tmp_path):
 
 
 TRANSPOSED = [
-    dict(kernel_size=3), dict(kernel_size=4, stride=2, padding=1),
-    dict(kernel_size=2, stride=4, output_padding=3), dict(kernel_size=3, stride=2, dilation=2),
-    dict(kernel_size=(5, 2), stride=(3, 2), padding=(2, 0), groups=4),
-    dict(kernel_size=3, stride=2, padding=1, output_padding=1, groups=8),
-    dict(kernel_size=4, stride=2, dilation=3, bias=False),
-]  # fmt: skip
+    {"kernel_size": 3},
+    {"kernel_size": 4, "stride": 2, "padding": 1},
+    {"kernel_size": 2, "stride": 4, "output_padding": 3},
+    {"kernel_size": 3, "stride": 2, "dilation": 2},
+    {"kernel_size": (5, 2), "stride": (3, 2), "padding": (2, 0), "groups": 4},
+    {"kernel_size": 3, "stride": 2, "padding": 1, "output_padding": 1, "groups": 8},
+    {"kernel_size": 4, "stride": 2, "dilation": 3, "bias": False},
+]
 
 
 @pytest.mark.parametrize("options", TRANSPOSED, ids=str)

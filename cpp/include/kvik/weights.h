@@ -14,8 +14,9 @@ namespace kvik {
 
 // Chosen when a model is loaded. Values between the operators are fp32 whatever it is, and keys and
 // values of whatever type LoadOptions::cache says; what is rounded are the matrices of linear
-// layers, the vocabulary projection among them, and the inputs of their products as said below,
-// and, by kI8 and kI4, embedding tables. A table whose rows the token ids look up has 8 bits and a
+// layers, the vocabulary projection among them, of recurrent layers and of convolutions but
+// depthwise ones, and the inputs of their products as said below, and, by kI8 and kI4, embedding
+// tables. A table whose rows the token ids look up has 8 bits and a
 // scale per row by kI4 too, since rows of 4 bits cost more quality than everything else together;
 // one that is also the vocabulary projection is multiplied by in the precision of the other layers.
 // By kI8 such a table is kept once, for both; other rows are rounded as they are read from the

@@ -29,7 +29,8 @@ class Windows {
       covered_at_[static_cast<std::size_t>(i)] = plan.add<Covered>(window[i].out);
     }
     for (int i = 0; i + 1 < window.rank; ++i) {
-      lines_ = dim_product(lines_, std::min(window[i].kernel, window[i].in));
+      const std::int64_t most = std::min(window[i].kernel, window[i].in);
+      lines_ = dim_product(lines_, std::max<std::int64_t>(most, 1));
     }
     lines_at_ = plan.add<std::int64_t>(dim_product(lines_, threads));
   }

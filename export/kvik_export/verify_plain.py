@@ -50,7 +50,7 @@ def is_generator(path: str | os.PathLike[str]) -> bool:
         return len(session.get_inputs()) == 1
     try:
         kvik.load(path)
-    except kvik.UnsupportedError:  # a recurrent model, while kvik has no such operators
+    except kvik.UnsupportedError:  # operators that kvik lacks
         return False
     return True
 

@@ -116,6 +116,62 @@ KVIK_TEST(random_graphs_are_inferred_as_they_run) {
   CHECK(contents > 3 * kRounds * 4) << contents << " contents compared";
 }
 
+// Convolutions, pools, Resize and recurrent layers over random windows.
+graph::Graph window_graph(std::uint64_t stream) {
+  Random random(stream);
+  const auto two = [&](std::int64_t low, std::int64_t high) {
+    return std::vector<std::int64_t>{random.integer(low, high), random.integer(low, high)};
+  };
+  Builder b;
+  const ValueId x = b.input("x", {sym("b"), 4, sym("s"), sym("t")});
+  const std::vector<std::int64_t> kernel = two(1, 3);
+  Attributes window{{"strides", two(1, 3)}, {"dilations", two(1, 2)}};
+  if (random.integer(0, 2) == 0) {
+    window["auto_pad"] = std::string(random.integer(0, 1) == 0 ? "SAME_UPPER" : "VALID");
+  } else {
+    std::vector<std::int64_t> pads = two(0, 2);
+    for (const std::int64_t pad : two(0, 2)) pads.push_back(pad);
+    window["pads"] = pads;
+  }
+  const ValueId w = b.weight("w", {6, 4, kernel[0], kernel[1]});
+  Attributes pool = window;
+  pool["kernel_shape"] = kernel;
+  pool["ceil_mode"] = random.integer(0, 1);
+  Attributes plain = window;
+  plain.erase("auto_pad");
+  plain["output_padding"] = two(0, 1);
+  const ValueId flipped = b.weight("v", {4, 3, 3, 5});
+  b.graph.outputs = {b.node("Conv", {x, w}, window), b.node("MaxPool", {x}, pool),
+                     b.node("AveragePool", {x}, pool), b.node("GlobalAveragePool", {x}),
+                     b.node("ConvTranspose", {x, flipped}, plain)};
+  const ValueId rows = b.input("rows", {sym("s"), sym("b"), 5});
+  for (const auto& [op, gates] : {std::pair{"LSTM", 4}, {"GRU", 3}, {"RNN", 1}}) {
+    const std::string name = op;
+    b.graph.outputs.push_back(b.node(op, {rows, b.weight(name + "w", {1, gates * 3, 5}),
+                                          b.weight(name + "r", {1, gates * 3, 3})}));
+  }
+  b.graph.outputs.push_back(
+      b.node("Resize", {x, graph::kNoValue, graph::kNoValue, b.ints({2, 4, 7, 3})}));
+  return b.graph;
+}
+
+KVIK_TEST(windows_are_inferred_as_they_run) {
+  int shapes = 0;
+  for (int round = 0; round < kRounds; ++round) {
+    const graph::Graph graph = window_graph(static_cast<std::uint64_t>(round));
+    for (const std::map<std::string, std::int64_t>& dims :
+         {std::map<std::string, std::int64_t>{{"b", 2}, {"s", 6}, {"t", 9}},
+          {{"b", 1}, {"s", 11}, {"t", 8}}}) {
+      const InferCheck check = check_inference(graph, dims, 4);
+      for (const std::string& wrong : check.wrong) {
+        CHECK(false) << "s=" << dims.at("s") << " " << wrong << "\n" << graph::dump(graph);
+      }
+      shapes += check.shapes;
+    }
+  }
+  CHECK(shapes > 2 * kRounds * 6) << shapes << " shapes compared";
+}
+
 graph::Axis atoms(std::vector<std::pair<int, Expr>> list) {
   graph::Axis axis;
   for (auto& [role, size] : list) axis.push_back({role, size, false});

@@ -254,11 +254,13 @@ def test_pools(tmp_path):
 def test_grid_samples(tmp_path):
     class Sampled(nn.Module):
         def forward(self, x: Tensor, grid: Tensor) -> tuple[Tensor, ...]:
+            # Beyond the borders torch and ONNX differ in what a cubic reads: there zeros alone.
             return tuple(
                 F.grid_sample(x, grid, mode, padding, align)
                 for mode in ("bilinear", "nearest", "bicubic")
                 for padding in ("zeros", "border", "reflection")
                 for align in (False, True)
+                if mode != "bicubic" or padding == "zeros"
             )
 
     torch.manual_seed(12)

@@ -280,6 +280,21 @@ KVIK_TEST(what_makes_no_sense_is_refused) {
   refused("LRN", "a size of 0", {{"size", std::int64_t{0}}}, image, {});
 }
 
+// An image without pixels is all padding.
+KVIK_TEST(padding_alone_is_an_image) {
+  const Attributes pads{{"pads", Ints{1, 1, 1, 1}}};
+  const auto conv = values_of<float>(OneNode{.op = "Conv", .attributes = pads}.run(
+      list(random({1, 2, 0, 3}, 1), random({3, 2, 2, 2}, 2), floats({3}, {1, 2, 3})))[0]);
+  CHECK_EQ(conv.size(), 12u);
+  for (std::size_t i = 0; i < conv.size(); ++i) CHECK_EQ(conv[i], static_cast<float>(i / 4 + 1));
+  Attributes pool = pads;
+  pool["kernel_shape"] = Ints{2, 2};
+  const auto top = values_of<float>(
+      OneNode{.op = "MaxPool", .attributes = pool}.run(list(random({1, 1, 0, 3}, 1)))[0]);
+  CHECK_EQ(top.size(), 4u);
+  for (const float v : top) CHECK_EQ(v, -std::numeric_limits<float>::infinity());
+}
+
 KVIK_TEST(max_unpool_checks_its_indices) {
   const OneNode node{.op = "MaxUnpool",
                      .attributes = {{"kernel_shape", Ints{2, 2}}, {"strides", Ints{2, 2}}}};

@@ -84,21 +84,28 @@ namespace {
 constexpr std::int64_t kBlockFloats = std::int64_t{192} << 10;
 constexpr std::int64_t kMostRows = 384, kLeastRows = 12;
 
-// [planes, pixels] to [pixels, planes], or back, in squares that stay in L1.
+// The transpose of from [rows, columns], in squares that stay in L1. What has the larger stride
+// goes in the outer loop: its rows are planes, each in pages of its own.
 template <typename From, typename To>
 void transpose_planes(const From* from, std::int64_t from_stride, std::int64_t rows,
                       std::int64_t columns, To* to, std::int64_t to_stride) {
   constexpr std::int64_t kSquare = 16;
-  for (std::int64_t r = 0; r < rows; r += kSquare) {
-    const std::int64_t r_end = std::min(rows, r + kSquare);
-    for (std::int64_t c = 0; c < columns; c += kSquare) {
-      const std::int64_t c_end = std::min(columns, c + kSquare);
-      for (std::int64_t j = c; j < c_end; ++j) {
-        for (std::int64_t i = r; i < r_end; ++i) {
-          to[j * to_stride + i] =
-              narrow<To>(static_cast<Compute<To>>(widen(from[i * from_stride + j])));
-        }
+  const auto square = [&](std::int64_t r, std::int64_t c) {
+    const std::int64_t r_end = std::min(rows, r + kSquare), c_end = std::min(columns, c + kSquare);
+    for (std::int64_t j = c; j < c_end; ++j) {
+      for (std::int64_t i = r; i < r_end; ++i) {
+        to[j * to_stride + i] =
+            narrow<To>(static_cast<Compute<To>>(widen(from[i * from_stride + j])));
       }
+    }
+  };
+  if (from_stride > to_stride) {
+    for (std::int64_t r = 0; r < rows; r += kSquare) {
+      for (std::int64_t c = 0; c < columns; c += kSquare) square(r, c);
+    }
+  } else {
+    for (std::int64_t c = 0; c < columns; c += kSquare) {
+      for (std::int64_t r = 0; r < rows; r += kSquare) square(r, c);
     }
   }
 }

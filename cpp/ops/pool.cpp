@@ -1,6 +1,7 @@
 // Pooling over windows and over whole images, and the inverse of MaxPool.
 //
-// Sums are in double, in the order of the taps; planes are independent of one another.
+// Planes are independent of one another; within a window the order is fixed: floats are added along
+// the other axes first, then along the last one, other types in double in the order of the taps.
 #include <algorithm>
 #include <cmath>
 #include <limits>
@@ -33,10 +34,12 @@ class Windows {
       lines_ = dim_product(lines_, std::max<std::int64_t>(most, 1));
     }
     lines_at_ = plan.add<std::int64_t>(dim_product(lines_, threads));
+    scratch_at_ = plan.add<float>(dim_product(line().in, 2 * threads));
   }
 
   void fill(const WorkspacePlan& plan) {
     lines_memory_ = plan.at<std::int64_t>(lines_at_);
+    scratch_ = plan.at<float>(scratch_at_);
     for (int i = 0; i < window_.rank; ++i) {
       const WindowAxis& a = window_[i];
       Covered* covered = plan.at<Covered>(covered_at_[static_cast<std::size_t>(i)]);
@@ -50,26 +53,20 @@ class Windows {
     }
   }
 
-  // Calls, for every window of a plane in row-major order, start(), then add(offset) for each
-  // position within the plane in the order of the taps, then finish(window, taps, padded taps).
-  template <typename Start, typename Add, typename Finish>
-  void for_each(int worker, Start start, Add add, Finish finish) const {
+  // The lines along the last axis that a row of windows covers.
+  struct Lines {
+    std::int64_t count = 1, padded = 1;  // lines within the input; with its padding
+    const std::int64_t* offsets = nullptr;
+  };
+
+  // Calls body(first window, lines) for every row of windows of a plane, in order.
+  template <typename Body>
+  void for_rows(int worker, Body body) const {
     std::array<std::int64_t, kMostSpatial> o{};
     const int last = window_.rank - 1;
-    const WindowAxis& line = window_[last];
-    const Covered* along = covered_[static_cast<std::size_t>(last)];
     std::int64_t* lines = lines_memory_ + worker * lines_;
-    std::int64_t index = 0;
-    while (true) {
-      const Lines found = lines_under(o, lines);
-      for (std::int64_t x = 0; x < line.out; ++x, ++index) {
-        start();
-        for (std::int64_t i = 0; i < found.count; ++i) {
-          std::int64_t offset = lines[i] + along[x].first;
-          for (std::int64_t t = 0; t < along[x].taps; ++t, offset += line.dilation) add(offset);
-        }
-        finish(index, found.count * along[x].taps, found.padded * along[x].padded);
-      }
+    for (std::int64_t index = 0;; index += window_[last].out) {
+      body(index, lines_under(o, lines));
       int axis = last - 1;
       for (; axis >= 0; --axis) {
         const auto at = static_cast<std::size_t>(axis);
@@ -80,14 +77,32 @@ class Windows {
     }
   }
 
- private:
-  struct Lines {
-    std::int64_t count = 1, padded = 1;
-  };
+  // Calls, for every window of a plane in row-major order, start(), then add(offset) for each
+  // position within the plane in the order of the taps, then finish(window, taps, padded taps).
+  template <typename Start, typename Add, typename Finish>
+  void for_each(int worker, Start start, Add add, Finish finish) const {
+    const std::int64_t dilation = line().dilation;
+    for_rows(worker, [&](std::int64_t index, const Lines& lines) {
+      for (std::int64_t x = 0; x < line().out; ++x) {
+        start();
+        for (std::int64_t i = 0; i < lines.count; ++i) {
+          std::int64_t offset = lines.offsets[i] + along()[x].first;
+          for (std::int64_t t = 0; t < along()[x].taps; ++t, offset += dilation) add(offset);
+        }
+        finish(index + x, lines.count * along()[x].taps, lines.padded * along()[x].padded);
+      }
+    });
+  }
 
-  // Offsets of the lines along the last axis that the windows at o cover.
+  const WindowAxis& line() const { return window_[window_.rank - 1]; }  // the last axis
+  const Covered* along() const { return covered_[static_cast<std::size_t>(window_.rank - 1)]; }
+  float* scratch(int worker) const { return scratch_ + 2 * worker * line().in; }  // [2, in]
+
+ private:
+  // The lines of the windows at o, whose offsets go to `lines`.
   Lines lines_under(const std::array<std::int64_t, kMostSpatial>& o, std::int64_t* lines) const {
     Lines found;
+    found.offsets = lines;
     lines[0] = 0;
     for (int i = 0; i + 1 < window_.rank; ++i) {
       const auto at = static_cast<std::size_t>(i);
@@ -100,9 +115,8 @@ class Windows {
       }
       found.count *= c.taps;
       found.padded *= c.padded;
-      if (found.count == 0) return {0, found.padded};
     }
-    for (std::int64_t l = 0; l < found.count; ++l) lines[l] *= window_[window_.rank - 1].in;
+    for (std::int64_t l = 0; l < found.count; ++l) lines[l] *= line().in;
     return found;
   }
 
@@ -112,7 +126,72 @@ class Windows {
   std::int64_t lines_ = 1;  // most of a window
   std::size_t lines_at_ = 0;
   std::int64_t* lines_memory_ = nullptr;
+  std::size_t scratch_at_ = 0;
+  float* scratch_ = nullptr;
 };
+
+struct MaxFold {
+  static constexpr auto kBinary = kernels::Binary::kMax;
+  static constexpr float kEmpty = -std::numeric_limits<float>::infinity();
+  static float of(float a, float b) { return a > b || std::isnan(a) ? a : b; }  // as the kernel
+};
+struct SumFold {
+  static constexpr auto kBinary = kernels::Binary::kAdd;
+  static constexpr float kEmpty = 0.0f;
+  static float of(float a, float b) { return a + b; }
+};
+
+// One plane of floats, folded over each window: over its lines, then along them. Windows that have
+// all their taps go whole vectors at a time, at every position of the line where their stride is
+// small; of these, every stride-th is one.
+template <typename Fold>
+void fold_plane(const kernels::KernelTable& table, const Windows& windows, int worker,
+                const float* plane, float* out) {
+  constexpr std::int64_t kSmallStride = 4;
+  const WindowAxis& line = windows.line();
+  const Covered* along = windows.along();
+  std::int64_t begin = 0, end = 0;  // windows that have all taps
+  if (line.stride <= kSmallStride) {
+    while (begin < line.out && along[begin].taps < line.kernel) ++begin;
+    for (end = begin; end < line.out && along[end].taps == line.kernel;) ++end;
+  }
+  float* lines_folded = windows.scratch(worker);  // [in]
+  float* all_positions = lines_folded + line.in;  // [in]
+  windows.for_rows(worker, [&](std::int64_t index, const Windows::Lines& lines) {
+    float* y = out + index;
+    if (lines.count == 0) {
+      std::fill_n(y, line.out, Fold::kEmpty);
+      return;
+    }
+    const float* folded = plane + lines.offsets[0];
+    for (std::int64_t l = 1; l < lines.count; ++l) {
+      table.binary_f32(Fold::kBinary, folded, 1, plane + lines.offsets[l], 1, line.in,
+                       lines_folded);
+      folded = lines_folded;
+    }
+    if (begin < end) {
+      const float* first = folded + along[begin].first;
+      const std::int64_t count = (end - begin - 1) * line.stride + 1;
+      const float* sums = first;
+      for (std::int64_t t = 1; t < line.kernel; ++t) {
+        table.binary_f32(Fold::kBinary, sums, 1, first + t * line.dilation, 1, count,
+                         all_positions);
+        sums = all_positions;
+      }
+      for (std::int64_t x = begin; x < end; ++x) y[x] = sums[(x - begin) * line.stride];
+    }
+    for (std::int64_t x = 0; x < line.out; ++x) {
+      if (x == begin) x = end;
+      if (x == line.out) break;
+      float value = Fold::kEmpty;
+      for (std::int64_t t = 0; t < along[x].taps; ++t) {
+        const float next = folded[along[x].first + t * line.dilation];
+        value = t == 0 ? next : Fold::of(value, next);
+      }
+      y[x] = value;
+    }
+  });
+}
 
 // Calls body(windows, worker, plane) for every plane of x, on the pool.
 template <typename Body>
@@ -198,6 +277,13 @@ std::unique_ptr<OpKernel> make_max_pool(Info info) {
     }
     if (y.elements() == 0) return;
     const std::int64_t in = x.dims.elements(2, x.dims.rank), out = shape.window.windows();
+    if (x.dtype == DType::kF32 && indices == nullptr) {
+      for_planes(context, x, shape.window, [&](const Windows& w, int worker, std::int64_t plane) {
+        fold_plane<MaxFold>(context.kernels(), w, worker, x.as<float>() + plane * in,
+                            y.as<float>() + plane * out);
+      });
+      return;
+    }
     visit_numeric(x.dtype, [&]<typename T>() {
       for_planes(context, x, shape.window, [&](const Windows& w, int worker, std::int64_t plane) {
         const T* from = x.as<T>() + plane * in;
@@ -234,6 +320,21 @@ std::unique_ptr<OpKernel> make_average_pool(Info info) {
     Tensor& y = context.output(0, x.dtype, shape.result);
     if (y.elements() == 0) return;
     const std::int64_t in = x.dims.elements(2, x.dims.rank), out = shape.window.windows();
+    if (x.dtype == DType::kF32) {
+      for_planes(context, x, shape.window, [&](const Windows& w, int worker, std::int64_t plane) {
+        float* sums = y.as<float>() + plane * out;
+        fold_plane<SumFold>(context.kernels(), w, worker, x.as<float>() + plane * in, sums);
+        w.for_rows(worker, [&](std::int64_t index, const Windows::Lines& lines) {
+          for (std::int64_t i = 0; i < shape.window[shape.window.rank - 1].out; ++i) {
+            const Covered& c = w.along()[i];
+            const std::int64_t count =
+                with_padding ? lines.padded * c.padded : lines.count * c.taps;
+            sums[index + i] /= static_cast<float>(count);
+          }
+        });
+      });
+      return;
+    }
     visit_float(x.dtype, [&]<typename T>() {
       for_planes(context, x, shape.window, [&](const Windows& w, int worker, std::int64_t plane) {
         const T* from = x.as<T>() + plane * in;

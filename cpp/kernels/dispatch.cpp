@@ -11,6 +11,9 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 #endif
+#if defined(KVIK_KERNELS_AARCH64) && defined(__linux__)
+#include <sys/auxv.h>
+#endif
 
 namespace kvik::kernels {
 namespace {
@@ -81,6 +84,21 @@ bool tiles_granted() {
 
 #endif
 
+#if defined(KVIK_KERNELS_AARCH64)
+
+// Whether the kernel reports the dot products of Armv8.2 (HWCAP_ASIMDDP). NEON itself needs no
+// question: code for aarch64 may take it for granted.
+bool has_dot_products() {
+#if defined(__linux__)
+  constexpr unsigned long kDotProducts = 1ul << 20;
+  return (getauxval(AT_HWCAP) & kDotProducts) != 0;
+#else
+  return false;
+#endif
+}
+
+#endif
+
 std::string lower(std::string text) {
   for (char& c : text) {
     if (c >= 'A' && c <= 'Z') c = static_cast<char>(c - 'A' + 'a');
@@ -100,14 +118,18 @@ const KernelTable* table_for(Isa isa) noexcept {
     case Isa::kAvx512Vnni: return cpu().avx512_vnni ? &kAvx512VnniTable : nullptr;
     case Isa::kAmx: return cpu().amx && tiles_granted() ? &kAmxTable : nullptr;
 #endif
+#if defined(KVIK_KERNELS_AARCH64)
+    case Isa::kNeon: return &kNeonTable;
+    case Isa::kNeonDot: return has_dot_products() ? &kNeonDotTable : nullptr;
+#endif
     default: return nullptr;
   }
 }
 
 std::vector<const KernelTable*> available_tables() {
   std::vector<const KernelTable*> tables;
-  for (Isa isa : {Isa::kAmx, Isa::kAvx512Vnni, Isa::kAvx512, Isa::kAvx2Vnni, Isa::kAvx2, Isa::kNeon,
-                  Isa::kReference}) {
+  for (Isa isa : {Isa::kAmx, Isa::kAvx512Vnni, Isa::kAvx512, Isa::kAvx2Vnni, Isa::kAvx2,
+                  Isa::kNeonDot, Isa::kNeon, Isa::kReference}) {
     if (const KernelTable* table = table_for(isa)) tables.push_back(table);
   }
   return tables;

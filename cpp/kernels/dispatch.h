@@ -17,6 +17,10 @@ extern const KernelTable kAvx512Table;
 extern const KernelTable kAvx512VnniTable;
 extern const KernelTable kAmxTable;
 #endif
+#if defined(KVIK_KERNELS_AARCH64)
+extern const KernelTable kNeonTable;
+extern const KernelTable kNeonDotTable;
+#endif
 
 // The tables that this CPU and its operating system can run, the best first; reference is last.
 std::vector<const KernelTable*> available_tables();

@@ -27,6 +27,7 @@ enum class Isa : std::uint8_t {
   kAvx512Vnni,  // and AVX512_VNNI
   kAmx,         // and AMX_TILE, AMX_INT8
   kNeon,
+  kNeonDot,  // and the dot products of Armv8.2
 };
 
 // Element-wise functions, in the order of their ONNX names.
@@ -155,7 +156,8 @@ struct CacheRows {
 
 struct KernelTable {
   Isa isa;
-  const char* name;  // "reference", "avx2", "avx2vnni", "avx512", "avx512vnni", "amx", "neon"
+  const char* name;  // "reference", "avx2", "avx2vnni", "avx512", "avx512vnni", "amx", "neon",
+                     // "neondot"
 
   // ---- Matrix product with packed weights -------------------------------------------------
   // y[r, c] = epilogue( Σ_k x[r, k] · w[k, c] ), accumulated in fp32, k ascending, one fused

@@ -179,8 +179,9 @@ struct KernelTable {
                      std::ptrdiff_t y_stride);
 
   // ---- Matrix product with low-precision weights ----------------------------------------------
-  // Panels hold the same columns as above. Weights are stored shifted to be unsigned, and the sums
-  // of the rows undo the shift, so that every instruction set multiplies unsigned by signed bytes.
+  // Panels hold the same columns as above. Weights are stored shifted to be unsigned, because
+  // x86 multiplies unsigned by signed bytes; the sums of the rows undo the shift. (NEON multiplies
+  // signed bytes, and shifts those of int8 back as it loads them.)
   // The sums of products are exact integers; what is done to them in fp32 has one fixed order.
   // With D(r, c, g) = Σ q[r, k] · (u[k, c] - shift) over the k of group g:
   //

@@ -17,6 +17,8 @@
 
 #if defined(__x86_64__)
 #include <immintrin.h>
+
+#include "kernels/tile_amx.h"
 #endif
 
 using namespace kvik::kernels;
@@ -68,6 +70,37 @@ constexpr int kChains = 12, kSteps = 20000;
   return _mm512_cvtss_f32(acc[0]);
 }
 
+// By value, so that the sums stay in registers.
+[[gnu::target("avx512f"), gnu::always_inline]] inline __m512 bf16_step(__m512 sums, __m512i x) {
+  __asm__("vdpbf16ps %1, %1, %0" : "+v"(sums) : "v"(x));
+  return sums;
+}
+
+[[gnu::target("avx512f")]] float bf16_peak_512() {
+  __m512 acc[kChains];
+  for (auto& a : acc) a = _mm512_set1_ps(0.5f);
+  const __m512i x = _mm512_set1_epi32(0x3f003f00);  // 0.5, twice
+  for (int i = 0; i < kSteps; ++i) {
+#pragma GCC unroll 12
+    for (auto& a : acc) a = bf16_step(a, x);
+  }
+  for (int i = 1; i < kChains; ++i) acc[0] = _mm512_add_ps(acc[0], acc[i]);
+  return _mm512_cvtss_f32(acc[0]);
+}
+
+void bf16_peak_tiles() {
+  TileShapes shapes;
+  for (int tile = 0; tile < 8; ++tile) shapes.rows[tile] = 16, shapes.bytes[tile] = 64;
+  tiles_begin(shapes);
+  for (int i = 0; i < kSteps; ++i) {
+    tile_dot_bf16<0, 4, 6>();
+    tile_dot_bf16<1, 4, 7>();
+    tile_dot_bf16<2, 5, 6>();
+    tile_dot_bf16<3, 5, 7>();
+  }
+  tiles_end();
+}
+
 [[gnu::target("avx2,fma")]] float peak_256() {
   __m256 acc[kChains];
   for (auto& a : acc) a = _mm256_set1_ps(0.5f);
@@ -96,9 +129,16 @@ constexpr int kChains = 12, kSteps = 20000;
 
 volatile float sink;
 
+#if defined(__x86_64__)
+bool is_avx512(const KernelTable& table) {
+  return table.isa == Isa::kAvx512 || table.isa == Isa::kAvx512Vnni ||
+         table.isa == Isa::kAvx512Bf16 || table.isa == Isa::kAmx;
+}
+#endif
+
 double peak_gflops(const KernelTable& table) {
 #if defined(__x86_64__)
-  if (table.isa == Isa::kAvx512 || table.isa == Isa::kAvx512Vnni || table.isa == Isa::kAmx) {
+  if (is_avx512(table)) {
     return 2e-9 * 16 * kChains * kSteps / best_seconds([] { sink = peak_512(); });
   }
   if (table.isa == Isa::kAvx2 || table.isa == Isa::kAvx2Vnni) {
@@ -106,6 +146,19 @@ double peak_gflops(const KernelTable& table) {
   }
 #endif
   (void)table;
+  return 0.0;
+}
+
+// Of products of bfloat16 numbers; 0 where the table has none.
+double bf16_peak_gflops([[maybe_unused]] const KernelTable& table) {
+#if defined(__x86_64__)
+  if (table.isa == Isa::kAvx512Bf16) {
+    return 2e-9 * 32 * kChains * kSteps / best_seconds([] { sink = bf16_peak_512(); });
+  }
+  if (table.isa == Isa::kAmx) {
+    return 2e-9 * 16 * 16 * 32 * 4 * kSteps / best_seconds(bf16_peak_tiles);
+  }
+#endif
   return 0.0;
 }
 
@@ -153,13 +206,14 @@ struct Operands {
     return k * table.panel * (type == "bf16" ? 2 : 4);
   }
 
-  // Seconds of y = x·W for that many rows, of which the rows as bytes are part.
+  // Seconds of y = x·W for that many rows, of which the rows as bytes or in bfloat16 are part.
   double seconds(std::int64_t rows) const {
     const AlignedBuffer x = floats(static_cast<std::size_t>(rows * k));
     const AlignedBuffer y(static_cast<std::size_t>(rows * n) * sizeof(float));
     const AlignedBuffer q(static_cast<std::size_t>(rows * groups * kGroup));
     const AlignedBuffer row_scale(static_cast<std::size_t>(rows) * sizeof(float));
     const AlignedBuffer sums(static_cast<std::size_t>(rows * groups) * sizeof(std::int32_t));
+    const AlignedBuffer rounded(static_cast<std::size_t>(rows * rounded_stride(k)) * 2);
     const QuantizedRows quantized{q.as<std::int8_t>(), row_scale.as<float>(),
                                   sums.as<std::int32_t>(), rows, groups};
     const IntegerPanels weights{packed.as<std::uint8_t>(), scale.as<float>()};
@@ -168,6 +222,12 @@ struct Operands {
         table.matmul_f32(x.as<float>(), k, rows, k, packed.as<float>(), n, 0, panels, {},
                          y.as<float>(), n);
       } else if (type == "bf16") {
+        if (table.rounds_rows) {
+          table.round_rows(x.as<float>(), k, rows, k, rounded.as<std::uint16_t>());
+          table.matmul_bf16_rows({rounded.as<std::uint16_t>(), rows, k}, packed.as<std::uint16_t>(),
+                                 n, 0, panels, {}, y.as<float>(), n);
+          return;
+        }
         table.matmul_bf16(x.as<float>(), k, rows, k, packed.as<std::uint16_t>(), n, 0, panels, {},
                           y.as<float>(), n);
       } else {
@@ -290,6 +350,9 @@ int main(int argc, char** argv) {
     if (argc > 1 && std::strcmp(argv[1], table->name) != 0) continue;
     const double peak = peak_gflops(*table);
     std::printf("%s: peak %.1f GFLOP/s on one thread\n", table->name, peak);
+    if (table->rounds_rows) {
+      std::printf("%s: peak %.1f GFLOP/s in bfloat16\n", table->name, bf16_peak_gflops(*table));
+    }
     bench_elementwise(*table);
     bench_attention(*table, peak);
     bench_matmul(*table, argc > 2 ? argv[2] : "");

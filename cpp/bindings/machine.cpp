@@ -35,6 +35,9 @@ void init_machine(nb::module_& module) {
   module.def("read_bandwidth", read_bandwidth, nb::arg("bytes"), nb::arg("threads"),
              nb::arg("seconds") = 0.3, nb::call_guard<nb::gil_scoped_release>(),
              "Bytes per second at which the threads together read a working set of this size.");
+  module.def("bf16_peak", bf16_peak, nb::arg("isa"), nb::arg("threads"), nb::arg("seconds") = 0.2,
+             nb::call_guard<nb::gil_scoped_release>(),
+             "Operations per second on bfloat16 numbers, or in fp32 where an ISA widens them.");
   module.def("dot_peak", dot_peak, nb::arg("isa"), nb::arg("threads"), nb::arg("seconds") = 0.2,
              nb::call_guard<nb::gil_scoped_release>(),
              "Operations per second on bytes, summed in 32 bits, with the instructions of an ISA.");

@@ -110,6 +110,9 @@ struct Peak {
   FmaLoop fma;
   DotLoop dot;
   bool available;
+  // Sums of products of bfloat16 numbers; null where the kernels widen them.
+  int bf16_products = 0;  // of a step
+  FmaLoop bf16 = nullptr;
 };
 
 // The reference kernels have no instruction set of their own: four lanes, multiply and add apart,
@@ -255,6 +258,39 @@ std::int64_t dot_amx(std::int64_t rounds) {
   tiles_end();
   return rounds;
 }
+float bf16_amx(std::int64_t rounds) {
+  using namespace kvik::kernels;
+  TileShapes shapes;
+  for (int tile = 0; tile < 8; ++tile) shapes.rows[tile] = 16, shapes.bytes[tile] = 64;
+  tiles_begin(shapes);
+  for (std::int64_t r = 0; r < rounds; ++r) {
+    static_assert(kChains == 12);
+    for (int i = 0; i < 3; ++i) {
+      tile_dot_bf16<0, 4, 6>();
+      tile_dot_bf16<1, 4, 7>();
+      tile_dot_bf16<2, 5, 6>();
+      tile_dot_bf16<3, 5, 7>();
+    }
+  }
+  tiles_end();
+  return static_cast<float>(rounds);
+}
+__attribute__((target("avx512f"), always_inline)) inline __m512 bf16_step(__m512 sums, __m512i x) {
+  __asm__("vdpbf16ps %1, %1, %0" : "+v"(sums) : "v"(x));
+  return sums;
+}
+__attribute__((target("avx512f"))) float bf16_avx512(std::int64_t rounds) {
+  __m512 acc[kChains];
+  for (__m512& a : acc) a = _mm512_setzero_ps();
+  const volatile int some = 0x3f803f00;  // 1 and 0.5
+  const __m512i x = _mm512_set1_epi32(some);
+  for (std::int64_t r = 0; r < rounds; ++r) {
+#pragma GCC unroll 12
+    for (__m512& a : acc) a = bf16_step(a, x);
+  }
+  for (int i = 1; i < kChains; ++i) acc[0] = _mm512_add_ps(acc[0], acc[i]);
+  return _mm512_cvtss_f32(acc[0]);
+}
 __attribute__((target("avx512f,avx512vnni"))) std::int64_t dot_avx512vnni(std::int64_t rounds) {
   __m512i acc[kChains];
   for (__m512i& a : acc) a = _mm512_setzero_si512();
@@ -325,7 +361,10 @@ std::vector<Peak> known_peaks() {
   peaks.push_back({"avx2vnni", 8, 32, fma_avx2, dot_avx2vnni, here(Isa::kAvx2Vnni)});
   peaks.push_back({"avx512", 16, 64, fma_avx512, dot_avx512, here(Isa::kAvx512)});
   peaks.push_back({"avx512vnni", 16, 64, fma_avx512, dot_avx512vnni, here(Isa::kAvx512Vnni)});
-  peaks.push_back({"amx", 16, 16 * 16 * 64, fma_avx512, dot_amx, here(Isa::kAmx)});
+  peaks.push_back(
+      {"avx512bf16", 16, 64, fma_avx512, dot_avx512vnni, here(Isa::kAvx512Bf16), 32, bf16_avx512});
+  peaks.push_back(
+      {"amx", 16, 16 * 16 * 64, fma_avx512, dot_amx, here(Isa::kAmx), 16 * 16 * 32, bf16_amx});
 #elif defined(__aarch64__)
   peaks.push_back({"neon", 4, 16, fma_neon, dot_neon, here(Isa::kNeon)});
   peaks.push_back({"neondot", 4, 16, fma_neon, dot_neondot, here(Isa::kNeonDot)});
@@ -399,6 +438,21 @@ double fma_peak(const std::string& isa, int threads, double seconds) {
   };
   const double operations =
       2.0 * static_cast<double>(kRounds) * kChains * peak.lanes * static_cast<double>(threads);
+  return best_rate(operations, seconds, round);
+}
+
+double bf16_peak(const std::string& isa, int threads, double seconds) {
+  check_arguments(threads, seconds);
+  const Peak peak = find_peak(isa);
+  if (peak.bf16 == nullptr) return fma_peak(isa, threads, seconds);
+  ThreadPool pool(threads);
+  const auto round = [&] {
+    pool.run([&](int, int) {
+      sink.fetch_add(static_cast<std::uint64_t>(peak.bf16(kRounds)), std::memory_order_relaxed);
+    });
+  };
+  const double operations =
+      2.0 * static_cast<double>(kRounds) * kChains * peak.bf16_products * threads;
   return best_rate(operations, seconds, round);
 }
 

@@ -21,6 +21,10 @@ double read_bandwidth(std::size_t bytes, int threads, double seconds);
 // about `seconds`. Throws kvik::Error(kInvalidArgument) when this CPU lacks the ISA.
 double fma_peak(const std::string& isa, int threads, double seconds);
 
+// The same for products with bfloat16 weights: of pairs of bfloat16 numbers where the kernels of
+// `isa` multiply those, else fma_peak, since they widen the weights to fp32.
+double bf16_peak(const std::string& isa, int threads, double seconds);
+
 // The same for products of bytes summed in 32 bits (a multiplication and an addition count two), as
 // the integer kernels of `isa` form them.
 double dot_peak(const std::string& isa, int threads, double seconds);

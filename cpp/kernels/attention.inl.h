@@ -38,16 +38,17 @@ struct AttentionScratch {
   AttentionPart sums, more;  // of kGroupRows rows; `more` has an output of its own
 
   AttentionScratch(float* memory, int head_dim, int value_dim) {
-    const auto take = [&](int floats) {
+    const auto take = [&](std::ptrdiff_t floats) {
       float* taken = memory;
       memory += floats;
       return taken;
     };
     scores = take(kTileRows * kKvBlock);
-    wide_k = take(head_dim * kKvBlock);
-    wide_v = take(value_dim * kKvBlock);
+    wide_k = take(std::ptrdiff_t{head_dim} * kKvBlock);
+    wide_v = take(std::ptrdiff_t{value_dim} * kKvBlock);
     sums = {nullptr, 0, take(kGroupRows), take(kGroupRows)};
-    more = {take(kGroupRows * value_dim), value_dim, take(kGroupRows), take(kGroupRows)};
+    more = {take(std::ptrdiff_t{value_dim} * kGroupRows), value_dim, take(kGroupRows),
+            take(kGroupRows)};
   }
 };
 
@@ -63,6 +64,7 @@ struct WideBlock {
   const float* v;
   const float* k_scale;  // [kKvBlock], or null: 1
   const float* v_scale;
+  const float* next_k;  // of the next block that is read, or null
 };
 
 // `n` elements (a multiple of kWidth) behind a block's scales as fp32: where they are, or in
@@ -81,14 +83,16 @@ inline const float* widen_block(CacheType type, const void* block, std::int64_t 
   return wide;
 }
 
-inline WideBlock widen(const AttentionArgs& args, std::int64_t block, const AttentionScratch& s) {
+inline WideBlock widen(const AttentionArgs& args, std::int64_t block, std::int64_t end,
+                       const AttentionScratch& s) {
   const void* k = args.k_blocks[block];
   const void* v = args.v_blocks[block];
   const bool scaled = args.cache == CacheType::kI8;
   return {widen_block(args.cache, k, std::int64_t{args.head_dim} * kKvBlock, s.wide_k),
           widen_block(args.cache, v, std::int64_t{args.value_dim} * kKvBlock, s.wide_v),
           scaled ? static_cast<const float*>(k) : nullptr,
-          scaled ? static_cast<const float*>(v) : nullptr};
+          scaled ? static_cast<const float*>(v) : nullptr,
+          block + 1 < end ? static_cast<const float*>(args.k_blocks[block + 1]) : nullptr};
 }
 
 // A group of rows on its way through a segment.
@@ -107,15 +111,32 @@ struct AttentionState {
   float* out(int row) const { return part.out + (row - first_row) * part.out_stride; }
 };
 
-// Turns one row's products into weights, and rescales what the row has so far.
-void weigh_row(const AttentionState& state, int row, std::int64_t block, const WideBlock& wide,
-               Visible keys, float* scores) {
+// The vectors of a block's positions that hold what some row of a tile sees.
+struct Lanes {
+  int begin;
+  int end;
+};
+
+// One row's products as scores: scaled, capped, biased, and -inf where the row does not see the
+// key. Returns the largest.
+float score_row(const AttentionState& state, int row, std::int64_t block, const WideBlock& wide,
+                Visible keys, Lanes lanes, float* scores) {
   const AttentionArgs& args = state.args;
   const float* bias = args.bias ? args.bias + row * args.bias_stride + block * kKvBlock : nullptr;
   const Vec hidden = set(-kInfinity);
   const Vec scale = set(args.scale);
-  Vec top_lanes = hidden;
-  for (int j = 0; j < kKvBlock; j += kWidth) {
+  Vec top = hidden;
+  // Most often there is nothing but the scale.
+  const bool whole = keys.begin <= lanes.begin && keys.end >= lanes.end;
+  if (whole && !wide.k_scale && args.softcap == 0.0f && !bias) {
+    for (int j = lanes.begin; j < lanes.end; j += kWidth) {
+      const Vec s = load(scores + j) * scale;
+      store(scores + j, s);
+      top = max(top, s);
+    }
+    return largest(top);
+  }
+  for (int j = lanes.begin; j < lanes.end; j += kWidth) {
     const Mask seen = lanes_between(keys.begin - j, keys.end - j);
     Vec s = load(scores + j);
     if (wide.k_scale) s = s * load(wide.k_scale + j);
@@ -127,70 +148,112 @@ void weigh_row(const AttentionState& state, int row, std::int64_t block, const W
     if (bias) s = s + load(bias + j, seen);
     s = select(seen, s, hidden);
     store(scores + j, s);
-    top_lanes = max(top_lanes, s);
+    top = max(top, s);
   }
-  float& top = state.part.top[row - state.first_row];
-  float& total = state.part.total[row - state.first_row];
-  const float block_top = largest(top_lanes);
-  const float new_top = block_top > top ? block_top : top;
-  // While every key is hidden by a bias of -inf, 0 stands in, so that their weights are 0.
-  const Vec shift = set(new_top == -kInfinity ? 0.0f : new_top);
+  return largest(top);
+}
+
+// One row's scores as weights e^(score - shift); returns their sum.
+float weigh_row(const WideBlock& wide, Lanes lanes, float shift, float* scores) {
   Vec sums = zero();
-  for (int j = 0; j < kKvBlock; j += kWidth) {
-    const Vec weight = exp(load(scores + j) - shift);
+  for (int j = lanes.begin; j < lanes.end; j += kWidth) {
+    const Vec weight = exp(load(scores + j) - set(shift));
     store(scores + j, wide.v_scale ? weight * load(wide.v_scale + j) : weight);
     sums = sums + weight;
   }
-  const Vec shrink = exp(set(top) - shift);
-  top = new_top;
-  total = total * first(shrink) + sum(sums);
-  if (first(shrink) != 1.0f) {
-    float* out = state.out(row);
-    map(out, args.value_dim, out, [&](Vec v) { return v * shrink; });
+  return sum(sums);
+}
+
+// Turns the products of `rows` <= kTileRows rows into weights, and rescales what the rows have so
+// far. In steps over all rows, and not row by row: each step ends in a long chain of operations,
+// and those of several rows overlap.
+void weigh_tile(const AttentionState& state, int row, int rows, std::int64_t block,
+                const WideBlock& wide, const Visible* keys, Lanes lanes) {
+  constexpr int kRows = (kTileRows + kWidth - 1) / kWidth * kWidth;
+  float block_top[kRows], shift[kRows], shrink[kRows];
+  float* top = state.part.top + (row - state.first_row);
+  float* total = state.part.total + (row - state.first_row);
+  for (int r = 0; r < rows; ++r) {
+    block_top[r] =
+        score_row(state, row + r, block, wide, keys[r], lanes, state.scores + r * kKvBlock);
+  }
+  for_vectors(rows, [&](std::int64_t i, auto part) {
+    const Vec before = load(top + i, part), here = load(block_top + i, part);
+    const Vec now = select(before < here, here, before);
+    // While every key is hidden by a bias of -inf, 0 stands in, so that their weights are 0.
+    const Vec offset = select(now == set(-kInfinity), zero(), now);
+    store(top + i, now, part);
+    store(shift + i, offset, part);
+    store(shrink + i, exp(before - offset), part);
+  });
+  for (int r = 0; r < rows; ++r) {
+    const float weights = weigh_row(wide, lanes, shift[r], state.scores + r * kKvBlock);
+    total[r] = total[r] * shrink[r] + weights;
+  }
+  for (int r = 0; r < rows; ++r) {
+    if (shrink[r] == 1.0f) continue;
+    float* out = state.out(row + r);
+    map(out, state.args.value_dim, out, [&](Vec v) { return v * set(shrink[r]); });
   }
 }
 
-// Adds weights · values of the keys in `keys` to `rows` rows of the output.
+// A product of rows with a block, which comes from memory where few rows make one pass over it.
+inline void multiply_block(const AttentionArgs& args, int rows, const Product& p) {
+  if (args.rows <= kTileRows && args.cache == CacheType::kF32) {
+    product<true>(rows, p);
+  } else {
+    product<false>(rows, p);
+  }
+}
+
+// Adds weights · values of the keys in `keys` to `rows` rows of the output. next: see Product.
 void add_values(const AttentionState& state, int row, int rows, const float* v_block, Visible keys,
-                const float* weights) {
+                const float* weights, const float* next = nullptr) {
   if (keys.empty()) return;
   const AttentionArgs& args = state.args;
-  product<false>(rows, {.a = weights + keys.begin,
-                        .a_stride = kKvBlock,
-                        .k = keys.end - keys.begin,
-                        .b = v_block + static_cast<std::ptrdiff_t>(keys.begin) * args.value_dim,
-                        .b_stride = args.value_dim,
-                        .columns = args.value_dim,
-                        .c = state.out(row),
-                        .c_stride = state.part.out_stride,
-                        .accumulate = true});
+  multiply_block(args, rows,
+                 {.a = weights + keys.begin,
+                  .a_stride = kKvBlock,
+                  .k = keys.end - keys.begin,
+                  .b = v_block + static_cast<std::ptrdiff_t>(keys.begin) * args.value_dim,
+                  .b_stride = args.value_dim,
+                  .columns = args.value_dim,
+                  .c = state.out(row),
+                  .c_stride = state.part.out_stride,
+                  .accumulate = true,
+                  .next = next});
 }
 
 // One block for `rows` <= kTileRows adjacent rows that all see some of it.
 void attend_tile(const AttentionState& state, int row, int rows, std::int64_t block,
                  const WideBlock& wide, const Visible* keys) {
   const AttentionArgs& args = state.args;
-  product<false>(rows, {.a = args.q + row * args.q_stride,
-                        .a_stride = args.q_stride,
-                        .k = args.head_dim,
-                        .b = wide.k,
-                        .b_stride = kKvBlock,
-                        .columns = kKvBlock,
-                        .c = state.scores,
-                        .c_stride = kKvBlock,
-                        .accumulate = false});
-  Visible shared{0, kKvBlock};
+  Visible some{kKvBlock, 0}, shared{0, kKvBlock};  // keys that any row sees, and that all see
   for (int r = 0; r < rows; ++r) {
-    weigh_row(state, row + r, block, wide, keys[r], state.scores + r * kKvBlock);
+    some.begin = keys[r].begin < some.begin ? keys[r].begin : some.begin;
+    some.end = keys[r].end > some.end ? keys[r].end : some.end;
     shared.begin = keys[r].begin > shared.begin ? keys[r].begin : shared.begin;
     shared.end = keys[r].end < shared.end ? keys[r].end : shared.end;
   }
+  const Lanes lanes{some.begin / kWidth * kWidth, (some.end + kWidth - 1) / kWidth * kWidth};
+  const Product scores{.a = args.q + row * args.q_stride,
+                       .a_stride = args.q_stride,
+                       .k = args.head_dim,
+                       .b = wide.k + lanes.begin,
+                       .b_stride = kKvBlock,
+                       .columns = lanes.end - lanes.begin,
+                       .c = state.scores + lanes.begin,
+                       .c_stride = kKvBlock,
+                       .accumulate = false,
+                       .next = wide.v};
+  multiply_block(args, rows, scores);
+  weigh_tile(state, row, rows, block, wide, keys, lanes);
   if (shared.empty()) shared = {kKvBlock, kKvBlock};  // each row by itself
   for (int r = 0; r < rows; ++r) {
     const Visible before{keys[r].begin, keys[r].end < shared.begin ? keys[r].end : shared.begin};
     add_values(state, row + r, 1, wide.v, before, state.scores + r * kKvBlock);
   }
-  add_values(state, row, rows, wide.v, shared, state.scores);
+  add_values(state, row, rows, wide.v, shared, state.scores, wide.next_k);
   for (int r = 0; r < rows; ++r) {
     const Visible after{shared.end, keys[r].end};
     add_values(state, row + r, 1, wide.v, after, state.scores + r * kKvBlock);
@@ -220,7 +283,7 @@ void attend_segment(const AttentionArgs& args, const AttentionScratch& scratch, 
   block = block < segment * kBlocks ? segment * kBlocks : block;
   end = end > (segment + 1) * kBlocks ? (segment + 1) * kBlocks : end;
   for (; block < end; ++block) {
-    const WideBlock wide = widen(args, block, scratch);
+    const WideBlock wide = widen(args, block, end, scratch);
     for (int r = 0; r < rows;) {
       Visible keys[kTileRows];
       int tile = 0;
@@ -324,8 +387,19 @@ inline void store_elements(const float* x, std::ptrdiff_t stride, int count, int
     }
     return;
   }
-  for (int d = 0; d < dim; ++d) {
-    for (int p = 0; p < count; ++p) to[d * order.dim_stride + p] = convert(x[p * stride + d], p);
+  // Rows may be a power of two apart, and then share the same few sets of a cache: some dimensions
+  // of every row are brought together first, each line of a row being read once.
+  constexpr int kDims = 16;
+  alignas(64) float near[kKvBlock * kDims];
+  for (int begin = 0; begin < dim; begin += kDims) {
+    const int dims = dim - begin < kDims ? dim - begin : kDims;
+    for (int p = 0; p < count; ++p) {
+      map(x + p * stride + begin, dims, near + p * kDims, [](Vec v) { return v; });
+    }
+    for (int d = 0; d < dims; ++d) {
+      T* line = to + (begin + d) * order.dim_stride;
+      for (int p = 0; p < count; ++p) line[p] = convert(near[p * kDims + d], p);
+    }
   }
 }
 

@@ -1,5 +1,6 @@
-// Matrix product with bfloat16 weights, widened to fp32 in registers. Include a vec_*.h,
-// math.inl.h, elementwise.inl.h, product.inl.h and matmul.inl.h first.
+// Numbers to bfloat16, and the matrix product with bfloat16 weights that are widened to fp32 in
+// registers. Include a vec_*.h, math.inl.h, elementwise.inl.h, product.inl.h and matmul.inl.h
+// first.
 //
 // The chain of fused multiply-adds is that of matmul_f32: one accumulator per output, k ascending.
 #pragma once
@@ -23,6 +24,31 @@ inline std::uint16_t bf16_of(float x) {
   __builtin_memcpy(&u, &x, sizeof(u));
   if (x != x) return static_cast<std::uint16_t>((u | 0x00400000u) >> 16);
   return static_cast<std::uint16_t>((u + 0x7fffu + (u >> 16 & 1u)) >> 16);
+}
+
+// The same for a vector; the upper 16 bits of each lane hold the result.
+inline Int round_to_bf16(Vec x) {
+  const Int u = bits(x);
+  const Int odd = shift_right<16>(u) & set_int(1);
+  const Int rounded = u + set_int(0x7fff) + odd;
+  const Int quiet = u | set_int(0x00400000);
+  return bits(select(is_nan(x), from_bits(quiet), from_bits(rounded)));
+}
+
+// Not by the instruction that some CPUs have, which takes subnormal numbers for zeros.
+void round_rows(const float* x, std::ptrdiff_t x_stride, std::int64_t rows, std::int64_t k,
+                std::uint16_t* out) {
+  static_assert(kGroup % kWidth == 0);
+  const std::int64_t padded = (k + kGroup - 1) / kGroup * kGroup;
+  for (std::int64_t r = 0; r < rows; ++r, x += x_stride, out += rounded_stride(k)) {
+    for (std::int64_t i = 0; i < padded; i += kWidth) {
+      const std::int64_t left = k - i;
+      const Vec v = left >= kWidth ? load(x + i)
+                    : left > 0     ? load(x + i, Head{static_cast<int>(left)})
+                                   : zero();
+      store_upper(out + i, round_to_bf16(v));
+    }
+  }
 }
 
 // kRows x kVecs vectors of sums from column `column` of a panel on.

@@ -1,6 +1,7 @@
 #include "kernels/dispatch.h"
 
 #include <cstdlib>
+#include <iterator>
 
 #include "kvik/error.h"
 
@@ -20,54 +21,32 @@ namespace {
 
 #if defined(KVIK_KERNELS_X86)
 
-struct CpuFeatures {
-  bool avx2 = false;         // AVX2, FMA and F16C
-  bool avx2_vnni = false;    // and AVX-VNNI
-  bool avx512 = false;       // AVX-512 F, BW, DQ and VL
-  bool avx512_vnni = false;  // and AVX512_VNNI
-  bool amx = false;          // and AMX tiles and their products of bytes
-};
-
-constexpr unsigned bit(int n) {
-  return 1u << n;
+constexpr std::uint32_t bit(int n) {
+  return std::uint32_t{1} << n;
 }
 
-// The register state that the operating system saves (XCR0). Written as assembly so that this file
-// needs no instruction set flag.
+// XCR0. Written as assembly so that this file needs no instruction set flag.
 std::uint64_t xcr0() {
   std::uint32_t low = 0, high = 0;
   __asm__("xgetbv" : "=a"(low), "=d"(high) : "c"(0));
   return (static_cast<std::uint64_t>(high) << 32) | low;
 }
 
-CpuFeatures detect() {
-  CpuFeatures features;
+CpuBits read_cpu() {
+  CpuBits cpu;
   unsigned a = 0, b = 0, c = 0, d = 0;
-  if (!__get_cpuid(1, &a, &b, &c, &d)) return features;
-  const bool osxsave = c & bit(27);
-  const unsigned needed = bit(12) | bit(29);  // FMA, F16C
-  if (!osxsave || (c & needed) != needed) return features;
-
-  // An instruction set is usable only if the system preserves its registers across a task switch.
-  constexpr std::uint64_t kYmm = 0x06;              // XMM and YMM state
-  constexpr std::uint64_t kZmm = kYmm | 0xe0;       // and opmask, ZMM0-15 high halves, ZMM16-31
-  constexpr std::uint64_t kTiles = kZmm | 0x60000;  // and the tiles with their shapes
-  const std::uint64_t saved = xcr0();
-  if ((saved & kYmm) != kYmm || !__get_cpuid_count(7, 0, &a, &b, &c, &d)) return features;
-  features.avx2 = b & bit(5);
-  const unsigned avx512 = bit(16) | bit(17) | bit(30) | bit(31);  // F, DQ, BW, VL
-  features.avx512 = features.avx2 && (b & avx512) == avx512 && (saved & kZmm) == kZmm;
-  features.avx512_vnni = features.avx512 && (c & bit(11));
-  const unsigned tiles = bit(24) | bit(25);  // AMX_TILE, AMX_INT8
-  features.amx = features.avx512_vnni && (d & tiles) == tiles && (saved & kTiles) == kTiles;
-  if (!__get_cpuid_count(7, 1, &a, &b, &c, &d)) return features;
-  features.avx2_vnni = features.avx2 && (a & bit(4));
-  return features;
+  if (!__get_cpuid(1, &a, &b, &c, &d)) return cpu;
+  cpu.leaf1_ecx = c;
+  if (c & bit(27)) cpu.xcr0 = xcr0();  // OSXSAVE
+  if (!__get_cpuid_count(7, 0, &a, &b, &c, &d)) return cpu;
+  cpu.leaf7_ebx = b, cpu.leaf7_ecx = c, cpu.leaf7_edx = d;
+  if (a >= 1 && __get_cpuid_count(7, 1, &a, &b, &c, &d)) cpu.leaf7_1_eax = a;
+  return cpu;
 }
 
-const CpuFeatures& cpu() {
-  static const CpuFeatures features = detect();
-  return features;
+const CpuBits& cpu() {
+  static const CpuBits bits = read_cpu();
+  return bits;
 }
 
 // Tiles are 8 KiB of registers: Linux makes a process ask before its threads may use them, once and
@@ -108,15 +87,47 @@ std::string lower(std::string text) {
 
 }  // namespace
 
+#if defined(KVIK_KERNELS_X86)
+bool runs(const CpuBits& cpu, Isa isa) {
+  const auto has = [](std::uint64_t value, std::uint64_t all) { return (value & all) == all; };
+  // An instruction set is usable only if the system preserves its registers across a task switch.
+  constexpr std::uint64_t kYmm = 0x06;              // XMM and YMM state
+  constexpr std::uint64_t kZmm = kYmm | 0xe0;       // and opmask, ZMM0-15 high halves, ZMM16-31
+  constexpr std::uint64_t kTiles = kZmm | 0x60000;  // and the tiles with their shapes
+  switch (isa) {
+    case Isa::kReference: return true;
+    case Isa::kAvx2:  // AVX2, FMA, F16C
+      return has(cpu.leaf7_ebx, bit(5)) && has(cpu.leaf1_ecx, bit(12) | bit(29)) &&
+             has(cpu.xcr0, kYmm);
+    case Isa::kAvx2Vnni: return runs(cpu, Isa::kAvx2) && has(cpu.leaf7_1_eax, bit(4));
+    case Isa::kAvx512:  // F, DQ, BW, VL
+      return runs(cpu, Isa::kAvx2) && has(cpu.xcr0, kZmm) &&
+             has(cpu.leaf7_ebx, bit(16) | bit(17) | bit(30) | bit(31));
+    case Isa::kAvx512Vnni: return runs(cpu, Isa::kAvx512) && has(cpu.leaf7_ecx, bit(11));
+    case Isa::kAvx512Bf16: return runs(cpu, Isa::kAvx512Vnni) && has(cpu.leaf7_1_eax, bit(5));
+    case Isa::kAmx:  // AMX_BF16, AMX_TILE, AMX_INT8
+      return runs(cpu, Isa::kAvx512Bf16) && has(cpu.xcr0, kTiles) &&
+             has(cpu.leaf7_edx, bit(22) | bit(24) | bit(25));
+    case Isa::kNeon:
+    case Isa::kNeonDot: return false;
+  }
+  return false;
+}
+#endif
+
 const KernelTable* table_for(Isa isa) noexcept {
+#if defined(KVIK_KERNELS_X86)
+  if (!runs(cpu(), isa)) return nullptr;
+#endif
   switch (isa) {
     case Isa::kReference: return &kReferenceTable;
 #if defined(KVIK_KERNELS_X86)
-    case Isa::kAvx2: return cpu().avx2 ? &kAvx2Table : nullptr;
-    case Isa::kAvx512: return cpu().avx512 ? &kAvx512Table : nullptr;
-    case Isa::kAvx2Vnni: return cpu().avx2_vnni ? &kAvx2VnniTable : nullptr;
-    case Isa::kAvx512Vnni: return cpu().avx512_vnni ? &kAvx512VnniTable : nullptr;
-    case Isa::kAmx: return cpu().amx && tiles_granted() ? &kAmxTable : nullptr;
+    case Isa::kAvx2: return &kAvx2Table;
+    case Isa::kAvx2Vnni: return &kAvx2VnniTable;
+    case Isa::kAvx512: return &kAvx512Table;
+    case Isa::kAvx512Vnni: return &kAvx512VnniTable;
+    case Isa::kAvx512Bf16: return &kAvx512Bf16Table;
+    case Isa::kAmx: return tiles_granted() ? &kAmxTable : nullptr;
 #endif
 #if defined(KVIK_KERNELS_AARCH64)
     case Isa::kNeon: return &kNeonTable;
@@ -126,21 +137,32 @@ const KernelTable* table_for(Isa isa) noexcept {
   }
 }
 
+namespace {
+// The best first.
+constexpr Isa kByMerit[] = {Isa::kAmx,     Isa::kAvx512Bf16, Isa::kAvx512Vnni,
+                            Isa::kAvx512,  Isa::kAvx2Vnni,   Isa::kAvx2,
+                            Isa::kNeonDot, Isa::kNeon,       Isa::kReference};
+}  // namespace
+
 std::vector<const KernelTable*> available_tables() {
   std::vector<const KernelTable*> tables;
-  for (Isa isa : {Isa::kAmx, Isa::kAvx512Vnni, Isa::kAvx512, Isa::kAvx2Vnni, Isa::kAvx2,
-                  Isa::kNeonDot, Isa::kNeon, Isa::kReference}) {
+  for (const Isa isa : kByMerit) {
     if (const KernelTable* table = table_for(isa)) tables.push_back(table);
   }
   return tables;
 }
 
 const KernelTable& select_table(const char* name) {
-  const std::vector<const KernelTable*> tables = available_tables();
-  if (name == nullptr || *name == '\0') return *tables.front();
+  const bool any = name == nullptr || *name == '\0';
+  // One after the other, worst first where one is named: asking for tiles changes the process (a
+  // small sigaltstack() is refused from then on), which who forces another table may want to avoid.
+  if (any) return *available_tables().front();
+  for (std::size_t i = std::size(kByMerit); i-- > 0;) {
+    const KernelTable* table = table_for(kByMerit[i]);
+    if (table != nullptr && lower(name) == table->name) return *table;
+  }
   std::string have;
-  for (const KernelTable* table : tables) {
-    if (lower(name) == table->name) return *table;
+  for (const KernelTable* table : available_tables()) {
     have += (have.empty() ? "" : ", ") + std::string(table->name);
   }
   throw Error(ErrorCode::kInvalidArgument, "KVIK_ISA is \"" + std::string(name) +

@@ -15,7 +15,21 @@ extern const KernelTable kAvx2Table;
 extern const KernelTable kAvx2VnniTable;
 extern const KernelTable kAvx512Table;
 extern const KernelTable kAvx512VnniTable;
+extern const KernelTable kAvx512Bf16Table;
 extern const KernelTable kAmxTable;
+
+// What CPUID and XGETBV answer, as far as the tables depend on it. A hypervisor may hide any of
+// these bits.
+struct CpuBits {
+  std::uint32_t leaf1_ecx = 0;
+  std::uint32_t leaf7_ebx = 0, leaf7_ecx = 0, leaf7_edx = 0;
+  std::uint32_t leaf7_1_eax = 0;
+  std::uint64_t xcr0 = 0;  // the register state that the system saves; 0 where XGETBV is illegal
+};
+
+// Whether a CPU with these bits runs the table of that ISA: it has what the table is compiled for
+// and all of what its kernels use. (For kAmx the system must grant tiles besides.)
+bool runs(const CpuBits& cpu, Isa isa);
 #endif
 #if defined(KVIK_KERNELS_AARCH64)
 extern const KernelTable kNeonTable;

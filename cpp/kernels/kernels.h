@@ -25,7 +25,8 @@ enum class Isa : std::uint8_t {
   kAvx2Vnni,    // and AVX-VNNI
   kAvx512,      // F, BW, DQ, VL
   kAvx512Vnni,  // and AVX512_VNNI
-  kAmx,         // and AMX_TILE, AMX_INT8
+  kAvx512Bf16,  // and AVX512_BF16
+  kAmx,         // and AMX_TILE, AMX_INT8, AMX_BF16
   kNeon,
   kNeonDot,  // and the dot products of Armv8.2
 };
@@ -83,13 +84,25 @@ struct IntegerPanels {
   const float* column_scale;  // [round_up(n, panel)]
 };
 
+// Rows in bfloat16.
+struct RoundedRows {
+  const std::uint16_t* data;  // [rows, rounded_stride(k)], zeros from k to whole groups
+  std::int64_t rows;
+  std::int64_t k;
+};
+// Elements from one rounded row to the next: an odd number of lines of 64 bytes, since at a power
+// of two the rows of a tile would fall into a few sets of L1 and drive each other out.
+constexpr std::int64_t rounded_stride(std::int64_t k) {
+  return ((k + kGroup - 1) / kGroup | 1) * kGroup;
+}
+
 // Keys and values of one key/value head, in blocks of kKvBlock positions. The blocks of a sequence
 // need not be adjacent: k_blocks[b] and v_blocks[b] hold positions [b·kKvBlock, (b+1)·kKvBlock).
 //   K block: [head_dim, kKvBlock]     (a dimension's kKvBlock positions are adjacent)
 //   V block: [kKvBlock, value_dim]
 // Their elements are fp32, bfloat16 or signed bytes. A block of bytes begins with the scales of its
-// positions, float [kKvBlock]: an element is scale · byte. Blocks are kAlignment-aligned. Positions
-// that are not yet written hold zeros, never indeterminate bytes.
+// positions, float [kKvBlock]: an element is scale · byte. Blocks are kAlignment-aligned. What
+// lies at positions that no row sees is read with its neighbours and changes no result, be it NaN.
 inline constexpr int kKvBlock = 64;
 
 constexpr int cache_element_bytes(CacheType type) {
@@ -156,8 +169,8 @@ struct CacheRows {
 
 struct KernelTable {
   Isa isa;
-  const char* name;  // "reference", "avx2", "avx2vnni", "avx512", "avx512vnni", "amx", "neon",
-                     // "neondot"
+  // "reference", "avx2", "avx2vnni", "avx512", "avx512vnni", "avx512bf16", "amx", "neon", "neondot"
+  const char* name;
 
   // ---- Matrix product with packed weights -------------------------------------------------
   // y[r, c] = epilogue( Σ_k x[r, k] · w[k, c] ), accumulated in fp32, k ascending, one fused
@@ -224,6 +237,23 @@ struct KernelTable {
                       const std::uint16_t* packed, std::int64_t n, std::int64_t panel_begin,
                       std::int64_t panel_end, const MatmulEpilogue& epilogue, float* y,
                       std::ptrdiff_t y_stride);
+
+  // Whether this instruction set multiplies pairs of bfloat16 numbers: products with bfloat16
+  // weights are then made by round_rows and matmul_bf16_rows, else by matmul_bf16.
+  bool rounds_rows;
+  // To bfloat16, to nearest, ties to even; a NaN stays one, a subnormal number too. What pads k to
+  // whole groups is 0; what is between them and the next row is not written. out: [rows,
+  // rounded_stride(k)].
+  void (*round_rows)(const float* x, std::ptrdiff_t x_stride, std::int64_t rows, std::int64_t k,
+                     std::uint16_t* out);
+  // y[r, c] = epilogue( Σ_k x[r, k] · w[k, c] ), panels as for matmul_bf16. Products are exact. The
+  // order of the sum in fp32 is the instruction's own, one for all rows and columns: each product
+  // takes part in at most k + 2 roundings to nearest. Factors and sums below 2^-126 in magnitude
+  // may count as 0. Null where rounds_rows is false, but for the reference, which has it for
+  // comparison.
+  void (*matmul_bf16_rows)(const RoundedRows& x, const std::uint16_t* packed, std::int64_t n,
+                           std::int64_t panel_begin, std::int64_t panel_end,
+                           const MatmulEpilogue& epilogue, float* y, std::ptrdiff_t y_stride);
 
   // ---- Attention ----------------------------------------------------------------------------
   // out[r] = Σ_j softmax_j(score(r, j)) · v[j], online over the blocks of a segment in ascending

@@ -47,14 +47,17 @@ inline Vec horner(Vec x, Vec value, float coefficient, Rest... rest) {
 
 // e^x = 2^n · e^r with n = round(x / ln 2), |r| <= ln(2)/2.
 inline Vec exp(Vec x) {
-  // e^-104 rounds to 0 and e^89 to inf: beyond them nothing changes. The operand order lets NaN by.
-  x = max(set(-104.0f), min(set(89.0f), x));
+  // Below this e^x rounds to 0. Such lanes go another way: a result that underflows costs a hundred
+  // cycles, and the scores of hidden keys are -inf. NaN is not below.
+  const Mask vanishes = x < set(-103.9721f);
+  // e^89 is inf: beyond it nothing changes. The operand order lets NaN by.
+  x = select(vanishes, zero(), min(set(89.0f), x));
   const Vec n = round(x * set(1.44269504f));
   Vec r = fnma(n, set(6.931471825e-01f), x);  // ln 2 in two floats
   r = fnma(n, set(-1.904654212e-09f), r);
   const Vec p = horner(r, set(1.395049156e-03f), 8.368889801e-03f, 4.166620597e-02f,
                        1.666651815e-01f, 5.0e-01f);
-  return scale_by_power(fma(r * r, p, r) + set(1.0f), n);
+  return select(vanishes, zero(), scale_by_power(fma(r * r, p, r) + set(1.0f), n));
 }
 
 // ln x = e·ln 2 + ln(1 + f), x = 2^e·(1 + f), 1 + f in [√½, √2).
@@ -117,10 +120,11 @@ inline Vec gelu_erf(Vec x) {
   return fma(half, erf(x * set(0.707106781f)), half);
 }
 
-// x/2·(1 + tanh u) = x·sigmoid(2u), u = √(2/π)·(x + 0.044715·x³)
+// x/2·(1 + tanh u) = x·sigmoid(2u) = x / (1 + e^-2u), u = √(2/π)·(x + 0.044715·x³). Where e^-2u is
+// inf the result is -0, and rightly nearly so.
 inline Vec gelu_tanh(Vec x) {
-  const Vec inner = fma(x * x, set(0.044715f), set(1.0f)) * x;
-  return x * sigmoid(set(1.59576912f) * inner);
+  const Vec minus_2u = fma(x * x, set(-0.0713548163f), set(-1.59576912f)) * x;
+  return x / (set(1.0f) + exp(minus_2u));
 }
 
 inline Vec relu(Vec x) {

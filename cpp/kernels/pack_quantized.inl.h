@@ -1,5 +1,6 @@
-// Weights to panels of int8, int4 and bfloat16. Include a vec_*.h, elementwise.inl.h and
-// quantized.inl.h first. The equations are those of kernels.h, in the order of reference.cpp.
+// Weights to panels of int8, int4 and bfloat16. Include a vec_*.h, elementwise.inl.h,
+// bfloat16.inl.h and quantized.inl.h first. The equations are those of kernels.h, in the order of
+// reference.cpp.
 #pragma once
 
 #include "kernels/kernels.h"
@@ -130,15 +131,6 @@ void pack_i4(const float* block, std::int64_t k, int columns, std::uint8_t* pane
       }
     }
   }
-}
-
-// The upper 16 bits of each lane hold the result.
-inline Int round_to_bf16(Vec x) {
-  const Int u = bits(x);
-  const Int odd = shift_right<16>(u) & set_int(1);
-  const Int rounded = u + set_int(0x7fff) + odd;
-  const Int quiet = u | set_int(0x00400000);
-  return bits(select(is_nan(x), from_bits(quiet), from_bits(rounded)));
 }
 
 void pack_bf16(const float* block, std::int64_t k, int columns, std::uint16_t* panel) {

@@ -23,7 +23,8 @@ struct Product {
   float* c;  // [rows, columns]
   std::ptrdiff_t c_stride;
   bool accumulate;  // C += A·B, else C = A·B
-  // What will be read next, brought into L2 meanwhile: a line per k and tile. Null: nothing.
+  // What will be read next. Of a B that streams it is fetched as if it followed B; otherwise it is
+  // brought into L2 meanwhile, a line per k and tile. Null: what lies behind B, and nothing.
   const float* next = nullptr;
 };
 
@@ -56,10 +57,14 @@ inline void product_tile(const Product& p, std::ptrdiff_t column, Part part) {
   const float* next = nullptr;
   // Each column of tiles fetches its own stretch.
   if constexpr (kNext) next = p.next + column / (kVecs * kWidth) * p.k * kFloatsPerLine;
+  const float* ahead = b + kPrefetchAhead;
+  const std::int64_t turn = p.next != nullptr ? p.k - kPrefetchAhead / p.b_stride : -1;
   for (std::int64_t i = 0; i < p.k; ++i, ++a, b += p.b_stride) {
     if constexpr (kStream) {
+      if (i == turn) ahead = p.next + column;
 #pragma GCC unroll 16
-      for (int f = 0; f < kVecs * kWidth; f += kFloatsPerLine) prefetch(b + kPrefetchAhead + f);
+      for (int f = 0; f < kVecs * kWidth; f += kFloatsPerLine) prefetch(ahead + f);
+      ahead += p.b_stride;
     }
     if constexpr (kNext) prefetch_l2(next + i * kFloatsPerLine);
     Vec w[kVecs];

@@ -346,6 +346,34 @@ void matmul_bf16(const float* x, std::ptrdiff_t x_stride, std::int64_t rows, std
   }
 }
 
+void round_rows(const float* x, std::ptrdiff_t x_stride, std::int64_t rows, std::int64_t k,
+                std::uint16_t* out) {
+  for (std::int64_t r = 0; r < rows; ++r, x += x_stride, out += rounded_stride(k)) {
+    for (std::int64_t i = 0; i < (k + kGroup - 1) / kGroup * kGroup; ++i) {
+      out[i] = i < k ? BFloat16::from_float(x[i]) : std::uint16_t{0};
+    }
+  }
+}
+
+// Sums in double: the order that an instruction set chooses is its own affair.
+void matmul_bf16_rows(const RoundedRows& x, const std::uint16_t* packed, std::int64_t n,
+                      std::int64_t panel_begin, std::int64_t panel_end,
+                      const MatmulEpilogue& epilogue, float* y, std::ptrdiff_t y_stride) {
+  const std::int64_t column_end = std::min(n, panel_end * kPanel);
+  for (std::int64_t r = 0; r < x.rows; ++r) {
+    const std::uint16_t* row = x.data + r * rounded_stride(x.k);
+    for (std::int64_t c = panel_begin * kPanel; c < column_end; ++c) {
+      const std::uint16_t* panel = packed + c / kPanel * kPanel * ((x.k + 1) / 2 * 2);
+      double sum = 0.0;
+      for (std::int64_t i = 0; i < x.k; ++i) {
+        const std::uint16_t weight = panel[(i / 2 * kPanel + c % kPanel) * 2 + i % 2];
+        sum += static_cast<double>(BFloat16::to_float(row[i])) * BFloat16::to_float(weight);
+      }
+      y[r * y_stride + c] = finish(static_cast<float>(sum), r, c, epilogue);
+    }
+  }
+}
+
 // ---- Attention ----------------------------------------------------------------------------------
 
 // Element `at` of a block, at `position`.
@@ -558,6 +586,9 @@ const KernelTable kReferenceTable = {
     .matmul_i8 = matmul_i8,
     .matmul_i4 = matmul_i4,
     .matmul_bf16 = matmul_bf16,
+    .rounds_rows = false,
+    .round_rows = round_rows,
+    .matmul_bf16_rows = matmul_bf16_rows,
     .attention_f32 = attention_f32,
     .attention_scratch = attention_scratch,
     .attention_part_f32 = attention_part_f32,

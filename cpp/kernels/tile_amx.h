@@ -48,6 +48,13 @@ template <int kSums, int kA, int kB>
 inline void tile_dot_signed() {
   __asm__ volatile("tdpbssd %%tmm%c2, %%tmm%c1, %%tmm%c0" : : "i"(kSums), "i"(kA), "i"(kB));
 }
+// sums[m, n] += Σ_k a[m, k] · b[k/2, 2n + k%2] in fp32, of bfloat16 numbers. Subnormal numbers
+// count as zeros, in operands and in results. The sums over even k and over odd k start from 0,
+// each k ascending, and are added to each other, then to sums.
+template <int kSums, int kA, int kB>
+inline void tile_dot_bf16() {
+  __asm__ volatile("tdpbf16ps %%tmm%c2, %%tmm%c1, %%tmm%c0" : : "i"(kSums), "i"(kA), "i"(kB));
+}
 
 }  // namespace
 }  // namespace kvik::kernels

@@ -84,9 +84,9 @@ inline void multiply_tiles(const std::int8_t* x, std::ptrdiff_t x_stride, const 
 }
 
 // What the tiles leave over: the k beyond whole steps, the shift and the scales. Sums become floats
-// in place.
+// in place. vecs: those of a row that the tiles stored.
 inline void finish_tiles(const QuantizedRows& x, const IntegerPanels& w, std::int64_t panel,
-                         std::int64_t first_row, int rows, float* sums) {
+                         std::int64_t first_row, int rows, int vecs, float* sums) {
   const std::int64_t k = x.groups * kGroup, done = k / kTileK * kTileK;
   const std::uint8_t* rest = w.data + panel * k * kPanel + done * kPanel;
   const Tile tile{x, first_row, 0, w.column_scale + panel * kPanel, sums};
@@ -94,7 +94,7 @@ inline void finish_tiles(const QuantizedRows& x, const IntegerPanels& w, std::in
     std::int32_t total = 0;
     for (std::int64_t g = 0; g < x.groups; ++g) total += tile.row_sums(r)[g];
     const Int shift = set_int(total * 128);
-    for (int v = 0; v < kPanel / kWidth; ++v) {
+    for (int v = 0; v < vecs; ++v) {
       Int sum = bits(load(sums + r * kPanel + v * kWidth));
       const std::uint8_t* weights = rest + v * kVecBytes;
       for (std::int64_t i = done; i < k; i += 4, weights += kStepBytes) {
@@ -136,7 +136,7 @@ void tiles_matmul_i8(const QuantizedRows& x, const IntegerPanels& w, std::int64_
           multiply_tiles<false>(x.q + begin * k, k, weights, steps, fetch, to);
         }
       }
-      finish_tiles(x, w, panel, begin, rows, sums);
+      finish_tiles(x, w, panel, begin, rows, pairs * kTileBlock / kWidth, sums);
       finish(sums, rows, columns, first_column, begin, epilogue, y, y_stride);
     }
   }
@@ -282,13 +282,6 @@ void tiles_matmul_i4(const QuantizedRows& x, const IntegerPanels& w, std::int64_
     }
   }
   tiles_end();
-}
-
-constexpr KernelTable make_tiles_table(Isa isa, const char* name) {
-  KernelTable table = make_table(isa, name);
-  table.matmul_i8 = tiles_matmul_i8;
-  table.matmul_i4 = tiles_matmul_i4;
-  return table;
 }
 
 }  // namespace

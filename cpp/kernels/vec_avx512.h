@@ -197,6 +197,11 @@ inline void store_lanes(void* p, Int a) {
 inline void store_bytes(std::int8_t* p, Int a) {
   _mm_storeu_si128(reinterpret_cast<__m128i*>(p), _mm512_cvtepi32_epi8(a.v));
 }
+// The upper 16 bits of each lane.
+inline void store_upper(std::uint16_t* p, Int a) {
+  _mm256_storeu_si256(reinterpret_cast<__m256i*>(p),
+                      _mm512_cvtepi32_epi16(_mm512_srli_epi32(a.v, 16)));
+}
 // kWidth numbers to binary16, to nearest, ties to even.
 inline void store_half(std::uint8_t* p, Vec a) {
   _mm256_storeu_si256(reinterpret_cast<__m256i*>(p),

@@ -205,6 +205,9 @@ inline void store_bytes(std::int8_t* p, Int a) {
   const std::int32_t four = vget_lane_s32(vreinterpret_s32_s8(bytes), 0);
   __builtin_memcpy(p, &four, 4);
 }
+inline void store_upper(std::uint16_t* p, Int a) {
+  vst1_u16(p, vshrn_n_u32(vreinterpretq_u32_s32(a.v), 16));
+}
 inline void store_half(std::uint8_t* p, Vec a) {
   vst1_u8(p, vreinterpret_u8_f16(vcvt_f16_f32(a.v)));
 }

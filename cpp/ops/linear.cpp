@@ -3,9 +3,15 @@
 //            scale and zero of W (constants; optional: W then holds integers)
 //   attributes: trans_w 0: W is [K, N], 1: W is [N, K];  activation;  with a scale axis, block and
 //            zero_point (see ops/weight_source.h), and k where W [N, ...] is wider than K
+#include "ops/linear.h"
+
+#include <array>
+#include <utility>
+#include <vector>
+
 #include "ops/embedding.h"
 #include "ops/families.h"
-#include "ops/packed_weights.h"
+#include "ops/product.h"
 #include "ops/support.h"
 
 namespace kvik::ops {
@@ -28,7 +34,7 @@ Activation parse_activation(const std::string& name) {
 }
 
 // A tensor [..., n] as rows of n: contiguous blocks of `rows` rows, `stride` elements between rows
-// of a block and `block_stride` between blocks. Rank 2 with a row_stride is one block.
+// of a block and `block_stride` between blocks. [rows, 1, n] with a row_stride is one block.
 struct Rows {
   std::int64_t blocks = 1, rows = 0;
   std::int64_t stride = 0, block_stride = 0;
@@ -37,8 +43,9 @@ struct Rows {
 Rows rows_of(const Tensor& t) {
   const std::int64_t n = t.dims.back();
   if (t.contiguous() || t.dims.rank == 1) return {1, t.dims.elements(0, t.dims.rank - 1), n, 0};
-  if (t.dims.rank == 2) return {1, t.dims[0], t.row_stride, 0};
-  return {t.dims[0], t.dims.elements(1, t.dims.rank - 1), n, t.row_stride};
+  const std::int64_t inner = t.dims.elements(1, t.dims.rank - 1);
+  if (inner == 1) return {1, t.dims[0], t.row_stride, 0};
+  return {t.dims[0], inner, n, t.row_stride};
 }
 
 class Linear final : public OpKernel {
@@ -55,18 +62,9 @@ class Linear final : public OpKernel {
 
   void run(OpContext& context) const override {
     const Tensor& x = context.input(0);
-    const std::int64_t k = weights_->k, n = weights_->n;
-    check_dtype(x, DType::kF32, "x");
-    check(x.dims.rank >= 1 && x.dims.back() == k, [&] {
-      return "x has shape " + x.dims.str() + "; expected a last dimension of " + std::to_string(k) +
-             " for weights [" + std::to_string(k) + ", " + std::to_string(n) + "]";
-    });
-    Dims dims = x.dims;
-    dims[dims.rank - 1] = n;
-
-    kernels::MatmulEpilogue epilogue;
-    epilogue.activation = activation_;
-    if (context.has_input(2)) epilogue.bias = operand(context, 2, Dims{n}, "bias");
+    const std::int64_t n = weights_->n;
+    const Dims dims = output_dims(x);
+    kernels::MatmulEpilogue epilogue = epilogue_of(context, 2);
     const Rows from = rows_of(x);
     Rows add;
     if (context.has_input(3)) {
@@ -97,10 +95,32 @@ class Linear final : public OpKernel {
   }
   OpDescription describe() const override { return weights_->describe(); }
 
+  const PackedWeights& weights() const { return *weights_; }
+
+  // Of the product with x, which is checked.
+  Dims output_dims(const Tensor& x) const {
+    const std::int64_t k = weights_->k, n = weights_->n;
+    check_dtype(x, DType::kF32, "x");
+    check(x.dims.rank >= 1 && x.dims.back() == k, [&] {
+      return "x has shape " + x.dims.str() + "; expected a last dimension of " + std::to_string(k) +
+             " for weights [" + std::to_string(k) + ", " + std::to_string(n) + "]";
+    });
+    Dims dims = x.dims;
+    dims[dims.rank - 1] = n;
+    return dims;
+  }
+  // Without a residual. The bias is input i.
+  kernels::MatmulEpilogue epilogue_of(OpContext& context, int i) const {
+    kernels::MatmulEpilogue epilogue;
+    epilogue.activation = activation_;
+    if (context.has_input(i)) epilogue.bias = operand(context, i, Dims{weights_->n}, "bias");
+    return epilogue;
+  }
+
  private:
   void product(OpContext& context, const float* x, const Rows& rows,
                const kernels::MatmulEpilogue& epilogue, float* y) const {
-    multiply(context, x, rows.stride, rows.rows, *weights_, epilogue, y, weights_->n);
+    multiply(context, x, rows.stride, rows.rows, {weights_.get(), epilogue, y, weights_->n});
   }
 
   static const float* operand(OpContext& context, int i, const Dims& expected, const char* name) {
@@ -116,7 +136,67 @@ class Linear final : public OpKernel {
   std::shared_ptr<const PackedWeights> weights_;
 };
 
+// Products of the same x. Inputs: x, then each product's bias or nothing; outputs: theirs.
+class JoinedLinears final : public OpKernel {
+ public:
+  explicit JoinedLinears(std::vector<std::unique_ptr<OpKernel>> parts) {
+    linears_.reserve(parts.size());
+    for (auto& part : parts) {
+      linears_.emplace_back(static_cast<const Linear*>(part.release()));
+    }
+  }
+
+  bool accepts_strided(int i) const override { return i == 0; }
+
+  void run(OpContext& context) const override {
+    const Tensor& x = context.input(0);
+    std::array<RowProduct, kMostJoinedLinears> products;
+    for (std::size_t i = 0; i < linears_.size(); ++i) {
+      const Linear& linear = *linears_[i];
+      const int at = static_cast<int>(i);
+      const Dims dims = linear.output_dims(x);
+      products[i] = {&linear.weights(), linear.epilogue_of(context, 1 + at),
+                     context.output(at, DType::kF32, dims).as<float>(), dims.back()};
+    }
+    const Rows rows = rows_of(x);
+    if (rows.blocks != 1) fail(ErrorCode::kInternal, "x has rows of rows");
+    multiply(context, x.as<float>(), rows.stride, rows.rows,
+             std::span(products).first(linears_.size()));
+  }
+
+  OpCost cost(const OpContext& context) const override {
+    OpCost sum;
+    for (const auto& linear : linears_) {
+      const OpCost own = linear->cost(context);
+      sum.bytes += own.bytes;
+      sum.operations += own.operations;
+    }
+    return sum;
+  }
+  // "576 x (576 + 192 + 192)".
+  OpDescription describe() const override {
+    OpDescription whole = linears_.front()->describe();
+    std::string columns;
+    for (const auto& linear : linears_) {
+      columns += (columns.empty() ? "" : " + ") + std::to_string(linear->weights().n);
+    }
+    whole.shape = std::to_string(linears_.front()->weights().k) + " x (" + columns + ")";
+    return whole;
+  }
+
+ private:
+  std::vector<std::unique_ptr<const Linear>> linears_;
+};
+
 }  // namespace
+
+bool is_linear(const OpKernel& kernel) {
+  return dynamic_cast<const Linear*>(&kernel) != nullptr;
+}
+
+std::unique_ptr<OpKernel> join_linears(std::vector<std::unique_ptr<OpKernel>> parts) {
+  return std::make_unique<JoinedLinears>(std::move(parts));
+}
 
 void register_linear(Registry& r) {
   r.add("kvik", "Linear", [](const NodeInfo& info) -> std::unique_ptr<OpKernel> {

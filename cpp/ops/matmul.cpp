@@ -6,7 +6,7 @@
 
 #include "ops/broadcast.h"
 #include "ops/families.h"
-#include "ops/packed_weights.h"
+#include "ops/product.h"
 
 namespace kvik::ops {
 
@@ -69,7 +69,7 @@ void multiply_shared(OpContext& context, const float* a, std::ptrdiff_t a_stride
   parallel_for(context, panels, k * table.panel, [&](std::int64_t begin, std::int64_t end) {
     table.pack_f32(b, k_stride, c_stride, k, n, begin, end, packed);
   });
-  multiply(table, context.pool(), a, a_stride, rows, packed, k, n, {}, y, n);
+  multiply(table, context.pool(), a, a_stride, rows, packed, k, n, y, n);
 }
 
 // A B of its own for each matrix of the batch: workers take whole matrices where there are enough,
@@ -110,7 +110,7 @@ void multiply_batch(OpContext& context, const float* a, const float* b, const Ma
     parallel_for(context, panels, s.k * table.panel, [&](std::int64_t begin, std::int64_t end) {
       table.pack_f32(pack_of(i), s.n, 1, s.k, s.n, begin, end, packed);
     });
-    multiply(table, pool, rows_of(i), s.k, s.m, packed, s.k, s.n, {}, y + i * s.m * s.n, s.n);
+    multiply(table, pool, rows_of(i), s.k, s.m, packed, s.k, s.n, y + i * s.m * s.n, s.n);
   }
 }
 
@@ -180,7 +180,7 @@ class MatMul final : public OpKernel {
     float* y = out.as<float>();
     const std::int64_t rows = s.a_batch.elements() * s.m;
     if (weights_) {
-      multiply(context, a.as<float>(), s.k, rows, *weights_, {}, y, s.n);
+      multiply(context, a.as<float>(), s.k, rows, {weights_.get(), {}, y, s.n});
     } else if (s.b_batch.elements() == 1 && s.a_batch.elements() == s.batch.elements()) {
       multiply_shared(context, a.as<float>(), s.k, rows, b.as<float>(), s.n, 1, s.k, s.n, y);
     } else {
@@ -269,7 +269,7 @@ class Gemm final : public OpKernel {
   void product_f32(OpContext& context, const Tensor& a, const Tensor& b, std::int64_t m,
                    std::int64_t k, std::int64_t n, float* y) const {
     if (weights_) {
-      multiply(context, a.as<float>(), k, m, *weights_, {}, y, n);
+      multiply(context, a.as<float>(), k, m, {weights_.get(), {}, y, n});
     } else {
       multiply_shared(context, a.as<float>(), k, m, b.as<float>(), trans_b_ ? 1 : n,
                       trans_b_ ? k : 1, k, n, y);

@@ -182,47 +182,6 @@ void pack(const kernels::KernelTable& table, ThreadPool& pool, const WeightSourc
   });
 }
 
-// Rows as bytes, in the context's workspace.
-kernels::QuantizedRows quantize(OpContext& context, const float* x, std::ptrdiff_t x_stride,
-                                std::int64_t rows, std::int64_t k) {
-  const std::int64_t groups = (k + kernels::kGroup - 1) / kernels::kGroup;
-  const std::int64_t row_bytes = groups * kernels::kGroup;
-  // [rows, groups · kGroup] bytes, [rows, groups] sums, [rows] scales
-  const std::int64_t sums_at = rows * row_bytes, scales_at = sums_at + rows * groups * 4;
-  auto* memory = static_cast<std::byte*>(
-      context.workspace(checked_product(static_cast<std::size_t>(scales_at + rows * 4), 1)));
-  auto* q = reinterpret_cast<std::int8_t*>(memory);
-  auto* sums = reinterpret_cast<std::int32_t*>(memory + sums_at);
-  auto* scales = reinterpret_cast<float*>(memory + scales_at);
-  parallel_for(context, rows, k, [&](std::int64_t begin, std::int64_t end) {
-    context.kernels().quantize_rows(x + begin * x_stride, x_stride, end - begin, k,
-                                    q + begin * row_bytes, scales + begin, sums + begin * groups);
-  });
-  return {.q = q, .scale = scales, .sums = sums, .rows = rows, .groups = groups};
-}
-
-// The epilogue as it is for the rows from `row` on.
-kernels::MatmulEpilogue epilogue_from(const kernels::MatmulEpilogue& epilogue, std::int64_t row) {
-  kernels::MatmulEpilogue part = epilogue;
-  if (part.residual) part.residual += row * part.residual_stride;
-  return part;
-}
-
-// Calls body(first row, rows, first panel, last panel) on parts of a product, on the pool: by
-// panels or, where there are few panels, by rows. `cost`: of one row of a panel, in element
-// operations.
-void split_product(ThreadPool& pool, std::int64_t rows, std::int64_t panels, std::int64_t cost,
-                   FunctionRef<void(std::int64_t, std::int64_t, std::int64_t, std::int64_t)> body) {
-  const std::int64_t threads = pool.threads();
-  if (panels >= 2 * threads || rows < 2 * threads) {
-    parallel_for(pool, panels, rows * cost, 1,
-                 [&](std::int64_t begin, std::int64_t end) { body(0, rows, begin, end); });
-    return;
-  }
-  parallel_for(pool, rows, panels * cost, 1,
-               [&](std::int64_t begin, std::int64_t end) { body(begin, end - begin, 0, panels); });
-}
-
 }  // namespace
 
 std::size_t packed_floats(const kernels::KernelTable& table, std::int64_t k, std::int64_t n) {
@@ -286,55 +245,6 @@ std::int64_t WeightCache::bytes() const {
     if (const auto packed = entry.lock()) sum += static_cast<std::int64_t>(packed->bytes());
   }
   return sum;
-}
-
-void multiply(const kernels::KernelTable& table, ThreadPool& pool, const float* x,
-              std::ptrdiff_t x_stride, std::int64_t rows, const float* panels, std::int64_t k,
-              std::int64_t n, const kernels::MatmulEpilogue& epilogue, float* y,
-              std::ptrdiff_t y_stride) {
-  if (rows == 0 || n == 0) return;
-  const std::int64_t count = (n + table.panel - 1) / table.panel;
-  // About 8 multiply-adds take the time of one simple element operation.
-  split_product(pool, rows, count, k * table.panel / 8,
-                [&](std::int64_t row, std::int64_t part, std::int64_t begin, std::int64_t end) {
-                  table.matmul_f32(x + row * x_stride, x_stride, part, k, panels, n, begin, end,
-                                   epilogue_from(epilogue, row), y + row * y_stride, y_stride);
-                });
-}
-
-void multiply(OpContext& context, const float* x, std::ptrdiff_t x_stride, std::int64_t rows,
-              const PackedWeights& w, const kernels::MatmulEpilogue& epilogue, float* y,
-              std::ptrdiff_t y_stride) {
-  if (rows == 0 || w.n == 0) return;
-  const kernels::KernelTable& table = context.kernels();
-  const std::int64_t count = (w.n + table.panel - 1) / table.panel;
-  const std::int64_t cost = w.k * table.panel / 8;
-  if (w.type == WeightType::kF32) {
-    return multiply(table, context.pool(), x, x_stride, rows, w.panels.as<float>(), w.k, w.n,
-                    epilogue, y, y_stride);
-  }
-  if (w.type == WeightType::kBF16) {
-    return split_product(
-        context.pool(), rows, count, cost,
-        [&](std::int64_t row, std::int64_t part, std::int64_t begin, std::int64_t end) {
-          table.matmul_bf16(x + row * x_stride, x_stride, part, w.k, w.panels.as<std::uint16_t>(),
-                            w.n, begin, end, epilogue_from(epilogue, row), y + row * y_stride,
-                            y_stride);
-        });
-  }
-  const kernels::QuantizedRows all = quantize(context, x, x_stride, rows, w.k);
-  const kernels::IntegerPanels panels{w.panels.as<std::uint8_t>(), w.column_scale.as<float>()};
-  const auto product = w.type == WeightType::kI8 ? table.matmul_i8 : table.matmul_i4;
-  split_product(context.pool(), rows, count, cost / 2,
-                [&](std::int64_t row, std::int64_t part, std::int64_t begin, std::int64_t end) {
-                  const kernels::QuantizedRows some{.q = all.q + row * all.groups * kernels::kGroup,
-                                                    .scale = all.scale + row,
-                                                    .sums = all.sums + row * all.groups,
-                                                    .rows = part,
-                                                    .groups = all.groups};
-                  product(some, panels, w.n, begin, end, epilogue_from(epilogue, row),
-                          y + row * y_stride, y_stride);
-                });
 }
 
 }  // namespace kvik::ops

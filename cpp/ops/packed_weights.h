@@ -97,17 +97,4 @@ class WeightCache {
   std::map<Key, std::weak_ptr<const PackedWeights>> entries_;
 };
 
-// y = epilogue(x · W) for `rows` rows, in the weights' precision. Takes the context's workspace for
-// integer weights.
-void multiply(OpContext& context, const float* x, std::ptrdiff_t x_stride, std::int64_t rows,
-              const PackedWeights& weights, const kernels::MatmulEpilogue& epilogue, float* y,
-              std::ptrdiff_t y_stride);
-
-// The same for fp32 panels alone. Split over the pool by panels or, where there are few panels, by
-// rows; never along k.
-void multiply(const kernels::KernelTable& table, ThreadPool& pool, const float* x,
-              std::ptrdiff_t x_stride, std::int64_t rows, const float* panels, std::int64_t k,
-              std::int64_t n, const kernels::MatmulEpilogue& epilogue, float* y,
-              std::ptrdiff_t y_stride);
-
 }  // namespace kvik::ops

@@ -17,12 +17,12 @@ namespace kvik::ops {
 
 namespace {
 
-// Queries of one head that share a pass over the keys. Their scores against one block of keys
-// (kQueryTile · kKvBlock floats, 8 KiB) stay in L1 beside the block.
-constexpr int kQueryTile = 32;
+// Queries of one head that share a pass over the keys: whole tiles of the kernels (of 4, 6 or 12
+// rows), whose outputs stay in L2 beside the blocks.
+constexpr int kQueryTile = 48;
 
 // Below this many multiply-adds a call is shorter than waking the other threads.
-constexpr double kSerialWork = 1 << 17;
+constexpr double kSerialWork = 1 << 15;
 
 std::size_t round_up(std::size_t value, std::size_t unit) {
   return (value + unit - 1) / unit * unit;
@@ -54,21 +54,26 @@ class RowAttentionKernel : public OpKernel {
     }
   }
 
+  bool accepts_strided(int i) const override { return i < 3; }
   void run(OpContext& context) const override;
   OpCost cost(const OpContext& context) const override;
   OpDescription describe() const override;
 
  private:
+  struct Operand {
+    const float* data;
+    std::int64_t stride;  // elements between rows
+  };
   struct Rows {
-    const float* q;  // [rows, heads · head_dim]
-    const float* k;  // [rows, kv_heads · head_dim]
-    const float* v;  // [rows, kv_heads · value_dim]
-    float* out;      // [rows, heads · value_dim]
+    Operand q;   // [rows, heads · head_dim]
+    Operand k;   // [rows, kv_heads · head_dim]
+    Operand v;   // [rows, kv_heads · value_dim]
+    float* out;  // [rows, heads · value_dim]
   };
   // A worker's own part of the workspace, and how it is divided. In floats.
   struct Scratch {
     float* kernel;  // attention_scratch(head_dim, value_dim)
-    float* bias;    // [kQueryTile, max_keys], if there is a bias
+    float* bias;    // [rows of a tile, max_keys], if there is a bias
     void* program;  // the bias program's
     std::int64_t max_keys;
   };
@@ -76,7 +81,8 @@ class RowAttentionKernel : public OpKernel {
     std::size_t kernel, bias, program;
     std::size_t total() const { return kernel + bias + program; }
   };
-  ScratchSizes scratch_sizes(const kernels::KernelTable& kernels, std::int64_t max_keys) const;
+  ScratchSizes scratch_sizes(const kernels::KernelTable& kernels, std::int64_t rows,
+                             std::int64_t max_keys) const;
 
   Rows rows_of(OpContext& context, const RowBatch& batch) const;
   // One call of run(), and what its parts need of it.
@@ -133,26 +139,29 @@ RowAttentionKernel::Rows RowAttentionKernel::rows_of(OpContext& context,
   for (int i = 0; i < dims.rank; ++i) {
     if (dims[i] < 0) dims[i] = batch.rows;
   }
-  return {.q = context.input(0).as<const float>(),
-          .k = context.input(1).as<const float>(),
-          .v = context.input(2).as<const float>(),
+  const auto operand = [&](int i) -> Operand {
+    const Tensor& input = context.input(i);
+    return {input.as<const float>(), input.contiguous() ? features[i] : input.row_stride};
+  };
+  return {.q = operand(0),
+          .k = operand(1),
+          .v = operand(2),
           .out = context.output(0, DType::kF32, dims).as<float>()};
 }
 
-// Multiply-adds of the whole call.
+// Multiply-adds of the whole call, nearly.
 double RowAttentionKernel::work(const RowBatch& batch) const {
   double keys = 0;
   for (const RowRun& run : batch.runs) {
-    const auto rows = static_cast<double>(run.rows);
-    keys += rows * (static_cast<double>(run.first_position) + (rows + 1) / 2);
+    const auto ends = static_cast<double>(seen(run, 0) + seen(run, run.rows - 1));
+    keys += static_cast<double>(run.rows) * ends / 2;
   }
   return keys * a_.heads * (a_.head_dim + a_.value_dim);
 }
 
 void RowAttentionKernel::store(const Call& call, const RowRun& run, int kv_head) const {
   const std::int64_t table = call.first_table + kv_head;
-  const std::int64_t k_stride = std::int64_t{a_.kv_heads} * a_.head_dim;
-  const std::int64_t v_stride = std::int64_t{a_.kv_heads} * a_.value_dim;
+  const Operand &k = call.rows.k, &v = call.rows.v;
   for (std::int64_t i = 0; i < run.rows;) {
     const std::int64_t row = run.first_row + i;
     const std::int64_t position = run.first_position + i;
@@ -160,10 +169,10 @@ void RowAttentionKernel::store(const Call& call, const RowRun& run, int kv_head)
     const std::int64_t slot = position % kernels::kKvBlock;
     const std::int64_t count = std::min(kernels::kKvBlock - slot, run.rows - i);
     const kernels::CacheRows rows{
-        .k = call.rows.k + row * k_stride + std::int64_t{kv_head} * a_.head_dim,
-        .k_stride = k_stride,
-        .v = call.rows.v + row * v_stride + std::int64_t{kv_head} * a_.value_dim,
-        .v_stride = v_stride,
+        .k = k.data + row * k.stride + std::int64_t{kv_head} * a_.head_dim,
+        .k_stride = k.stride,
+        .v = v.data + row * v.stride + std::int64_t{kv_head} * a_.value_dim,
+        .v_stride = v.stride,
         .head_dim = a_.head_dim,
         .value_dim = a_.value_dim,
         .slot = static_cast<int>(slot),
@@ -180,7 +189,7 @@ void RowAttentionKernel::attend(const Call& call, const Tile& tile, const Scratc
   const std::int64_t table = call.first_table + tile.kv_head;
   const std::int64_t row = tile.run->first_row + tile.first;
   const std::int64_t position = tile.run->first_position + tile.first;
-  const std::int64_t q_row = std::int64_t{a_.heads} * a_.head_dim;
+  const std::int64_t q_row = call.rows.q.stride;
   const std::int64_t out_row = std::int64_t{a_.heads} * a_.value_dim;
   kernels::AttentionArgs args{};
   args.head_dim = a_.head_dim;
@@ -221,7 +230,7 @@ void RowAttentionKernel::attend(const Call& call, const Tile& tile, const Scratc
       fill_bias(by_head ? head + i : head, by_head ? position : position + i, first, last,
                 scratch.program, scratch.bias + i * scratch.max_keys);
     }
-    args.q = call.rows.q + row * q_row + head * a_.head_dim;
+    args.q = call.rows.q.data + row * q_row + head * a_.head_dim;
     args.out = call.rows.out + row * out_row + head * a_.value_dim;
     if (segment != nullptr) {
       call.kernels.attention_part_f32(args, segment->index, segment->part);
@@ -232,12 +241,12 @@ void RowAttentionKernel::attend(const Call& call, const Tile& tile, const Scratc
 }
 
 RowAttentionKernel::ScratchSizes RowAttentionKernel::scratch_sizes(
-    const kernels::KernelTable& kernels, std::int64_t max_keys) const {
+    const kernels::KernelTable& kernels, std::int64_t rows, std::int64_t max_keys) const {
   constexpr std::size_t unit = kAlignment / sizeof(float);
   ScratchSizes sizes{};
   sizes.kernel = round_up(kernels.attention_scratch(a_.head_dim, a_.value_dim), unit);
   if (bias_) {
-    sizes.bias = static_cast<std::size_t>(kQueryTile * max_keys);
+    sizes.bias = static_cast<std::size_t>(rows * max_keys);
     sizes.program = round_up(bias_->scratch_bytes() / sizeof(float) + 1, unit);
   }
   return sizes;
@@ -404,8 +413,9 @@ void RowAttentionKernel::run(OpContext& context) const {
   const RowBatch* batch = context.row_batch();
   if (batch == nullptr) fail(ErrorCode::kInternal, "runs in a row program only");
   bool one_tile_each = true;
-  std::int64_t max_keys = 0;
+  std::int64_t max_keys = 0, tile_rows = group_ <= kQueryTile ? group_ : 1;
   for (const RowRun& run : batch->runs) {
+    tile_rows = std::max(tile_rows, std::min<std::int64_t>(run.rows, kQueryTile));
     one_tile_each = one_tile_each && run.rows <= kQueryTile;
     max_keys = std::max(max_keys, run.first_position + run.rows);
   }
@@ -413,8 +423,9 @@ void RowAttentionKernel::run(OpContext& context) const {
   const int threads = context.pool().threads();
   const std::int64_t segments = segments_to_share(*batch, threads);
   const std::size_t shared = static_cast<std::size_t>(segments * a_.kv_heads) * part_floats();
-  const ScratchSizes sizes = scratch_sizes(context.kernels(), max_keys);
-  // Always for all threads, so that a growing sequence asks for no more than its first step did.
+  const ScratchSizes sizes = scratch_sizes(context.kernels(), tile_rows, max_keys);
+  // For all threads, whether they take part or not. A sequence that grows asks for more at a new
+  // block (with a bias) or segment (where segments are shared) and not between.
   auto* memory = static_cast<float*>(context.workspace(
       (shared + sizes.total() * static_cast<std::size_t>(threads)) * sizeof(float)));
   const Call call{.kernels = context.kernels(),
@@ -468,8 +479,10 @@ void require(bool holds, const NodeInfo& info, const std::string& what) {
 }  // namespace
 
 std::unique_ptr<OpKernel> make_row_attention(const graph::RowAttention& a, const NodeInfo& info) {
+  constexpr int kMost = 1 << 20;  // of heads, and of dimensions of one
   require(a.heads > 0 && a.kv_heads > 0 && a.head_dim > 0 && a.value_dim > 0 &&
-              a.heads % a.kv_heads == 0,
+              a.heads % a.kv_heads == 0 && a.heads <= kMost && a.head_dim <= kMost &&
+              a.value_dim <= kMost,
           info, "impossible head counts or sizes");
   require(
       info.dtype(0) == DType::kF32 && info.dtype(1) == DType::kF32 && info.dtype(2) == DType::kF32,

@@ -14,45 +14,31 @@ namespace kvik::runtime {
 namespace {
 
 constexpr std::int64_t kBlock = kernels::kKvBlock;
-constexpr std::int64_t kMaxPageBytes = std::int64_t{1} << 33;
+constexpr std::int64_t kMaxPageBytes = std::int64_t{1} << 30;
 
 std::int64_t pages_for(std::int64_t length) {
   return (length + kBlock - 1) / kBlock;
 }
 
-// Calls body(offset, bytes) for every stretch of a page that holds the positions [first, end) of
-// each block: of scales, of each dimension of the keys, and of the values.
-template <typename Body>
-void for_positions(const KvLayout& layout, std::int64_t first, std::int64_t end, Body body) {
-  const std::int64_t element = kernels::cache_element_bytes(layout.type());
-  const std::int64_t scales = kernels::cache_scale_bytes(layout.type());
-  const std::int64_t count = end - first;
-  for (const KvLayout::Table& table : layout.tables()) {
-    for (const std::int64_t block : {table.k_offset, table.v_offset}) {
-      if (scales != 0) body(block + first * scales / kBlock, count * scales / kBlock);
-    }
-    for (std::int64_t d = 0; d < table.head_dim; ++d) {
-      body(table.k_offset + scales + (d * kBlock + first) * element, count * element);
-    }
-    body(table.v_offset + scales + first * table.value_dim * element,
-         count * table.value_dim * element);
-  }
-}
-
-// Copies the first `positions` positions of every block; the rest of `to` stays zero.
+// Copies the first `positions` positions of every block: of the scales, of each dimension of the
+// keys, and of the values.
 void copy_positions(const KvLayout& layout, const KvPage& from, const KvPage& to,
                     std::int64_t positions) {
-  for_positions(layout, 0, positions, [&](std::int64_t offset, std::int64_t bytes) {
+  const auto copy = [&](std::int64_t offset, std::int64_t bytes) {
     std::memcpy(to.memory.as<std::byte>() + offset, from.memory.as<std::byte>() + offset,
                 static_cast<std::size_t>(bytes));
-  });
-}
-
-// Zeroes every block from position `first` on.
-void zero_positions(const KvLayout& layout, const KvPage& page, std::int64_t first) {
-  for_positions(layout, first, kBlock, [&](std::int64_t offset, std::int64_t bytes) {
-    std::memset(page.memory.as<std::byte>() + offset, 0, static_cast<std::size_t>(bytes));
-  });
+  };
+  const std::int64_t element = kernels::cache_element_bytes(layout.type());
+  const std::int64_t scales = kernels::cache_scale_bytes(layout.type());
+  for (const KvLayout::Table& table : layout.tables()) {
+    for (const std::int64_t block : {table.k_offset, table.v_offset}) {
+      if (scales != 0) copy(block, positions * scales / kBlock);
+    }
+    for (std::int64_t d = 0; d < table.head_dim; ++d) {
+      copy(table.k_offset + scales + d * kBlock * element, positions * element);
+    }
+    copy(table.v_offset + scales, positions * table.value_dim * element);
+  }
 }
 
 }  // namespace
@@ -90,8 +76,8 @@ KvPage* KvPool::take() {
   if (!page) {
     page = std::make_unique<KvPage>();
     page->memory = AlignedBuffer(bytes);
+    if (bytes > 0) std::memset(page->memory.data(), 0, bytes);
   }
-  if (bytes > 0) std::memset(page->memory.data(), 0, bytes);
   page->references.store(1, std::memory_order_relaxed);
   return page.release();
 }
@@ -128,7 +114,8 @@ std::int64_t KvCache::bytes() const {
 
 void KvCache::reserve(std::int64_t new_length) {
   if (new_length <= length_) return;
-  if (length_ % kBlock != 0 && pages_.back()->references.load(std::memory_order_acquire) > 1) {
+  if (length_ % kBlock != 0 && pages() == pages_for(length_) &&
+      pages_.back()->references.load(std::memory_order_acquire) > 1) {
     copy_last_page();
   }
   const std::int64_t wanted = pages_for(new_length);
@@ -187,11 +174,6 @@ void KvCache::truncate(std::int64_t length) {
     pages_.pop_back();
   }
   length_ = length;
-  // A shared page is left alone: reserve() copies its first positions before it is written.
-  const std::int64_t used = length % kBlock;
-  if (used != 0 && pages_.back()->references.load(std::memory_order_acquire) == 1) {
-    zero_positions(pool_->layout(), *pages_.back(), used);
-  }
 }
 
 ops::RowRun KvCache::run(std::int64_t first_row, std::int64_t rows,

@@ -52,8 +52,9 @@ struct KvPage {
   AlignedBuffer memory;  // [page_bytes]
 };
 
-// Hands out zeroed pages and takes them back for reuse. Safe to use from several threads; locked
-// only when a page changes hands, once in kKvBlock tokens.
+// Hands out pages and takes them back for reuse. A new page is zeros, a used one holds what it
+// held: of positions that were not written nothing reaches a result (see kKvBlock). Safe to use
+// from several threads; locked only when a page changes hands, once in kKvBlock tokens.
 class KvPool {
  public:
   explicit KvPool(KvLayout layout) : layout_(std::move(layout)) {}
@@ -86,8 +87,7 @@ class KvCache {
   void reserve(std::int64_t new_length);
   // The reserved positions were written; they count now.
   void commit(std::int64_t new_length) { length_ = new_length; }
-  // Forgets the positions from `length` on, also reserved ones that were never committed, and
-  // zeroes what they left in the last page.
+  // Forgets the positions from `length` on, also reserved ones that were never committed.
   void truncate(std::int64_t length);
 
   // A run of rows at positions [first_position, first_position + rows), all reserved.

@@ -264,10 +264,12 @@ std::vector<GraphNode> Model::nodes(GraphStage stage) const {
 }
 
 std::vector<MatrixInfo> Model::matrices() const {
+  impl_->check_files();  // scales and zero points are read
   return runtime::list_matrices(impl_->running(), impl_->workshop.weights);
 }
 
 IntegerMatrix Model::integers(const MatrixInfo& matrix) const {
+  impl_->home.check();
   impl_->check_files();
   const std::lock_guard lock(impl_->mutex);  // the pool
   return runtime::read_integers(impl_->running(), impl_->workshop.engine(), matrix);
@@ -355,12 +357,14 @@ void Model::forward(std::span<const Step> steps, std::span<float> logits,
 }
 
 void Model::start_profile() const {
+  impl_->home.check();
   const std::lock_guard lock(impl_->mutex);
   impl_->profiler.start(impl_->decoder->profiled_ops());
   impl_->decoder->set_profiler(&impl_->profiler);
 }
 
 Profile Model::stop_profile() const {
+  impl_->home.check();
   const std::lock_guard lock(impl_->mutex);
   impl_->decoder->set_profiler(nullptr);
   return impl_->profiler.stop();

@@ -28,7 +28,7 @@ enum class Part : std::uint8_t { kConstant, kBody, kTail };
 enum class Storage : std::uint8_t {
   kConstant,  // in the graph, or computed once and owned by the program
   kArena,     // at `offset`
-  kAlias,     // those of slot `alias_of`
+  kAlias,     // those of slot `alias_of`, or some columns of it
   kLogits,    // in the caller's buffer
 };
 
@@ -43,6 +43,8 @@ struct Slot {
   Dims per_row;
   Storage storage = Storage::kConstant;
   SlotId alias_of = kNoSlot;
+  std::int64_t alias_offset = 0;  // of an alias's first element, in bytes
+  std::int64_t row_stride = 0;    // of Tensor
   std::int64_t offset = 0;
 
   Dims dims(std::int64_t rows) const;
@@ -50,7 +52,8 @@ struct Slot {
 };
 
 struct PlannedNode {
-  graph::NodeId node = graph::kNoNode;
+  graph::NodeId node =
+      graph::kNoNode;           // the first of those that are one step (see join_products.h)
   std::vector<SlotId> inputs;   // kNoSlot where left out
   std::vector<SlotId> outputs;  // kNoSlot where left out
   // Makes nothing but views of its inputs: at run time pointers are copied, no kernel runs.

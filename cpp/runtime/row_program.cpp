@@ -11,6 +11,8 @@
 #include "kvik/error.h"
 #include "ops/packed_weights.h"
 #include "ops/row_attention.h"
+#include "runtime/column_views.h"
+#include "runtime/join_products.h"
 
 namespace kvik::runtime {
 
@@ -166,6 +168,8 @@ RowProgram::RowProgram(std::shared_ptr<const graph::RowGraph> rows, const Engine
       tensors_(plan_.slots.size()),
       context_(std::make_unique<Context>(*this)) {
   make_kernels();
+  check_page_size();
+  join_products(plan_, made_);
   bind_constants();
   context_->set_probing(true);
   run_nodes(plan_.constant);
@@ -181,6 +185,18 @@ std::int64_t RowProgram::constant_bytes() const {
   std::int64_t bytes = 0;
   for (const AlignedBuffer& buffer : owned_) bytes += static_cast<std::int64_t>(buffer.size());
   return bytes;
+}
+
+// Models keep far more weights than keys and values of one block; what does not is a small file
+// that asks for much memory.
+void RowProgram::check_page_size() const {
+  constexpr std::int64_t kSmall = std::int64_t{64} << 20, kTimesWeights = 4;
+  const std::int64_t page = layout_.page_bytes();
+  if (page <= kSmall || page / kTimesWeights <= engine_.weights.bytes()) return;
+  throw Error(ErrorCode::kUnsupported,
+              "the keys and values of " + std::to_string(kernels::kKvBlock) + " tokens take " +
+                  std::to_string(page) + " bytes, more than " + std::to_string(kTimesWeights) +
+                  " times the model's weights");
 }
 
 void RowProgram::make_kernels() {
@@ -206,7 +222,11 @@ void RowProgram::make_kernels() {
     if (make == nullptr) {
       throw Error(ErrorCode::kUnsupported, node.label() + ": no kernel for this operator");
     }
-    made_[n] = make(info);
+    try {
+      made_[n] = make(info);
+    } catch (const Error& error) {
+      throw Error(error.code(), node.label() + ": " + error.what());
+    }
   }
 }
 
@@ -259,6 +279,7 @@ void RowProgram::probe() {
        .batch = {.runs = runs, .rows = kProbeRows, .layer_tables = layout_.layer_tables()},
        .wanted = wanted,
        .output = output.data()});
+  view_columns(plan_, rows_->graph, made_);
   mark_views();
   // The output goes straight to the caller's buffer where the tail makes all of it.
   SlotId root = plan_.output;
@@ -285,6 +306,7 @@ void RowProgram::bind_slots() {
   for (std::size_t i = 0; i < plan_.slots.size(); ++i) {
     const Slot& own = plan_.slots[i];
     if (own.storage == Storage::kArena) tensors_[i].data = arena_.as<std::byte>() + own.offset;
+    tensors_[i].row_stride = own.row_stride;
   }
   body_rows_ = -1;
   tail_rows_ = -1;
@@ -313,7 +335,9 @@ void RowProgram::fill_ids(SlotId id, std::span<const std::int64_t> ids) {
 void RowProgram::run_node(const PlannedNode& planned) {
   if (planned.view) {
     for (const SlotId id : planned.outputs) {
-      if (id != kNoSlot) tensor(id).data = tensor(slot(id).alias_of).data;
+      if (id == kNoSlot) continue;
+      const Slot& view = slot(id);
+      tensor(id).data = tensor(view.alias_of).as<std::byte>() + view.alias_offset;
     }
     return;
   }
@@ -330,7 +354,7 @@ std::vector<OpProfile> RowProgram::profiled_ops() const {
   std::vector<OpProfile> ops;
   ops.reserve(made_.size());
   for (std::size_t n = 0; n < made_.size(); ++n) {
-    ops.push_back(describe_op(rows_->graph.nodes[n], *made_[n]));
+    ops.push_back(made_[n] ? describe_op(rows_->graph.nodes[n], *made_[n]) : OpProfile{});
   }
   return ops;
 }

@@ -59,6 +59,7 @@ class RowProgram {
   class Context;
 
   void make_kernels();
+  void check_page_size() const;
   void bind_constants();
   void probe();
   void mark_views();

@@ -28,6 +28,9 @@ def export(
     output: Annotated[Path, typer.Option("--output", "-o", help="The .onnx file to write.")] = Path(
         "model.onnx"
     ),
+    task: Annotated[
+        str | None, typer.Option(help="embed: a BERT's vectors. By default what it learnt.")
+    ] = None,
     opset: Annotated[int, typer.Option(help="ONNX opset, 18 to 23.")] = 23,
     external_data: ExternalData = None,
 ) -> None:
@@ -37,7 +40,9 @@ def export(
     from kvik_export.exporter import export_checkpoint
 
     with Console(stderr=True).status(f"exporting {checkpoint}"):
-        result = export_checkpoint(checkpoint, output, opset=opset, external_data=external_data)
+        result = export_checkpoint(
+            checkpoint, output, task=task, opset=opset, external_data=external_data
+        )
     typer.echo(result.summary())
 
 
@@ -58,12 +63,19 @@ def verify(
     from rich.console import Console
 
     from kvik_export.verify import verify_model
+    from kvik_export.verify_plain import is_generator, verify_plain
 
     with Console(stderr=True).status("loading") as status:
-        result = verify_model(
-            model, checkpoint=checkpoint, greedy_steps=steps, length=length, threads=threads,
-            on_step=status.update,
-        )  # fmt: skip
+        if is_generator(model):
+            result = verify_model(
+                model, checkpoint=checkpoint, greedy_steps=steps, length=length, threads=threads,
+                on_step=status.update,
+            )  # fmt: skip
+        else:
+            result = verify_plain(
+                model, checkpoint=checkpoint, length=length, threads=threads,
+                on_step=status.update,
+            )  # fmt: skip
     report(result)
     raise typer.Exit(0 if result.ok else 1)
 
@@ -131,7 +143,7 @@ def report(result: Verification) -> None:
 
     console = Console()
     console.print(table(result))
-    if not result.incremental:
+    if result.incremental is False:
         console.print("kvik could not prove this model incremental: it recomputed each sequence")
     if result.ok:
         console.print(f"[green]equal[/green]: largest error {result.largest_error:.2g}")
@@ -153,6 +165,8 @@ def table(result: Verification) -> Table:
     made.add_column("")
     for check in result.checks:
         verdict = "[green]ok[/green]" if check.ok else "[red]differs[/red]"
+        if check.skipped:
+            verdict = "[yellow]not run[/yellow]"
         error = "" if check.error is None else f"{check.error:.2g}"
         made.add_row(check.what, check.prompts, check.compared, error,
                      f"{verdict} {check.note}".strip())  # fmt: skip

@@ -1,6 +1,7 @@
-"""Export of a model's plain forward pass, token ids -> logits, to one ONNX file.
+"""Export of a model's plain forward pass to one ONNX file.
 
-No cache, no mask, no positions: the graph is what was trained, with a dynamic batch and length.
+No cache, no positions: the graph is what was trained, with a dynamic batch and length. forms.py
+says what goes in and what comes out.
 """
 
 from __future__ import annotations
@@ -8,11 +9,11 @@ from __future__ import annotations
 import os
 import platform
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import onnx_ir
@@ -20,14 +21,25 @@ import torch
 from torch import nn
 
 from kvik_export.errors import ExportError, first_line
-from kvik_export.metadata import generation_metadata
+from kvik_export.forms import (
+    EMBED,
+    GENERATE,
+    Form,
+    as_tensors,
+    form_of,
+    make_feeds,
+    plain_forward,
+)
+from kvik_export.metadata import ImageFormat, model_metadata
 from kvik_export.quiet import quiet
+from kvik_export.recurrent import onnx_recurrences
 from kvik_export.saving import check_destination, save_model, wants_external_data
+
+if TYPE_CHECKING:
+    from kvik_train.config import RunConfig
 
 DEFAULT_OPSET = 23  # the first with Attention and RMSNormalization
 OPSETS = (18, 19, 20, 21, 22, 23)
-INPUT = "ids"  # int64 [batch, sequence]
-OUTPUT = "logits"  # float32 [batch, sequence, vocabulary]
 
 
 @dataclass(frozen=True)
@@ -51,6 +63,7 @@ def export_checkpoint(
     checkpoint: str | os.PathLike[str],
     path: str | os.PathLike[str],
     *,
+    task: str | None = None,
     opset: int = DEFAULT_OPSET,
     external_data: bool | None = None,
 ) -> ExportResult:
@@ -59,6 +72,7 @@ def export_checkpoint(
     Args:
         checkpoint: the folder of a training run, or the checkpoint.pt in it.
         path: the .onnx file to write; one that is there is replaced when the new one is complete.
+        task: None for what the model was trained for; "embed" for a BERT's vectors.
         opset: of the standard operators, one of OPSETS.
         external_data: weights in PATH.data beside the file; None: only if they exceed 2 GiB.
 
@@ -69,16 +83,22 @@ def export_checkpoint(
     from kvik_train import load_checkpoint
 
     model, config, tokenizer, progress = load_checkpoint(checkpoint)
-    return export_module(
-        model,
-        path,
-        vocab_size=config.model.vocab_size,
-        context_length=config.model.context_length,
+    form = form_of(config, task)
+    # A recurrent language model has no longest text; what it was trained with is no bound.
+    bounded = not (config.family == "rnn" and form.task == "generate")
+    return _export(
+        plain_forward(model, form),
+        Path(path),
+        form,
+        vocab_size=getattr(config.model, "vocab_size", None),
+        context_length=getattr(config.model, "context_length", None) if bounded else None,
         family=config.family,
+        labels=config.labels if form.task != EMBED else (),
+        image=_image_format(config) if form.task == "classify_image" else None,
         tokenizer=tokenizer,
         provenance={
             "preset": config.preset,
-            "data": config.data.source,
+            "data": _name_of(config.data.source),
             "step": progress.step,
             "tokens": progress.tokens,
             "train_loss": progress.train_loss,
@@ -111,17 +131,48 @@ def export_module(
         provenance: added to the versions in kvik.provenance; plain JSON values.
         (The others are as in export_checkpoint.)
     """
-    destination = Path(path)
+    return _export(
+        module,
+        Path(path),
+        GENERATE,
+        vocab_size=vocab_size,
+        context_length=context_length,
+        family=family,
+        tokenizer=None if tokenizer is None else Path(tokenizer),
+        provenance=provenance or {},
+        opset=opset,
+        external_data=external_data,
+    )
+
+
+def _export(
+    module: nn.Module,
+    destination: Path,
+    form: Form,
+    *,
+    vocab_size: int | None,
+    context_length: int | None,
+    family: str,
+    labels: Sequence[str] = (),
+    image: ImageFormat | None = None,
+    tokenizer: Path | None,
+    provenance: Mapping[str, Any],
+    opset: int,
+    external_data: bool | None,
+) -> ExportResult:
     _check_options(destination, opset, vocab_size, context_length)
     start = time.monotonic()
-    metadata = generation_metadata(
+    metadata = model_metadata(
+        task=form.task,
         family=family,
         context_length=context_length,
         vocab_size=vocab_size,
-        tokenizer=None if tokenizer is None else Path(tokenizer),
-        provenance=_provenance(opset, provenance or {}),
+        tokenizer=tokenizer,
+        labels=labels,
+        image=image,
+        provenance=_provenance(opset, provenance),
     )
-    model = _trace(module, opset, vocab_size, context_length)
+    model = _trace(module, form, opset, vocab_size, context_length)
     _strip(model)
     _share_transposed(model)
     model.metadata_props.update(metadata)
@@ -140,12 +191,25 @@ def export_module(
     )
 
 
-def _check_options(path: Path, opset: int, vocab_size: int, context_length: int) -> None:
+def _image_format(config: RunConfig) -> ImageFormat:
+    from kvik_train.data.images import IMAGE_MEAN, IMAGE_STD
+
+    return ImageFormat(config.model.image_size, config.model.channels, IMAGE_MEAN, IMAGE_STD)
+
+
+def _name_of(source: str) -> str:
+    """A data set's name; of a file or folder of the user's, the last part of its path."""
+    return Path(source).name if Path(source).is_absolute() else source
+
+
+def _check_options(
+    path: Path, opset: int, vocab_size: int | None, context_length: int | None
+) -> None:
     if opset not in OPSETS:
         raise ExportError(f"opset is {opset}; it must be one of {', '.join(map(str, OPSETS))}")
-    if vocab_size < 1:
+    if vocab_size is not None and vocab_size < 1:
         raise ExportError(f"vocab_size is {vocab_size}; it must be at least 1")
-    if context_length < 2:
+    if context_length is not None and context_length < 2:
         raise ExportError(f"context_length is {context_length}; it must be at least 2")
     check_destination(path)
 
@@ -155,49 +219,79 @@ def _provenance(opset: int, more: Mapping[str, Any]) -> dict[str, Any]:
     return {**tools, "python": platform.python_version(), "opset": opset, **more}
 
 
-def _trace(module: nn.Module, opset: int, vocab_size: int, context_length: int) -> onnx_ir.Model:
-    """The graph of module(ids), checked to be one input and one float32 output."""
+def _trace(
+    module: nn.Module,
+    form: Form,
+    opset: int,
+    vocab_size: int | None,
+    context_length: int | None,
+) -> onnx_ir.Model:
+    """The graph of the module's forward, checked to have the form."""
     device = next((parameter.device for parameter in module.parameters()), torch.device("cpu"))
-    # Neither size is 0 or 1, which the exporter would take for constants.
-    length = min(7, context_length)
-    ids = (torch.arange(2 * length, device=device) % vocab_size).reshape(2, length)
+    # No size is 0 or 1, which the exporter would take for constants, and no two are the same
+    # unless the context has no room for it.
+    shown = {"batch": 2, "sequence": 7, "source": 7, "target": 5}
+    longest = context_length or max(shown.values())
+    sizes = {name: min(size, longest) if name != "batch" else size for name, size in shown.items()}
+    feeds = make_feeds(form.inputs, sizes, vocab_size or 2, seed=0)
+    axes = {name: torch.export.Dim(name) for name in form.axes()}
+    dynamic = tuple(
+        {place: axes[axis] for place, axis in enumerate(item.axes) if isinstance(axis, str)}
+        for item in form.inputs
+    )
     training = module.training
     module.eval()
     try:
-        with quiet(), torch.no_grad():
+        with quiet(), torch.no_grad(), onnx_recurrences(module, opset):
             program = torch.onnx.export(
                 module,
-                (ids,),
+                as_tensors(feeds, device),
                 dynamo=True,
                 opset_version=opset,
-                input_names=[INPUT],
-                output_names=[OUTPUT],
-                dynamic_shapes=({0: torch.export.Dim("batch"), 1: torch.export.Dim("sequence")},),
+                input_names=[item.name for item in form.inputs],
+                output_names=list(form.outputs),
+                dynamic_shapes=dynamic,
             )
+    except ExportError:
+        raise
     except Exception as error:
         raise ExportError(f"torch cannot export this model: {first_line(error)}") from error
     finally:
         module.train(training)
     assert program is not None  # dynamo=True returns one
     model: onnx_ir.Model = program.model
-    _check_signature(model)
+    _check_signature(model, form)
     return model
 
 
-def _check_signature(model: onnx_ir.Model) -> None:
-    outputs = model.graph.outputs
-    if len(model.graph.inputs) != 1 or len(outputs) != 1:
+def _check_signature(model: onnx_ir.Model, form: Form) -> None:
+    inputs, outputs = model.graph.inputs, model.graph.outputs
+    if len(inputs) != len(form.inputs) or len(outputs) != len(form.outputs):
+        expected = "map token ids to logits" if form is GENERATE else f"be for {form.task}"
         raise ExportError(
-            f"the forward has {len(model.graph.inputs)} inputs and {len(outputs)} outputs; "
-            "it must map token ids to logits: wrap it in a module that does"
+            f"the forward has {len(inputs)} inputs and {len(outputs)} outputs; "
+            f"it must {expected}: wrap it in a module that does"
         )
     output = outputs[0]
     rank = None if output.shape is None else len(output.shape)
-    if output.dtype != onnx_ir.DataType.FLOAT or rank != 3:
+    if output.dtype != onnx_ir.DataType.FLOAT or rank != form.rank:
+        what = "[batch, sequence, vocabulary]" if form is GENERATE else f"of rank {form.rank}"
         raise ExportError(
             f"the forward returns {output.dtype} of rank {rank}; "
-            "logits are float32 [batch, sequence, vocabulary]: convert the module with .float()"
+            f"{form.outputs[0]} are float32 {what}: convert the module with .float()"
         )
+    for value, item in zip(inputs, form.inputs, strict=True):
+        found = [] if value.shape is None else list(value.shape)
+        fixed = [
+            axis
+            for axis, size in zip(item.axes, found, strict=True)
+            if isinstance(axis, str) and isinstance(size, int)
+        ]
+        if fixed:
+            raise ExportError(
+                f"the exported graph is for one {fixed[0]} alone: the forward computes with the "
+                f"size of {item.name} in a way that torch.export cannot follow"
+            )
 
 
 def _strip(model: onnx_ir.Model) -> None:

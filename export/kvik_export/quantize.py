@@ -194,7 +194,7 @@ def _replace(
     if int4:
         attributes = {"axis": 1 - matrix.channel_axis, "block_size": BLOCK}
     node = onnx_ir.node("DequantizeLinear", [values, scale], attributes=attributes)
-    node.name = f"{name}.dequantize"
+    node.name = f"{name}.dequantize.{matrix.weights}"
     node.outputs[0].dtype = onnx_ir.DataType.FLOAT
     node.outputs[0].shape = onnx_ir.Shape(matrix.shape)
     node.outputs[0].name = f"{name}.dequantized.{matrix.weights}"

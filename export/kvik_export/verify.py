@@ -59,12 +59,13 @@ class Check:
     error: float | None  # the largest, scaled; None where bits or tokens are compared
     ok: bool
     note: str = ""
+    skipped: bool = False  # an engine that cannot run the file
 
 
 @dataclass
 class Verification:
     path: Path
-    incremental: bool
+    incremental: bool | None  # None: nobody asked
     checks: list[Check] = field(default_factory=list)
     divergence: Divergence | None = None
     explanation: str = ""  # of a mismatch that no single node accounts for

@@ -419,6 +419,11 @@ def read_bandwidth(bytes: int, threads: int, seconds: float = 0.3) -> float:
     Bytes per second at which the threads together read a working set of this size.
     """
 
+def bf16_peak(isa: str, threads: int, seconds: float = 0.2) -> float:
+    """
+    Operations per second on bfloat16 numbers, or in fp32 where an ISA widens them.
+    """
+
 def dot_peak(isa: str, threads: int, seconds: float = 0.2) -> float:
     """
     Operations per second on bytes, summed in 32 bits, with the instructions of an ISA.

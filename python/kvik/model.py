@@ -63,7 +63,8 @@ def load(
             as they are stored, with any of the four. "bf16" halves what is read for each token;
             "int8" quarters it and quantises the layers' inputs row by row; "int4" reads a seventh,
             with a scale for each 32 weights. Rows of embedding tables have 8 bits by both;
-            attention is computed in fp32.
+            attention is computed in fp32. On CPUs that multiply bfloat16 numbers (AVX512_BF16,
+            AMX) "bf16" rounds the layers' inputs too.
         cache: Precision in which keys and values of the tokens so far are kept. "bf16" halves their
             memory, "int8" quarters it, with a scale for each token and head. A model that is not
             incremental has no cache.

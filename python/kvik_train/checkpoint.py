@@ -30,9 +30,9 @@ class Progress:
     """How far a run has come."""
 
     step: int = 0  # optimiser steps taken
-    tokens: int = 0  # trained on
+    tokens: int = 0  # trained on; examples where a task counts these
     seconds: float = 0.0  # of training, over all sittings
-    train_loss: float | None = None  # the latest, nats per token
+    train_loss: float | None = None  # the latest, in nats
     validation_loss: float | None = None
 
 
@@ -43,6 +43,7 @@ class Checkpoint:
     tokens_sha256: str
     model_state: dict[str, Any]
     optimizer_state: dict[str, Any]
+    objective_state: torch.Tensor | None = None  # of recurrent models: what each row has read
 
 
 def checkpoint_path(folder: Path) -> Path:
@@ -65,6 +66,7 @@ def save_checkpoint(folder: Path, checkpoint: Checkpoint) -> None:
                 "tokens_sha256": checkpoint.tokens_sha256,
                 "model": checkpoint.model_state,
                 "optimizer": checkpoint.optimizer_state,
+                "objective": checkpoint.objective_state,
             },
             file,
         )
@@ -102,16 +104,22 @@ def _checkpoint_from(values: dict[str, Any]) -> Checkpoint:
         if not isinstance(values.get(name), kind):
             found = type(values[name]).__name__ if name in values else "missing"
             raise TrainError(f"{name} is {found}; it must be a {kind.__name__}")
+    objective = values.get("objective")
+    if not (objective is None or isinstance(objective, torch.Tensor)):
+        raise TrainError(f"objective is {type(objective).__name__}; it must be a tensor")
     return Checkpoint(
         config=RunConfig.from_dict(values["config"]),
         progress=from_plain(Progress, values["progress"], "progress"),
         tokens_sha256=values["tokens_sha256"],
         model_state=values["model"],
         optimizer_state=values["optimizer"],
+        objective_state=objective,
     )
 
 
-def load_checkpoint(path: str | os.PathLike[str]) -> tuple[nn.Module, RunConfig, Path, Progress]:
+def load_checkpoint(
+    path: str | os.PathLike[str],
+) -> tuple[nn.Module, RunConfig, Path | None, Progress]:
     """A trained model for use: (model, config, tokenizer_path, progress).
 
     Args:
@@ -119,7 +127,8 @@ def load_checkpoint(path: str | os.PathLike[str]) -> tuple[nn.Module, RunConfig,
 
     Returns:
         The model on the CPU in eval mode, the settings it was trained with (`config.family`,
-        `config.model`, ...), the path of its tokenizer.json, and how far training had come.
+        `config.task`, `config.model`, ...), the path of its tokenizer.json, which a model of images
+        does not have, and how far training had come.
 
     Raises:
         TrainError: the checkpoint or its tokenizer is missing or cannot be read.
@@ -128,12 +137,15 @@ def load_checkpoint(path: str | os.PathLike[str]) -> tuple[nn.Module, RunConfig,
     if file.is_dir():
         file = checkpoint_path(file)
     checkpoint = read_checkpoint(file)
-    tokenizer = tokenizer_path(file.parent)
-    if not tokenizer.is_file():
+    config = checkpoint.config
+    tokenizer: Path | None = tokenizer_path(file.parent)
+    if not hasattr(config.model, "vocab_size"):
+        tokenizer = None
+    elif tokenizer is not None and not tokenizer.is_file():
         raise TrainError(f"no tokenizer at {tokenizer}; it belongs beside {file.name}")
-    model = build_model(checkpoint.config.model)
+    model = build_model(config.model, config.task, config.labels)
     restore_model(model, checkpoint, file)
-    return model.eval(), checkpoint.config, tokenizer, checkpoint.progress
+    return model.eval(), config, tokenizer, checkpoint.progress
 
 
 def restore_model(model: nn.Module, checkpoint: Checkpoint, path: Path) -> None:
@@ -142,3 +154,27 @@ def restore_model(model: nn.Module, checkpoint: Checkpoint, path: Path) -> None:
     except RuntimeError as error:
         reason = str(error).splitlines()[-1].strip()
         raise TrainError(f"{path}: the weights do not fit the model: {reason}") from error
+
+
+def start_from(model: nn.Module, base: Checkpoint, path: Path) -> list[str]:
+    """Give a model to be fine-tuned the weights of another that it has in common with it.
+
+    The weights of the same name, and where the model has a `backbone`, all of that one: the base is
+    its backbone, or has one. What is left, a new head, keeps its initial weights.
+
+    Returns:
+        The names of the weights that are new.
+    """
+    own, given = model.state_dict(), base.model_state
+    taken = {}
+    for name, value in own.items():
+        for other in (name, name.removeprefix("backbone.")):
+            if other in given and given[other].shape == value.shape:
+                taken[name] = given[other]
+                break
+    new = [name for name in own if name not in taken]
+    lost = [name for name in new if name.startswith("backbone.") or not hasattr(model, "backbone")]
+    if lost:
+        raise TrainError(f"{path} cannot be fine-tuned: it has no fitting {lost[0]}")
+    model.load_state_dict({**own, **taken})
+    return new

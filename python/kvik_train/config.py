@@ -15,18 +15,25 @@ if TYPE_CHECKING:
 Plain = TypeVar("Plain", bound="DataclassInstance")
 Dtype = Literal["auto", "float32", "bfloat16"]
 DTYPES = ("auto", "float32", "bfloat16")
+Schedule = Literal["cosine", "linear", "inverse-sqrt"]
+SCHEDULES = ("cosine", "linear", "inverse-sqrt")
 
 
 @dataclass(frozen=True)
 class DataConfig:
-    source: str = "python-stdlib"  # a named corpus, or the path of a text file or folder
+    source: str = "python-stdlib"  # a named data set, or the path of a file or folder
     max_bytes: int | None = None  # of text; None takes all of it
     tokenizer: str = "char"
     vocab_size: int = 384  # at most
+    max_examples: int | None = None  # of a labelled data set; None takes all of them
+    target: str | None = None  # the file of translations, line by line those of `source`
+    validation: str | None = None  # a file or folder to validate with; None: a part of `source`
+    columns: str | None = None  # what columns are called: "text=review,label=stars"
 
     def __post_init__(self) -> None:
-        if self.max_bytes is not None:
-            _require(self.max_bytes >= 1, "max_bytes", self.max_bytes, "at least 1")
+        for name in ("max_bytes", "max_examples"):
+            if getattr(self, name) is not None:
+                _require(getattr(self, name) >= 1, name, getattr(self, name), "at least 1")
 
 
 @dataclass(frozen=True)
@@ -39,9 +46,14 @@ class TrainConfig:
     learning_rate: float = 1e-3  # the peak
     min_learning_rate: float = 1e-4  # at the end of the cosine
     warmup_steps: int = 100
+    schedule: Schedule = "cosine"  # after the warm-up
     weight_decay: float = 0.1
     beta1: float = 0.9
     beta2: float = 0.95
+    epsilon: float = 1e-8  # of Adam
+    label_smoothing: float = 0.0
+    auxiliary_lm: float = 0.0  # weight of the next-token loss beside a GPT's classification
+    image_shift: int = 0  # pixels by which training images are moved, at most
     gradient_clip: float = 1.0  # largest global L2 norm; 0 turns clipping off
     validation_fraction: float = 0.1
     seed: int = 1
@@ -64,13 +76,19 @@ class TrainConfig:
         if self.threads is not None:
             _require(self.threads >= 1, "threads", self.threads, "at least 1")
         _require(self.learning_rate > 0, "learning_rate", self.learning_rate, "positive")
-        for name in ("min_learning_rate", "warmup_steps", "weight_decay", "gradient_clip", "seed"):
+        for name in (
+            "min_learning_rate", "warmup_steps", "weight_decay", "gradient_clip", "seed",
+            "auxiliary_lm", "image_shift",
+        ):  # fmt: skip
             _require(getattr(self, name) >= 0, name, getattr(self, name), "zero or more")
-        for name in ("beta1", "beta2"):
+        _require(self.epsilon > 0, "epsilon", self.epsilon, "positive")
+        for name in ("beta1", "beta2", "label_smoothing"):
             _require(0 <= getattr(self, name) < 1, name, getattr(self, name), "in [0, 1)")
         fraction = self.validation_fraction
         _require(0 < fraction < 1, "validation_fraction", fraction, "between 0 and 1")
         _require(self.dtype in DTYPES, "dtype", self.dtype, f"one of {', '.join(DTYPES)}")
+        known = ", ".join(SCHEDULES)
+        _require(self.schedule in SCHEDULES, "schedule", self.schedule, f"one of {known}")
 
 
 # What may differ when a run is resumed. The rest decides what is being computed.
@@ -89,11 +107,17 @@ class RunConfig:
     model: Any
     data: DataConfig
     train: TrainConfig
+    task: str = "lm"
+    base: str | None = None  # the run whose weights and tokenizer a fine-tuning starts from
+    labels: tuple[str, ...] = ()  # of the data, where it has any; known once that was read
 
     def to_dict(self) -> dict[str, Any]:
         return {
             "preset": self.preset,
             "family": self.family,
+            "task": self.task,
+            "base": self.base,
+            "labels": list(self.labels),
             "model": asdict(self.model),
             "data": asdict(self.data),
             "train": asdict(self.train),
@@ -109,12 +133,21 @@ class RunConfig:
                 raise TrainError(f"the config has no {name}")
         for name in ("preset", "family"):
             _require(isinstance(values[name], str), name, values[name], "a name")
+        # Checkpoints from before there were tasks have none of these.
+        task, base, labels = values.get("task", "lm"), values.get("base"), values.get("labels", [])
+        _require(isinstance(task, str), "task", task, "a name")
+        _require(base is None or isinstance(base, str), "base", base, "a path")
+        are_texts = isinstance(labels, list) and all(isinstance(label, str) for label in labels)
+        _require(are_texts, "labels", labels, "a list of texts")
         return cls(
             preset=values["preset"],
             family=values["family"],
             model=config_from_dict(values["family"], values["model"]),
             data=from_plain(DataConfig, values["data"], "data"),
             train=from_plain(TrainConfig, values["train"], "train"),
+            task=task,
+            base=base,
+            labels=tuple(labels),
         )
 
 

@@ -18,19 +18,20 @@ _PLAIN_INTERVAL_S = 15.0
 
 @dataclass(frozen=True)
 class Status:
-    """The state after `step` steps. Losses are in nats per token."""
+    """The state after `step` steps. Losses are in nats."""
 
     step: int
     steps: int
     train_loss: float
-    tokens_per_second: float
+    speed: float  # of `unit`, per second
+    unit: str = "tokens"
 
 
 class Reporter(Protocol):
     def message(self, text: str) -> None: ...
     def start(self, step: int, steps: int) -> None: ...
     def update(self, status: Status) -> None: ...
-    def evaluated(self, step: int, loss: float) -> None: ...
+    def evaluated(self, step: int, loss: float, as_perplexity: bool = True) -> None: ...
     def stop(self) -> None: ...
 
 
@@ -40,7 +41,7 @@ class SilentReporter:
     def message(self, text: str) -> None: ...
     def start(self, step: int, steps: int) -> None: ...
     def update(self, status: Status) -> None: ...
-    def evaluated(self, step: int, loss: float) -> None: ...
+    def evaluated(self, step: int, loss: float, as_perplexity: bool = True) -> None: ...
     def stop(self) -> None: ...
 
 
@@ -68,17 +69,17 @@ class PlainReporter:
             self._last = now
             self._write(
                 f"step {status.step}/{status.steps}  loss {status.train_loss:.3f}  "
-                f"{status.tokens_per_second:,.0f} tokens/s"
+                f"{status.speed:,.0f} {status.unit}/s"
             )
 
-    def evaluated(self, step: int, loss: float) -> None:
-        self._write(f"step {step}  {describe_validation(loss)}")
+    def evaluated(self, step: int, loss: float, as_perplexity: bool = True) -> None:
+        self._write(f"step {step}  {describe_validation(loss, as_perplexity)}")
 
     def stop(self) -> None: ...
 
 
 class RichReporter:
-    """A progress bar with loss, tokens/s and the time that is left."""
+    """A progress bar with loss, speed and the time that is left."""
 
     def __init__(self, console: Console) -> None:
         self._bar = Progress(
@@ -87,7 +88,7 @@ class RichReporter:
             MofNCompleteColumn(),
             TextColumn("loss {task.fields[loss]}"),
             TextColumn("validation {task.fields[validation]}"),
-            TextColumn("{task.fields[speed]} tokens/s"),
+            TextColumn("{task.fields[speed]}"),
             EtaColumn(),
             console=console,
         )
@@ -108,20 +109,21 @@ class RichReporter:
                 self._task,
                 completed=status.step,
                 loss=f"{status.train_loss:.3f}",
-                speed=f"{status.tokens_per_second:,.0f}",
+                speed=f"{status.speed:,.0f} {status.unit}/s",
             )
 
-    def evaluated(self, step: int, loss: float) -> None:
+    def evaluated(self, step: int, loss: float, as_perplexity: bool = True) -> None:
         if self._task is not None:
             self._bar.update(self._task, validation=f"{loss:.3f}")
-        self.message(f"step {step}  {describe_validation(loss)}")
+        self.message(f"step {step}  {describe_validation(loss, as_perplexity)}")
 
     def stop(self) -> None:
         self._bar.stop()
 
 
-def describe_validation(loss: float) -> str:
-    return f"validation loss {loss:.3f}, perplexity {perplexity(loss):.2f}"
+def describe_validation(loss: float, as_perplexity: bool) -> str:
+    more = f", perplexity {perplexity(loss):.2f}" if as_perplexity else ""
+    return f"validation loss {loss:.3f}{more}"
 
 
 def perplexity(loss: float) -> float:

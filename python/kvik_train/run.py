@@ -16,22 +16,18 @@ from kvik_train.checkpoint import (
     checkpoint_path,
     read_checkpoint,
     save_config,
+    start_from,
 )
 from kvik_train.config import RunConfig, TrainConfig, check_resumable
-from kvik_train.data.prepare import (
-    PreparedData,
-    Report,
-    check_data,
-    load_prepared,
-    open_split,
-    prepare,
-)
+from kvik_train.data.prepare import Report
 from kvik_train.distributed import World, join_world
 from kvik_train.errors import TrainError
-from kvik_train.models import build_model
-from kvik_train.objective import NextToken, batch_share
+from kvik_train.evaluation.scores import Score, save_scores, scores_path
+from kvik_train.models import build_model, check_task
+from kvik_train.objective import batch_share
 from kvik_train.progress import Reporter, make_reporter
 from kvik_train.runlog import plot_losses
+from kvik_train.tasks import Prepared, Task, find_task
 from kvik_train.trainer import Trainer, autocast_dtype
 
 
@@ -39,11 +35,13 @@ from kvik_train.trainer import Trainer, autocast_dtype
 class Outcome:
     progress: Progress
     stopped_by: int | None  # the signal that ended the run early
+    scores: tuple[Score, ...] = ()  # of a run that came to its end
 
 
 def run_training(config: RunConfig, folder: Path, resume_from: Checkpoint | None = None) -> Outcome:
     """Train as `config` says into `folder`, from the start or on from that folder's checkpoint."""
-    settings = config.train
+    settings, task = config.train, find_task(config.task)
+    check_task(config.family, config.task)
     _set_up_torch(settings)
     world = join_world(settings.device)
     reporter = make_reporter(world.is_main)
@@ -52,23 +50,30 @@ def run_training(config: RunConfig, folder: Path, resume_from: Checkpoint | None
             check_resumable(resume_from.config, config)
         elif world.is_main:
             # Whatever is wrong with the settings shows before anything is overwritten.
-            window = config.model.context_length + 1
-            check_data(config.data, settings.validation_fraction, window)
+            task.check(config)
             batch_share(settings, world)
             _discard_run(folder)
         _make_folder(folder)
-        prepared = world.main_first(lambda: _prepare(config, folder, reporter.message, resume_from))
-        config = replace(config, model=replace(config.model, vocab_size=prepared.vocab_size))
-        trainer = _make_trainer(config, folder, world, reporter, prepared, resume_from)
+        prepared = world.main_first(
+            lambda: _prepare(task, config, folder, reporter.message, resume_from)
+        )
+        config = fitted(config, prepared)
+        trainer = _make_trainer(task, config, folder, world, reporter, prepared, resume_from)
         if world.is_main:
             save_config(folder, config)
             _announce(config, trainer, reporter)
         with _explained(settings.compile):
             stopped_by = trainer.run()
+        scores: list[Score] = []
         if world.is_main:
             plot_losses(folder / "log.jsonl", folder / "loss.png")
+            if stopped_by is None:
+                scores = task.scores(trainer.model.eval(), config, folder, prepared)
+                save_scores(folder, trainer.progress.step, scores)
             _summarise(folder, trainer.progress, settings, stopped_by, reporter)
-        return Outcome(trainer.progress, stopped_by)
+            for score in scores:
+                reporter.message(score.describe())
+        return Outcome(trainer.progress, stopped_by, tuple(scores))
     finally:
         world.close()
 
@@ -101,18 +106,18 @@ def _make_folder(folder: Path) -> None:
 
 def _discard_run(folder: Path) -> None:
     """Remove what an earlier run left, so that its checkpoint is never taken for this run's."""
-    for name in ("checkpoint.pt", "config.json", "log.jsonl", "loss.png"):
+    for name in ("checkpoint.pt", "config.json", "log.jsonl", "loss.png", scores_path(folder).name):
         (folder / name).unlink(missing_ok=True)
 
 
 def _prepare(
-    config: RunConfig, folder: Path, report: Report, resumed: Checkpoint | None
-) -> PreparedData:
-    # A resumed run goes on with the tokens that it has, whatever became of the corpus.
-    prepared = load_prepared(folder) if resumed is not None else None
+    task: Task, config: RunConfig, folder: Path, report: Report, resumed: Checkpoint | None
+) -> Prepared:
+    # A resumed run goes on with the data that it has, whatever became of where it came from.
+    prepared = task.load(folder) if resumed is not None else None
     if prepared is None:
-        prepared = prepare(config.data, folder, report)
-    if resumed is not None and prepared.tokens_sha256 != resumed.tokens_sha256:
+        prepared = task.prepare(config, folder, report)
+    if resumed is not None and prepared.sha256 != resumed.tokens_sha256:
         raise TrainError(
             f"cannot resume: the tokens in {folder / 'data'} are not those of the checkpoint "
             "(the corpus has changed); start a new run in another --out"
@@ -120,22 +125,30 @@ def _prepare(
     return prepared
 
 
+def fitted(config: RunConfig, prepared: Prepared) -> RunConfig:
+    """The settings with what only the data can say: its labels, and the tokenizer's size."""
+    model = config.model
+    if prepared.vocab_size is not None and config.base is None:
+        model = replace(model, vocab_size=prepared.vocab_size)
+    return replace(config, model=model, labels=prepared.labels)
+
+
 def _make_trainer(
+    task: Task,
     config: RunConfig,
     folder: Path,
     world: World,
     reporter: Reporter,
-    prepared: PreparedData,
+    prepared: Prepared,
     resume_from: Checkpoint | None,
 ) -> Trainer:
-    context = config.model.context_length
-    splits = open_split(prepared, folder, config.train.validation_fraction, context + 1)
+    objective = task.objective(config, folder, prepared, world)
     torch.manual_seed(config.train.seed)  # the same initial weights on every process
-    model = build_model(config.model)
-    objective = NextToken(*splits, context, config.train, world)
-    return Trainer(
-        model, objective, config, folder, world, reporter, prepared.tokens_sha256, resume_from
-    )
+    model = build_model(config.model, config.task, config.labels)
+    if config.base is not None and resume_from is None:
+        path = checkpoint_path(Path(config.base))
+        start_from(model, read_checkpoint(path), path)
+    return Trainer(model, objective, config, folder, world, reporter, prepared.sha256, resume_from)
 
 
 @contextmanager
@@ -170,9 +183,11 @@ def _announce(config: RunConfig, trainer: Trainer, reporter: Reporter) -> None:
     dtype = str(autocast_dtype(config.train.dtype, device)).removeprefix("torch.")
     others = f" x {trainer.world.size} processes" if trainer.world.size > 1 else ""
     start = f" from step {trainer.progress.step}" if trainer.progress.step else ""
+    task = "" if config.base is None else f" fine-tuned to {config.task}"
     reporter.message(
-        f"{config.preset}: {count / 1e6:.2f} M parameters, {config.train.steps} steps of "
-        f"{trainer.objective.tokens_per_step():,} tokens, {where}{others}, {dtype}{start}"
+        f"{config.preset}{task}: {count / 1e6:.2f} M parameters, {config.train.steps} steps of "
+        f"{trainer.objective.items_per_step():,} {trainer.objective.unit}, {where}{others}, "
+        f"{dtype}{start}"
     )
 
 

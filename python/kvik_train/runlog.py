@@ -55,7 +55,7 @@ def plot_losses(log: Path, picture: Path) -> None:
             steps, losses = zip(*points, strict=True)
             axes.plot(steps, losses, style, label=label, markersize=4, linewidth=1.2)
     axes.set_xlabel("step")
-    axes.set_ylabel("loss (nats per token)")
+    axes.set_ylabel("loss (nats)")
     axes.grid(alpha=0.3)
     if axes.lines:
         axes.legend()

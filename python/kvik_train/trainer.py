@@ -25,27 +25,28 @@ from kvik_train.data.sampler import dropout_seed
 from kvik_train.distributed import World
 from kvik_train.errors import DivergedError
 from kvik_train.interrupt import StopRequest
-from kvik_train.objective import NextToken
+from kvik_train.objective import Objective
 from kvik_train.optimizer import learning_rate_at, make_optimizer
 from kvik_train.progress import Reporter, Status, perplexity
 from kvik_train.runlog import RunLog
 
-# Weight of the newest step in the tokens/s that are shown.
+# Weight of the newest step in the speed that is shown.
 _SPEED_SMOOTHING = 0.1
 
 
 class Trainer:
     """Trains a model in place and keeps OUT/checkpoint.pt and OUT/log.jsonl.
 
-    The state between two steps is the weights, the optimiser's moments and the step number. Data
-    order and dropout are functions of (seed, step), so that this state is all a resumed run needs
-    to continue bit for bit.
+    The state between two steps is the weights, the optimiser's moments, the step number, and what
+    the objective keeps (of recurrent models, the state after the text read so far). Data order and
+    dropout are functions of (seed, step), so that this is all a resumed run needs to continue bit
+    for bit.
     """
 
     def __init__(
         self,
         model: nn.Module,
-        objective: NextToken,
+        objective: Objective,
         config: RunConfig,
         folder: Path,
         world: World,
@@ -66,11 +67,12 @@ class Trainer:
         if resume_from is not None:
             restore_model(self.model, resume_from, checkpoint_path(folder))
             self.optimizer.load_state_dict(resume_from.optimizer_state)
+            self.objective.restore(resume_from.objective_state)
             self.progress = resume_from.progress
         runnable = torch.compile(self.model) if self.settings.compile else self.model
         self.parallel = world.wrap(runnable)  # type: ignore[arg-type]
         self.autocast_dtype = autocast_dtype(self.settings.dtype, world.device)
-        self._speed: float | None = None  # tokens/s
+        self._speed: float | None = None  # tokens/s, or examples/s
 
     def run(self, stop_at: int | None = None) -> int | None:
         """Train to the last step, or to step `stop_at`; a checkpoint is there afterwards.
@@ -128,15 +130,15 @@ class Trainer:
         self.optimizer.zero_grad(set_to_none=True)
 
         seconds = time.perf_counter() - started
-        tokens = self.objective.tokens_per_step()
+        items = self.objective.items_per_step()
         self.progress = replace(
             self.progress,
             step=step + 1,
-            tokens=self.progress.tokens + tokens,
+            tokens=self.progress.tokens + items,
             seconds=self.progress.seconds + seconds,
             train_loss=mean_loss,
         )
-        self._show(tokens / seconds, rate, gradient_norm, log)
+        self._show(items / seconds, rate, gradient_norm, log)
         return round(signals / voters) if voters else None
 
     def _accumulate_gradients(self, step: int) -> torch.Tensor:
@@ -178,31 +180,35 @@ class Trainer:
 
     @torch.no_grad()
     def _evaluate(self, log: RunLog | None) -> None:
-        """Mean validation loss over the same windows every time, on all processes together."""
+        """Mean validation loss over the same rows every time, on all processes together."""
         self.model.eval()
-        total = windows = 0.0
-        for starts in self.objective.evaluation_batches():
+        total = weight = 0.0
+        for rows in self.objective.evaluation_batches():
+            batch = self.objective.validation_batch(rows)
             with self._autocast():
                 # Not through DDP: processes may have different numbers of batches.
-                loss = self.objective.loss(self.model, self.objective.validation_batch(starts))
-            total += float(loss) * len(starts)
-            windows += len(starts)
+                loss = self.objective.loss(self.model, batch)
+            counts = self.objective.weight(batch, len(rows))
+            total += float(loss) * counts
+            weight += counts
         self.model.train()
-        total, windows = self.world.sum(total, windows)
-        loss_mean = total / windows
+        total, weight = self.world.sum(total, weight)
+        loss_mean = total / weight
         self._require_finite(loss_mean, 0.0)
         self.progress = replace(self.progress, validation_loss=loss_mean)
-        self.reporter.evaluated(self.progress.step, loss_mean)
+        self.reporter.evaluated(self.progress.step, loss_mean, self.objective.perplexity)
         if log is not None:
+            more = {"perplexity": perplexity(loss_mean)} if self.objective.perplexity else {}
             log.write(
                 "eval",
                 self.progress.step,
                 loss=loss_mean,
-                perplexity=perplexity(loss_mean),
+                **more,
                 seconds=round(self.progress.seconds, 3),
             )
 
     def _save(self) -> None:
+        objective_state = self.objective.state()
         if self.world.is_main:
             save_checkpoint(
                 self.folder,
@@ -212,6 +218,7 @@ class Trainer:
                     tokens_sha256=self.tokens_sha256,
                     model_state=self.model.state_dict(),
                     optimizer_state=self.optimizer.state_dict(),
+                    objective_state=objective_state,
                 ),
             )
 
@@ -219,7 +226,8 @@ class Trainer:
         old = self._speed if self._speed is not None else speed
         self._speed = old + _SPEED_SMOOTHING * (speed - old)
         step, loss = self.progress.step, self.progress.train_loss or 0.0
-        self.reporter.update(Status(step, self.settings.steps, loss, self._speed))
+        unit = self.objective.unit
+        self.reporter.update(Status(step, self.settings.steps, loss, self._speed, unit))
         if log is not None and (step % self.settings.log_interval == 0 or step == 1):
             log.write(
                 "train",
@@ -227,8 +235,10 @@ class Trainer:
                 loss=loss,
                 learning_rate=rate,
                 gradient_norm=norm,
-                tokens=self.progress.tokens,
-                tokens_per_second=round(self._speed, 1),
+                **{
+                    unit: self.progress.tokens,
+                    f"{unit}_per_second": round(self._speed, 1),
+                },
                 seconds=round(self.progress.seconds, 3),
             )
 

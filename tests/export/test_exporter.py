@@ -38,7 +38,7 @@ def metadata(path: Path) -> dict[str, str]:
 def test_metadata_is_all_that_generation_needs(exported, run_folder):
     found = metadata(exported)
     assert found["kvik.format"] == "1"
-    assert found["kvik.task"] == "text-generation"
+    assert found["kvik.task"] == "generate"
     assert found["kvik.family"] == "gpt"
     assert found["kvik.context_length"] == "48"
     assert found["kvik.tokenizer"] == (run_folder / "tokenizer.json").read_text()

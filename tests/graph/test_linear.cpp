@@ -80,6 +80,21 @@ KVIK_TEST(gemm_between_reshapes) {
   }
 }
 
+// The heads of an attention are joined and flattened in one Reshape, which can't move below the
+// product: the one that follows moves above it, and the residual finds its place.
+KVIK_TEST(gemm_after_joined_heads) {
+  Builder b;
+  const ValueId heads = b.input("heads", {sym("b"), 4, sym("s"), 8});
+  const ValueId by_token =
+      b.node("Transpose", {heads}, {{"perm", std::vector<std::int64_t>{0, 2, 1, 3}}});
+  const ValueId rows = b.node("Reshape", {by_token, b.ints({-1, 32})});
+  const ValueId product = b.node("Gemm", {rows, b.weight("w", Dims{32, 12})});
+  const ValueId r = b.input("r", {sym("b"), sym("s"), 12});
+  const ValueId back = b.node("Reshape", {product, b.node("Shape", {r})});
+  b.output(b.node("Add", {back, r}));
+  CHECK_EQ(operators(optimized(b)), "Transpose Shape Concat Reshape kvik.Linear");
+}
+
 KVIK_TEST(two_projections_into_one_residual) {
   Builder b;
   const ValueId x = b.input("x", shape());

@@ -5,6 +5,8 @@
 #include "tile_emulated.h"
 #include "kernels/table.inl.h"
 #include "kernels/tiles.inl.h"
+#include "kernels/tiles_bf16.inl.h"
+#include "kernels/tiles_table.inl.h"
 // clang-format on
 
 namespace kvik::kernels {

@@ -344,6 +344,9 @@ KVIK_TEST(invisible_positions_do_not_matter) {
       p.fill_unwritten(-3e38f, 3e38f);
       p.write_keys();
       CHECK(same_bits(attend(table, p), clean)) << name_of(table, s) << " after the last key";
+      p.fill_unwritten(std::nanf(""), std::nanf(""));
+      p.write_keys();
+      CHECK(same_bits(attend(table, p), clean)) << name_of(table, s) << " NaN after the last key";
       if (s.rows > 7 || s.cache != CacheType::kF32) continue;
       for (int r = 0; r < s.rows; ++r) {
         for (int j = 0; j < s.keys; ++j) {

@@ -9,6 +9,7 @@
 #include <cstring>
 #include <initializer_list>
 
+#include "flushing_fma.h"
 #include "kernels/tile_shapes.h"
 
 namespace kvik::kernels {
@@ -68,14 +69,18 @@ inline void tile_store(void* to, std::ptrdiff_t stride) {
                 static_cast<std::size_t>(emulated.bytes[kTile]));
   }
 }
+inline void require_product(int sums, int a, int b) {
+  for (const int tile : {sums, a, b}) require_shape(tile);
+  require(sums != a && sums != b && a != b, "the same tile twice");
+  require(emulated.rows[sums] == emulated.rows[a], "rows of the sums and of the first factor");
+  require(emulated.bytes[sums] == emulated.bytes[b],
+          "columns of the sums and of the second factor");
+  require(emulated.bytes[a] == 4 * emulated.rows[b], "k of the two factors");
+  for (const int tile : {sums, a, b}) require(emulated.bytes[tile] % 4 == 0, "part of a column");
+}
 template <typename B, int kSums, int kA, int kB>
 inline void tile_dot() {
-  for (const int tile : {kSums, kA, kB}) require_shape(tile);
-  require(kSums != kA && kSums != kB && kA != kB, "the same tile twice");
-  require(emulated.rows[kSums] == emulated.rows[kA], "rows of the sums and of the first factor");
-  require(emulated.bytes[kSums] == emulated.bytes[kB],
-          "columns of the sums and of the second factor");
-  require(emulated.bytes[kA] == 4 * emulated.rows[kB], "k of the two factors");
+  require_product(kSums, kA, kB);
   for (int m = 0; m < emulated.rows[kA]; ++m) {
     for (int n = 0; n < emulated.bytes[kB] / 4; ++n) {
       std::uint32_t sum;
@@ -96,6 +101,27 @@ inline void tile_dot_unsigned() {
 template <int kSums, int kA, int kB>
 inline void tile_dot_signed() {
   tile_dot<std::int8_t, kSums, kA, kB>();
+}
+// TDPBF16PS as Intel's manual has it: for each output the sum over the even k and the one over the
+// odd k, from 0, one fused step after another; then both together; then what was in the tile.
+template <int kSums, int kA, int kB>
+inline void tile_dot_bf16() {
+  require_product(kSums, kA, kB);
+  for (int m = 0; m < emulated.rows[kA]; ++m) {
+    for (int n = 0; n < emulated.bytes[kB] / 4; ++n) {
+      float even = 0.0f, odd = 0.0f;
+      for (int k = 0; k < emulated.bytes[kA] / 4; ++k) {
+        const std::uint8_t* a = emulated.data[kA][m] + 4 * k;
+        const std::uint8_t* b = emulated.data[kB][k] + 4 * n;
+        even = fma_flushing(wide_bf16(a), wide_bf16(b), even);
+        odd = fma_flushing(wide_bf16(a + 2), wide_bf16(b + 2), odd);
+      }
+      float sum;
+      std::memcpy(&sum, emulated.data[kSums][m] + 4 * n, 4);
+      sum = add_flushing(sum, add_flushing(even, odd));
+      std::memcpy(emulated.data[kSums][m] + 4 * n, &sum, 4);
+    }
+  }
 }
 
 }  // namespace

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+
 import numpy as np
+from onnx import TensorProtocol, helper, numpy_helper
 
 import kvik
 from kvik.bench.ties import is_tie
@@ -36,3 +40,49 @@ def test_generates_by_recomputation(case, model_file):
         assert is_tie(logits.max() - logits[token])
         sequence.append(token)
     assert len(tokens) == 8
+
+
+# One matrix [1, width] of 4 MiB stands for the weights of queries, keys and values.
+LOAD = """
+import resource, sys, kvik
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+model = kvik.load(sys.argv[1], threads=1)
+after = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+assert not model.info.incremental
+assert any("times the model's weights" in line for line in model.explain()), model.explain()
+print((after - before) * 1024)
+"""
+
+
+def test_a_small_file_cannot_ask_for_much_memory(tmp_path):
+    width = 1 << 20
+    constants = {
+        "table": np.zeros((16, 1), np.float32),
+        "w": np.zeros((1, width), np.float32),
+        "out": np.zeros((width, 1), np.float32),
+    }
+    nodes = [helper.make_node("Gather", ["table", "ids"], ["x"])]
+    nodes += [helper.make_node("MatMul", ["x", "w"], [name]) for name in "qkv"]
+    nodes += [
+        helper.make_node(
+            "Attention", list("qkv"), ["a"], is_causal=1, q_num_heads=1, kv_num_heads=1
+        ),
+        helper.make_node("MatMul", ["a", "out"], ["logits"]),
+    ]
+    graph = helper.make_graph(
+        nodes,
+        "wide",
+        [helper.make_tensor_value_info("ids", TensorProtocol.INT64, ["b", "s"])],
+        [helper.make_tensor_value_info("logits", TensorProtocol.FLOAT, ["b", "s", 1])],
+        [numpy_helper.from_array(value, name) for name, value in constants.items()],
+    )
+    opset = [helper.make_opsetid("", 23)]
+    path = tmp_path / "wide.onnx"
+    path.write_bytes(
+        helper.make_model(graph, opset_imports=opset, ir_version=10).SerializeToString()
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", LOAD, str(path)], capture_output=True, text=True, timeout=120
+    )
+    assert done.returncode == 0, done.stderr
+    assert int(done.stdout) < 4 * path.stat().st_size + (256 << 20)

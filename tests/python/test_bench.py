@@ -61,6 +61,8 @@ def test_machine_ceilings():
     assert "reference" in _core.available_isas()
     for isa in _core.available_isas():
         assert _core.fma_peak(isa, 1, 0.01) > 1e8
+        assert _core.bf16_peak(isa, 1, 0.01) > 1e8
+        assert _core.dot_peak(isa, 1, 0.01) > 1e7
     assert _core.read_bandwidth(1, 1, 0.01) > 1e7
     assert _core.read_bandwidth(1 << 20, 2, 0.01) > 1e8
 
@@ -70,6 +72,8 @@ def test_machine_ceilings():
     [
         (lambda: _core.fma_peak("avx9000", 1), "this CPU has reference"),
         (lambda: _core.fma_peak("reference", 0), "threads"),
+        (lambda: _core.bf16_peak("avx9000", 1), "this CPU has reference"),
+        (lambda: _core.bf16_peak("reference", 0), "threads"),
         (lambda: _core.fma_peak("reference", 1, -1.0), "seconds"),
         (lambda: _core.read_bandwidth(0, 1), "bytes"),
         (lambda: _core.read_bandwidth(1, 1, float("nan")), "seconds"),

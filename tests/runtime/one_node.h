@@ -71,6 +71,7 @@ struct OneNode {
   std::int64_t max_bytes = std::int64_t{1} << 30;
   int threads = 2;
   const kernels::KernelTable* table = &kernels::active_table();
+  WeightType weights = WeightType::kF32;
 
   std::vector<runtime::OwnedTensor> run(const std::vector<Given>& given) const {
     graph::Graph graph;
@@ -93,10 +94,10 @@ struct OneNode {
     }
     graph.outputs = add_node(graph, op, ids, attributes, outputs, domain);
     ThreadPool pool(threads);
-    ops::WeightCache weights;
+    ops::WeightCache cache(weights);
     runtime::ExecutorOptions options;
     options.max_bytes = max_bytes;
-    const runtime::Engine engine{*table, pool, weights};
+    const runtime::Engine engine{*table, pool, cache};
     return runtime::GraphExecutor(graph, engine, options).run(tensors);
   }
 };

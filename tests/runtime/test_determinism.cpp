@@ -3,8 +3,9 @@
 #include <cstring>
 #include <limits>
 
+#include "base/float16.h"
 #include "cpp/check.h"
-#include "kernels/dispatch.h"
+#include "kernels/support.h"
 #include "runtime/one_node.h"
 
 using kvik::Dims;
@@ -20,10 +21,6 @@ Given random(const Dims& dims, std::uint64_t stream) {
   return floats(dims, values);
 }
 
-bool same_bits(const std::vector<float>& a, const std::vector<float>& b) {
-  return a.size() == b.size() && std::memcmp(a.data(), b.data(), a.size() * sizeof(float)) == 0;
-}
-
 std::vector<Given> list(Given a) {
   std::vector<Given> v;
   v.push_back(std::move(a));
@@ -36,10 +33,10 @@ std::vector<Given> list(Given a, More... more) {
   return v;
 }
 
-// Runs a node with 1, 2 and 3 threads on every table of this CPU; the bits must not differ.
+// Runs a node with 1, 2 and 3 threads on every table; the bits must not differ.
 void check_threads(OneNode node, const std::vector<Given>& inputs) {
-  for (const kvik::kernels::KernelTable* table : kvik::kernels::available_tables()) {
-    node.table = table;
+  for_each_isa([&](const kvik::kernels::KernelTable& table) {
+    node.table = &table;
     node.threads = 1;
     const auto expected = values_of<float>(node.run(inputs)[0]);
     for (int threads : {2, 3}) {
@@ -47,7 +44,7 @@ void check_threads(OneNode node, const std::vector<Given>& inputs) {
       CHECK(same_bits(values_of<float>(node.run(inputs)[0]), expected))
           << node.op << " with " << threads << " threads, " << node.table->name;
     }
-  }
+  });
 }
 
 // The first `rows` slices of a tensor along dimension 0, as a tensor of its own.
@@ -64,6 +61,12 @@ KVIK_TEST(threads_do_not_change_a_bit) {
   check_threads({.op = "MatMul"}, list(random({5, 70, 65}, 1), random({5, 65, 130}, 2)));
   check_threads({.op = "MatMul", .constants = {1}},
                 list(random({3, 50, 65}, 3), random({65, 130}, 4)));
+  for (const auto type : {kvik::WeightType::kBF16, kvik::WeightType::kI8, kvik::WeightType::kI4}) {
+    for (const std::int64_t rows : {1, 3, 20, 150}) {
+      check_threads({.op = "Linear", .domain = "kvik", .constants = {1}, .weights = type},
+                    list(random({rows, 65}, 3), random({65, 700}, 4)));
+    }
+  }
   check_threads({.op = "MatMul"}, list(random({2, 3, 40, 33}, 5), random({3, 33, 50}, 6)));
   check_threads({.op = "Gemm", .attributes = {{"transB", std::int64_t{1}}}},
                 list(random({150, 65}, 7), random({130, 65}, 8), random({130}, 9)));
@@ -99,6 +102,47 @@ KVIK_TEST(rows_do_not_know_of_each_other) {
   const auto one = values_of<float>(product.run(
       list(first_rows(random({6, 20, 33}, 32), 1), first_rows(random({6, 33, 40}, 33), 1)))[0]);
   CHECK(same_bits(one, {batch.begin(), batch.begin() + 20 * 40}));
+}
+
+KVIK_TEST(rows_do_not_know_of_each_other_in_low_precision) {
+  for_each_isa([](const kvik::kernels::KernelTable& table) {
+    const Given x = random({67, 65}, 34);
+    for (const auto type :
+         {kvik::WeightType::kBF16, kvik::WeightType::kI8, kvik::WeightType::kI4}) {
+      const OneNode node{
+          .op = "Linear", .domain = "kvik", .constants = {1}, .table = &table, .weights = type};
+      const auto all =
+          values_of<float>(node.run(list(random({67, 65}, 34), random({65, 130}, 35)))[0]);
+      for (std::int64_t rows : {1, 2, 7, 16, 17, 33}) {
+        const auto some =
+            values_of<float>(node.run(list(first_rows(x, rows), random({65, 130}, 35)))[0]);
+        CHECK(same_bits(some, {all.begin(), all.begin() + rows * 130}))
+            << table.name << ", " << kvik::weight_type_name(type) << ", " << rows << " rows";
+      }
+    }
+  });
+}
+
+// Inputs of bf16 layers are rounded where the table says so, and nowhere else.
+KVIK_TEST(bf16_layers_round_their_inputs_where_the_table_does) {
+  for_each_isa([](const kvik::kernels::KernelTable& table) {
+    for (const std::int64_t count : {1, 40}) {
+      const Given x = random({count, 65}, 36);
+      const float* p = x.tensor.as<float>();
+      std::vector<float> rounded(p, p + count * 65);
+      for (float& v : rounded) v = static_cast<float>(kvik::BFloat16(v));
+      const OneNode node{.op = "Linear",
+                         .domain = "kvik",
+                         .constants = {1},
+                         .table = &table,
+                         .weights = kvik::WeightType::kBF16};
+      const auto plain =
+          values_of<float>(node.run(list(random({count, 65}, 36), random({65, 130}, 37)))[0]);
+      const auto of_rounded =
+          values_of<float>(node.run(list(floats({count, 65}, rounded), random({65, 130}, 37)))[0]);
+      CHECK_EQ(same_bits(plain, of_rounded), table.rounds_rows) << table.name;
+    }
+  });
 }
 
 // Position i of a causal attention over S positions is the last of one over i + 1, and the only

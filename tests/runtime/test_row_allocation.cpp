@@ -1,6 +1,7 @@
 // A decode step allocates nothing; and when memory runs out, at any allocation, the sequence is as
 // it was and the next call gives the same numbers.
 #include "cpp/check.h"
+#include "kernels/support.h"
 #include "runtime/tiny_onnx.h"
 #include "runtime/tiny_rows.h"
 
@@ -94,21 +95,26 @@ namespace {
 
 using namespace kvik;
 using namespace kvik::runtime;
+using kvik::test::for_each_isa;
 using kvik::test::TinyRows;
 using kvik::test::TinyShape;
 
 struct Fixture {
-  explicit Fixture(const TinyShape& shape, int threads)
+  explicit Fixture(const TinyShape& shape, int threads,
+                   const kernels::KernelTable& table = kernels::active_table(),
+                   WeightType type = WeightType::kF32)
       : pool(threads),
-        decoder(std::make_unique<RowProgram>(TinyRows(shape).rows(),
-                                             Engine{kernels::active_table(), pool, weights}, 32)) {}
+        weights(type),
+        decoder(std::make_unique<RowProgram>(TinyRows(shape).rows(), Engine{table, pool, weights},
+                                             32)) {}
   ThreadPool pool;
   ops::WeightCache weights;
   RowDecoder decoder;
 };
 
 KVIK_TEST(decode_allocates_nothing) {
-  for (const TinyShape& shape : {TinyShape{}, TinyShape{.alibi = true}, TinyShape{.split = true}}) {
+  for (const TinyShape& shape : {TinyShape{}, TinyShape{.alibi = true}, TinyShape{.split = true},
+                                 TinyShape{.split = true, .swap = true}}) {
     for (const int threads : {1, 2}) {
       Fixture f(shape, threads);
       const auto state = f.decoder.new_state();
@@ -127,6 +133,27 @@ KVIK_TEST(decode_allocates_nothing) {
       }
     }
   }
+}
+
+// What products in low precision make of their rows has its place after the first step.
+KVIK_TEST(decode_in_low_precision_allocates_nothing) {
+  for_each_isa([](const kernels::KernelTable& table) {
+    for (const WeightType type : {WeightType::kBF16, WeightType::kI8}) {
+      const TinyShape shape{.layers = 1, .heads = 8, .linear = true};
+      Fixture f(shape, 2, table, type);
+      CHECK(f.weights.bytes() < Fixture(shape, 1, table).weights.bytes()) << table.name;
+      const auto state = f.decoder.new_state();
+      std::vector<float> logits(static_cast<std::size_t>(f.decoder.program().output_features()));
+      const std::int64_t token = 5;
+      const DecodeStep step{state.get(), {&token, 1}, Logits::kLast};
+      f.decoder.forward({&step, 1}, logits.data(), {});
+      const long before = allocations.load();
+      for (int position = 1; position < kernels::kKvBlock; ++position) {
+        f.decoder.forward({&step, 1}, logits.data(), {});
+      }
+      CHECK_EQ(allocations.load() - before, 0) << table.name << ", " << weight_type_name(type);
+    }
+  });
 }
 
 KVIK_TEST(any_allocation_may_fail) {
@@ -191,19 +218,32 @@ KVIK_TEST(planning_survives_failed_allocations) {
   CHECK(n > 50) << "only " << n << " allocations were made to fail";
 }
 
-// Through the public interface, sampling included.
+// Through the public interface, sampling included, in every precision: the width makes matrices
+// that are large enough to be quantised.
 KVIK_TEST(a_generated_token_allocates_nothing) {
-  const Model model = Model::from_bytes(kvik::test::tiny_onnx({.context = 200}), {.threads = 2});
-  GenerateRequest request{.prompt = {1, 2, 3}, .max_new_tokens = 55};
-  request.sampler = {.temperature = 0.8, .top_k = 10, .top_p = 0.9, .repetition_penalty = 1.2};
-  Generator generator(model, {request, request});
-  generator.step();
-  generator.step();
-  while (!generator.done()) {
-    const long before = allocations.load();
-    generator.step();
-    if (generator.done()) break;  // the step that ends a request also frees its sequence
-    CHECK_EQ(allocations.load() - before, 0) << generator.results()[0].tokens.size() << " tokens";
+  const auto bytes = kvik::test::tiny_onnx({.width = 128, .context = 200});
+  std::int64_t in_f32 = 0;
+  for (const WeightType weights :
+       {WeightType::kF32, WeightType::kBF16, WeightType::kI8, WeightType::kI4}) {
+    for (const CacheType cache : {CacheType::kF32, CacheType::kBF16, CacheType::kI8}) {
+      const Model model =
+          Model::from_bytes(bytes, {.threads = 2, .weights = weights, .cache = cache});
+      const std::int64_t size = model.info().packed_bytes;
+      if (weights == WeightType::kF32) in_f32 = size;
+      CHECK(weights == WeightType::kF32 || size < in_f32) << weight_type_name(weights);
+      GenerateRequest request{.prompt = {1, 2, 3}, .max_new_tokens = 55};
+      request.sampler = {.temperature = 0.8, .top_k = 10, .top_p = 0.9, .repetition_penalty = 1.2};
+      Generator generator(model, {request, request});
+      generator.step();
+      generator.step();
+      while (!generator.done()) {
+        const long before = allocations.load();
+        generator.step();
+        if (generator.done()) break;  // the step that ends a request also frees its sequence
+        CHECK_EQ(allocations.load() - before, 0)
+            << generator.results()[0].tokens.size() << " tokens, " << weight_type_name(weights);
+      }
+    }
   }
 }
 

@@ -1,7 +1,7 @@
 // Row programs on a small transformer: bitwise equal numbers whatever the threads, the batch, the
 // chunks and the cache; wanted rows alone; and states that survive errors.
 #include "cpp/check.h"
-#include "kernels/dispatch.h"
+#include "kernels/support.h"
 #include "runtime/tiny_rows.h"
 
 #include <algorithm>
@@ -18,6 +18,7 @@ namespace {
 
 using namespace kvik;
 using namespace kvik::runtime;
+using kvik::test::for_each_isa;
 using kvik::test::TinyRows;
 using kvik::test::TinyShape;
 
@@ -25,8 +26,9 @@ using kvik::test::TinyShape;
 struct Engine1 {
   Engine1(const TinyShape& shape, int threads, int max_rows,
           const kernels::KernelTable& table = kernels::active_table(),
-          CacheType cache = CacheType::kF32)
+          CacheType cache = CacheType::kF32, WeightType type = WeightType::kF32)
       : pool(threads),
+        weights(type),
         decoder(std::make_unique<RowProgram>(TinyRows(shape).rows(), Engine{table, pool, weights},
                                              max_rows, cache)) {}
   std::int64_t vocab() const { return decoder.program().output_features(); }
@@ -77,6 +79,7 @@ const std::vector<TinyShape>& shapes() {
       {.window = 20},
       {.alibi = true},
       {.split = true},
+      {.split = true, .swap = true},
       {.heads = 4, .kv_heads = 1, .window = 70, .alibi = true}};
   return kShapes;
 }
@@ -102,6 +105,32 @@ KVIK_TEST(rows_bitwise_over_threads_chunks_and_cache) {
       }
     }
   }
+}
+
+// The same with weights in low precision, whose products make something of their rows first.
+KVIK_TEST(rows_bitwise_in_low_precision) {
+  // Wide enough that its matrices are not kept in fp32.
+  const TinyShape shape{.layers = 1, .heads = 8, .linear = true};
+  const auto tokens = random_tokens(70, 5);
+  for_each_isa([&](const kernels::KernelTable& table) {
+    std::vector<float> before = Engine1(shape, 1, 256, table).all(tokens, tokens.size());
+    for (const WeightType type : {WeightType::kBF16, WeightType::kI8, WeightType::kI4}) {
+      const auto name = std::string(table.name) + ", " + weight_type_name(type);
+      Engine1 reference(shape, 1, 256, table, CacheType::kF32, type);
+      const auto want = reference.all(tokens, tokens.size());
+      CHECK(!same_bits(want, before)) << name << ": the precision changes nothing";
+      before = want;
+      for (const int threads : {1, 2, 3}) {
+        for (const int max_rows : {1, 5, 33}) {
+          Engine1 other(shape, threads, max_rows, table, CacheType::kF32, type);
+          CHECK(same_bits(other.all(tokens, tokens.size()), want))
+              << name << ", threads " << threads << ", chunks of " << max_rows;
+        }
+        Engine1 other(shape, threads, 256, table, CacheType::kF32, type);
+        CHECK(same_bits(other.all(tokens, 1), want)) << name << ", one token a call";
+      }
+    }
+  });
 }
 
 // More keys than a segment: threads share the segments of a row that is alone, and do not where
@@ -267,6 +296,26 @@ KVIK_TEST(the_tail_and_the_logits_buffer) {
     return slot.storage == Storage::kLogits;
   });
   CHECK_EQ(stored, 1);
+}
+
+// Queries, keys and values of one input are one step, with the numbers of three.
+KVIK_TEST(products_of_the_same_rows_are_joined) {
+  const auto tokens = random_tokens(30, 11);
+  Engine1 apart({}, 2, 64), joined({.linear = true}, 2, 64);
+  CHECK_EQ(apart.decoder.program().plan().body.size() - joined.decoder.program().plan().body.size(),
+           std::size_t{4});  // two less in each of two layers
+  CHECK(same_bits(apart.all(tokens, 7), joined.all(tokens, 7)));
+}
+
+KVIK_TEST(columns_are_views_where_all_readers_take_them) {
+  const auto views = [](const TinyShape& shape) {
+    Engine1 engine(shape, 1, 64);
+    const RowPlan& plan = engine.decoder.program().plan();
+    return std::count_if(plan.slots.begin(), plan.slots.end(),
+                         [](const Slot& slot) { return slot.row_stride != 0; });
+  };
+  CHECK_EQ(views({.split = true}), 6);  // q, k and v of two layers
+  CHECK_EQ(views({.split = true, .swap = true}), 0);
 }
 
 }  // namespace

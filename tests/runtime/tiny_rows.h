@@ -22,8 +22,10 @@ struct TinyShape {
   int kv_heads = 2;
   int head_dim = 8;
   std::int64_t window = 0;
-  bool alibi = false;  // an additive bias of head, query and key positions
-  bool split = false;  // one product for q, k and v, split; the halves of q swapped, one negated
+  bool alibi = false;   // an additive bias of head, query and key positions
+  bool linear = false;  // products by kvik.Linear, which packs weights in the asked precision
+  bool split = false;   // one product for q, k and v, split into views
+  bool swap = false;    // and the halves of q swapped, one negated: no views
 };
 
 class TinyRows {
@@ -63,6 +65,10 @@ class TinyRows {
     rows_.graph.nodes.push_back(std::move(node));
     return out;
   }
+  ValueId product(std::vector<ValueId> inputs, std::vector<std::int64_t> features) {
+    return shape_.linear ? add("Linear", std::move(inputs), std::move(features), {}, "kvik")
+                         : add("MatMul", std::move(inputs), std::move(features));
+  }
 
   ValueId ints(std::vector<std::int64_t> values) {
     const Dims dims{static_cast<std::int64_t>(values.size())};
@@ -90,20 +96,22 @@ class TinyRows {
     const std::int64_t kv = std::int64_t{shape_.kv_heads} * shape_.head_dim;
     ValueId q, k, v;
     if (shape_.split) {
-      const ValueId qkv = add("MatMul", {x, weight({width, width + 2 * kv})}, {1, width + 2 * kv});
+      const ValueId qkv = product({x, weight({width, width + 2 * kv})}, {1, width + 2 * kv});
       q = add("Split", {qkv, ints({width, kv, kv})}, {1, width}, {{"axis", std::int64_t{-1}}});
       k = output(1, {1, kv});
       v = output(2, {1, kv});
-      const std::int64_t half = width / 2;
-      const ValueId low = add("Slice", {q, ints({0}), ints({half}), ints({2})}, {1, half});
-      const ValueId high =
-          add("Slice", {q, ints({half}), ints({width}), ints({2})}, {1, width - half});
-      q = add("Concat", {add("Neg", {high}, {1, width - half}), low}, {1, width},
-              {{"axis", std::int64_t{-1}}});
+      if (shape_.swap) {
+        const std::int64_t half = width / 2;
+        const ValueId low = add("Slice", {q, ints({0}), ints({half}), ints({2})}, {1, half});
+        const ValueId high =
+            add("Slice", {q, ints({half}), ints({width}), ints({2})}, {1, width - half});
+        q = add("Concat", {add("Neg", {high}, {1, width - half}), low}, {1, width},
+                {{"axis", std::int64_t{-1}}});
+      }
     } else {
-      q = add("MatMul", {x, weight({width, width})}, {1, width});
-      k = add("MatMul", {x, weight({width, kv})}, {1, kv});
-      v = add("MatMul", {x, weight({width, kv})}, {1, kv});
+      q = product({x, weight({width, width})}, {1, width});
+      k = product({x, weight({width, kv})}, {1, kv});
+      v = product({x, weight({width, kv})}, {1, kv});
     }
     const auto layer = static_cast<std::int64_t>(rows_.attention.size());
     const ValueId out = add("RowAttention", {q, k, v}, {1, width}, {{"layer", layer}}, "kvik");
@@ -123,7 +131,7 @@ class TinyRows {
           graph::cast(Expr::index(0) + Expr(1), graph::ExprType::kFloat));
     }
     rows_.attention.push_back(entry);
-    return add("MatMul", {out, weight({width, width})}, {1, width});
+    return product({out, weight({width, width})}, {1, width});
   }
 
   void build() {
@@ -145,13 +153,12 @@ class TinyRows {
                     {1, width});
     for (int layer = 0; layer < shape_.layers; ++layer) {
       x = add("Add", {x, attention(norm(x, width), width)}, {1, width});
-      const ValueId up =
-          add("MatMul", {norm(x, width), weight({width, 4 * width})}, {1, 4 * width});
+      const ValueId up = product({norm(x, width), weight({width, 4 * width})}, {1, 4 * width});
       const ValueId act = add("Relu", {up}, {1, 4 * width});
-      x = add("Add", {x, add("MatMul", {act, weight({4 * width, width})}, {1, width})}, {1, width});
+      x = add("Add", {x, product({act, weight({4 * width, width})}, {1, width})}, {1, width});
     }
     const ValueId logits =
-        add("MatMul", {norm(x, width), weight({width, shape_.vocab})}, {1, shape_.vocab});
+        product({norm(x, width), weight({width, shape_.vocab})}, {1, shape_.vocab});
     // A view at the end, as exports have: the output must still go straight to the caller.
     const std::int64_t target[] = {-1, shape_.vocab};
     const ValueId to = graph.add_constant("shape", graph::ConstantTensor::from_ints(target, {2}));

@@ -2,6 +2,7 @@
 //
 // Exporters flatten [batch, sequence, features] for a Gemm and [batch, heads, ...] for a batched
 // product, and unflatten afterwards. Moved down, the two reshapes meet and merge_views drops them.
+// Where the first one joins heads to features too it can't move, and the second one moves up.
 #include <algorithm>
 
 #include "graph/passes/match.h"
@@ -66,6 +67,38 @@ bool sink_below_one(Rewriter& r, NodeId n, std::size_t operand, std::size_t kept
   return reshape_result(r, n, inner, *shape);
 }
 
+// A product of rows with a constant matrix, without a residual.
+bool is_rowwise_product(const Rewriter& r, const Node& node) {
+  if (!node.is("Linear", "kvik") && !node.is("MatMul")) return false;
+  const auto weight = r.shape(node.input(1));
+  return weight && weight->size() == 2 && node.input(3) == kNoValue;
+}
+
+// Reshape(Linear(Reshape(x))) = Linear(Reshape(Reshape(x))) where the inner Reshape can't sink.
+bool hoist_above_product(Rewriter& r, NodeId n) {
+  const Node reshape = r.node(n);
+  if (!reshape.is("Reshape") || !r.used_once(reshape.input(0))) return false;
+  const Node* found = r.producer(reshape.input(0));
+  if (found == nullptr || !is_rowwise_product(r, *found)) return false;
+  const Node product = *found;
+  const Node* inner = r.producer(product.input(0), "Reshape");
+  if (inner == nullptr || !r.used_once(product.input(0))) return false;
+  const auto source = r.shape(inner->input(0)), x = r.shape(product.input(0));
+  const auto from = r.shape(reshape.input(0)), to = r.shape(reshape.output(0));
+  if (!source || !x || !from || !to || has_unknown(*source) || has_unknown(*x) ||
+      has_unknown(*to) || !keeps_last(*from, *to, 1) || keeps_last(*source, *x, 1)) {
+    return false;
+  }
+  Shape wanted(to->begin(), to->end() - 1);
+  wanted.push_back(x->back());
+  const auto target = shape_value(r, n, wanted, {inner->input(0)});
+  if (!target) return false;
+  std::vector<ValueId> inputs = product.inputs;
+  inputs[0] = r.insert(n, "Reshape", {product.input(0), *target}, {{"allowzero", std::int64_t{0}}});
+  r.rewrite(n, product.domain, product.op, inputs, product.attributes);
+  return true;
+}
+
 // MatMul([..., m, k], [..., k, n]) of two operands whose leading axes were regrouped in one way.
 bool sink_below_product(Rewriter& r, NodeId n) {
   const Node node = r.node(n);
@@ -126,10 +159,9 @@ bool sink(Rewriter& r, NodeId n) {
   const Node& node = r.node(n);
   if (node.is("MatMul") && sink_below_product(r, n)) return true;
   if (node.is("Linear", "kvik") || node.is("MatMul")) {
-    const auto weight = r.shape(node.input(1));
-    const bool rowwise = weight && weight->size() == 2 && node.input(3) == kNoValue;
-    return rowwise && sink_below_one(r, n, 0, 1);
+    return is_rowwise_product(r, node) && sink_below_one(r, n, 0, 1);
   }
+  if (node.is("Reshape")) return hoist_above_product(r, n);
   if (node.is("Softmax")) return on_last_axis(r, node, -1) && sink_below_one(r, n, 0, 1);
   if (is_unary(node)) return sink_below_one(r, n, 0, 0);
   if (sink_below_sum(r, n)) return true;

@@ -12,13 +12,16 @@
 
 namespace kvik {
 
-// Chosen when a model is loaded. Activations, keys and values stay in fp32 whatever it is; what is
-// quantised are the matrices of linear layers, the vocabulary projection among them, and, by kI8
-// and kI4, embedding tables. A table whose rows the token ids look up has 8 bits and a scale per
-// row by kI4 too, since rows of 4 bits cost more quality than everything else together; one that is
-// also the vocabulary projection is multiplied by in the precision of the other layers. By kI8 such
-// a table is kept once, for both; other rows are rounded as they are read from the mapped file. Tables of positions and small matrices (fewer than 32 inputs
-// or 4096 elements) stay in fp32: they cost nothing.
+// Chosen when a model is loaded. Values between the operators are fp32 whatever it is, and keys and
+// values of whatever type LoadOptions::cache says; what is rounded are the matrices of linear
+// layers, the vocabulary projection among them, and the inputs of their products as said below,
+// and, by kI8 and kI4, embedding tables. A table whose rows the token ids look up has 8 bits and a
+// scale per row by kI4 too, since rows of 4 bits cost more quality than everything else together;
+// one that is also the vocabulary projection is multiplied by in the precision of the other layers.
+// By kI8 such a table is kept once, for both; other rows are rounded as they are read from the
+// mapped file. Tables of positions and small matrices (fewer than 32 inputs or 4096 elements) stay
+// in fp32: they cost nothing. So do matrices of more than 2^17 inputs, whose sums of products of
+// bytes could exceed 32 bits.
 //
 // A file may hold the integers itself, as DequantizeLinear or MatMulNBits; `kvik quantize` writes
 // those that loading with kI8 or kI4 makes, and the numbers are bitwise the same. Such weights run
@@ -29,9 +32,11 @@ namespace kvik {
 // weights, for which the type that is asked for holds.
 enum class WeightType : std::uint8_t {
   kF32,
-  kBF16,  // rounded to nearest; products in fp32
-  kI8,    // a scale per output channel; inputs become 8-bit integers row by row, at run time
-  kI4,    // a scale per output channel and 32 inputs; inputs as for kI8
+  // Rounded to nearest; sums in fp32. Where the CPU multiplies pairs of bfloat16 numbers
+  // (AVX512_BF16, AMX) inputs are rounded too; elsewhere they stay in fp32.
+  kBF16,
+  kI8,  // a scale per output channel; inputs become 8-bit integers row by row, at run time
+  kI4,  // a scale per output channel and 32 inputs; inputs as for kI8
 };
 
 // A matrix that a model multiplies by, or looks rows up in by token id.
@@ -48,7 +53,8 @@ struct MatrixInfo {
 
 // The integers of a matrix: W = values · scales.
 struct IntegerMatrix {
-  std::vector<std::int8_t> values;  // [dims[0], dims[1]]; in [-127, 127], or [-8, 7] for kI4
+  std::vector<std::int8_t>
+      values;  // [dims[0], dims[1]]; in [-127, 127], or [-8, 7] for kI4; a file may hold -128
   // kI8: one for each channel. kI4: of the shape dims, but ceil(dim / 32) along the inputs' axis.
   std::vector<float> scales;
 };

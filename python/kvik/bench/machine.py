@@ -51,7 +51,7 @@ class Roofline:
     """
 
     read_bytes_per_second: float  # working set of the packed weights' size
-    flops_per_second: float  # fp32, or 8-bit integers for integer weights; the ISA in use
+    flops_per_second: float  # on what the ISA in use multiplies for these weights
     bytes_per_token: float  # read for one decoded token
     flops_per_token: float  # computed for one token with its logits
 
@@ -79,7 +79,7 @@ class Ceilings:
 
 
 def measure_ceilings(info: ModelInfo) -> Ceilings:
-    """Measure memory, fp32 and, for integer weights, byte arithmetic; about a second."""
+    """Measure memory, fp32 and what the weights are multiplied in; about a second."""
     weights = max(info.packed_bytes, 1)
     peaks = {"f32": _peak("f32", info)}
     if info.weights != "f32":
@@ -88,8 +88,9 @@ def measure_ceilings(info: ModelInfo) -> Ceilings:
 
 
 def _peak(precision: str, info: ModelInfo) -> float:
-    # bf16 weights are widened and multiplied in fp32.
-    measure = _core.dot_peak if precision in ("int8", "int4") else _core.fma_peak
+    if precision in ("int8", "int4"):
+        return _core.dot_peak(info.isa, info.threads, 0.3)
+    measure = _core.bf16_peak if precision == "bf16" else _core.fma_peak
     return measure(info.isa, info.threads, 0.3)
 
 

@@ -36,7 +36,8 @@ COMMANDS = (
         "inspect", "kvik.cli.inspect", "inspect", "Show what is in a model and what was proved."
     ),
     Command("bench", "kvik.cli.bench", "bench", "Measure speed and memory beside onnxruntime's."),
-    Command("train", "kvik_train.cli", "train", "Train a small GPT.", "train"),
+    Command("train", "kvik_train.cli", "train", "Train a small model of any family.", "train"),
+    Command("finetune", "kvik_train.cli", "finetune", "Train it further, for a task.", "train"),
     Command("export", "kvik_export.cli", "export", "Write a checkpoint as an ONNX file.", "export"),
     Command(
         "verify", "kvik_export.cli", "verify", "Compare torch, onnxruntime and kvik.", "export"
@@ -55,7 +56,7 @@ _DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 # Packages that the extras bring: when one of them is missing, its extra is the remedy.
 _EXTRA_PACKAGES = {
     "torch", "onnx", "onnxruntime", "onnxscript", "onnx_ir", "transformers", "matplotlib",
-    "kvik_train", "kvik_export",
+    "kvik_train", "kvik_export", "num2words", "sacrebleu", "sklearn", "PIL",
 }  # fmt: skip
 
 

@@ -86,9 +86,14 @@ class Corpus:
 
 
 def open_corpus(source: str, max_bytes: int | None = None) -> Corpus:
-    """The corpus called `source`: python-stdlib, tinyshakespeare, or a text file or folder."""
+    """The corpus called `source`: python-stdlib, tinyshakespeare, or a text file or folder.
+
+    python-stdlib:asyncio is one package of the library: a narrower text.
+    """
     if source == PYTHON_STDLIB:
         return _python_stdlib(max_bytes)
+    if source.startswith(f"{PYTHON_STDLIB}:"):
+        return _python_stdlib(max_bytes, source.partition(":")[2])
     if source == TINYSHAKESPEARE:
         path = tinyshakespeare()
         return Corpus(TINYSHAKESPEARE, path.parent, (path,), max_bytes, strict=True)
@@ -108,8 +113,12 @@ def open_corpus(source: str, max_bytes: int | None = None) -> Corpus:
     )
 
 
-def _python_stdlib(max_bytes: int | None) -> Corpus:
+def _python_stdlib(max_bytes: int | None, package: str = "") -> Corpus:
     root = Path(sysconfig.get_paths()["stdlib"])
+    if package:
+        if not package.isidentifier() or not (root / package).is_dir():
+            raise TrainError(f"the standard library has no package {package!r} in {root}")
+        root /= package
     files = [path for path in _walk(root, _STDLIB_SKIPS) if path.suffix == ".py"]
     # The build's own settings differ from machine to machine and are no source code.
     files = [path for path in files if not path.name.startswith("_sysconfig")]
@@ -117,7 +126,7 @@ def _python_stdlib(max_bytes: int | None) -> Corpus:
         raise TrainError(
             f"this Python has no source of its standard library in {root}; name a text with --data"
         )
-    name = f"{PYTHON_STDLIB} {platform.python_version()}"
+    name = " ".join((PYTHON_STDLIB, *filter(None, (package,)), platform.python_version()))
     return Corpus(name, root, _scattered(root, files), max_bytes)
 
 

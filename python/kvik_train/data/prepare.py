@@ -42,6 +42,14 @@ class PreparedData:
     dtype: str
     tokens_sha256: str
 
+    @property
+    def sha256(self) -> str:
+        return self.tokens_sha256
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        return ()
+
 
 def tokens_path(folder: Path) -> Path:
     return folder / "data" / "tokens.bin"
@@ -51,7 +59,7 @@ def tokenizer_path(folder: Path) -> Path:
     return folder / "tokenizer.json"
 
 
-def _manifest_path(folder: Path) -> Path:
+def manifest_path(folder: Path) -> Path:
     return folder / "data" / "data.json"
 
 
@@ -66,29 +74,33 @@ def check_data(config: DataConfig, validation_fraction: float, window: int) -> N
     _check_room(corpus.name, {"training": most - validation, "validation": validation}, window)
 
 
-def prepare(config: DataConfig, folder: Path, report: Report) -> PreparedData:
-    """Train the tokenizer and tokenise the corpus into `folder`, unless that was done before.
+def prepare(
+    config: DataConfig, folder: Path, report: Report, tokenizer: Tokenizer | None = None
+) -> PreparedData:
+    """Train the tokenizer, or take the given one, and tokenise the corpus into `folder`.
 
     What is there is used again when it was made with the same settings from files that have not
-    changed since.
+    changed since, where the tokenizer is trained.
     """
     corpus = open_corpus(config.source, config.max_bytes)
     present = load_prepared(folder)
     if (
         present is not None
+        and tokenizer is None
         and present.settings == asdict(config)
         and present.corpus_signature == corpus.signature()
     ):
         return present
-    report(f"corpus {corpus.name}: training the {config.tokenizer} tokenizer")
-    tokenizer = train_tokenizer(
-        config.tokenizer, (chunk.text for chunk in corpus.chunks()), config.vocab_size
-    )
+    if tokenizer is None:
+        report(f"corpus {corpus.name}: training the {config.tokenizer} tokenizer")
+        tokenizer = train_tokenizer(
+            config.tokenizer, (chunk.text for chunk in corpus.chunks()), config.vocab_size
+        )
     (folder / "data").mkdir(parents=True, exist_ok=True)
-    _manifest_path(folder).unlink(missing_ok=True)  # it speaks of the files replaced below
+    manifest_path(folder).unlink(missing_ok=True)  # it speaks of the files replaced below
     save_tokenizer(tokenizer, tokenizer_path(folder))
     prepared = _tokenise(config, corpus, tokenizer, folder)
-    write_json(_manifest_path(folder), asdict(prepared))
+    write_json(manifest_path(folder), asdict(prepared))
     report(
         f"{prepared.documents} documents, {prepared.text_bytes / 1e6:.1f} MB of text, "
         f"{prepared.token_count:,} tokens, vocabulary {prepared.vocab_size}"
@@ -99,7 +111,7 @@ def prepare(config: DataConfig, folder: Path, report: Report) -> PreparedData:
 def load_prepared(folder: Path) -> PreparedData | None:
     """What was prepared in `folder`, or None when that is missing or incomplete."""
     try:
-        prepared = PreparedData(**json.loads(_manifest_path(folder).read_text()))
+        prepared = PreparedData(**json.loads(manifest_path(folder).read_text()))
     except (FileNotFoundError, ValueError, TypeError):
         return None
     complete = tokenizer_path(folder).is_file() and tokens_path(folder).is_file()

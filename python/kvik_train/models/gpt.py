@@ -1,7 +1,8 @@
 """GPT: a decoder-only transformer, in the order in which the data passes through it.
 
 GPT-2 (Radford et al. 2019) by default: learned positions, pre-LN, tanh GELU, tied embeddings.
-`norm="post"` gives the residual order of GPT-1 (Radford et al. 2018).
+`norm="post"` gives the residual order of GPT-1 (Radford et al. 2018), whose second stage, a text
+classified by its last token, is GPTClassifier.
 
 Shapes: B sequences, S tokens each, C = n_embd channels, H = n_head heads, D = C / H,
 V = vocab_size.
@@ -21,6 +22,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from kvik_train.errors import TrainError
+from kvik_train.models.attention import last_real
+from kvik_train.models.checks import check_dropout, check_heads, check_positive
 
 # Standard deviations of GPT-2's initialisation, from the released model code.
 _WEIGHT_STD = 0.02
@@ -44,20 +47,13 @@ class GPTConfig:
     dropout: float = 0.0
 
     def __post_init__(self) -> None:
-        for name in ("vocab_size", "context_length", "n_layer", "n_head", "n_embd"):
-            if getattr(self, name) < 1:
-                raise TrainError(f"{name} is {getattr(self, name)}; it must be at least 1")
-        if self.n_embd % self.n_head:
-            raise TrainError(
-                f"n_embd {self.n_embd} is not a multiple of n_head {self.n_head}; "
-                "every head takes an equal share of the channels"
-            )
+        check_positive(self, "vocab_size", "context_length", "n_layer", "n_head", "n_embd")
+        check_heads(self.n_embd, self.n_head)
         if self.norm not in ("pre", "post"):
             raise TrainError(f"norm is {self.norm!r}; it is 'pre' (GPT-2) or 'post' (GPT-1)")
         if self.gelu not in ("tanh", "exact"):
             raise TrainError(f"gelu is {self.gelu!r}; it is 'tanh' or 'exact'")
-        if not 0.0 <= self.dropout < 1.0:
-            raise TrainError(f"dropout is {self.dropout}; it must lie in [0, 1)")
+        check_dropout(self.dropout)
 
 
 PRESETS: dict[str, GPTConfig] = {
@@ -96,13 +92,17 @@ class GPT(nn.Module):
 
         S is at most config.context_length. Position i of the output depends on ids[:, :i + 1].
         """
+        logits: Tensor = self.head(self.hidden(ids))
+        return logits
+
+    def hidden(self, ids: Tensor) -> Tensor:
+        """What the projections read: ids [B, S] -> [B, S, C]."""
         positions = torch.arange(ids.shape[1], device=ids.device)  # [S]
         x = self.token_embedding(ids) + self.position_embedding(positions)  # [B, S, C]
         x = self.dropout(x)
         for block in self.blocks:
             x = block(x)
-        logits: Tensor = self.head(self.final_norm(x))
-        return logits
+        return self.final_norm(x)  # type: ignore[no-any-return]
 
     @torch.no_grad()
     def initialise(self) -> None:
@@ -126,6 +126,34 @@ class GPT(nn.Module):
     def parameter_count(self) -> int:
         """Number of trained values; a tied matrix counts once."""
         return sum(parameter.numel() for parameter in self.parameters())
+
+
+class GPTClassifier(nn.Module):
+    """GPT-1's second stage: a linear layer over the last token of a text (section 3.2).
+
+    Texts end in <|endoftext|>, which takes the place of the paper's extract token. Padding stands
+    on the right, where causal attention never looks.
+    """
+
+    def __init__(self, config: GPTConfig, n_label: int) -> None:
+        super().__init__()
+        self.config = config
+        self.backbone = GPT(config)
+        self.dropout = nn.Dropout(config.dropout)
+        self.classifier = nn.Linear(config.n_embd, n_label)
+        nn.init.normal_(self.classifier.weight, std=_WEIGHT_STD)
+        nn.init.zeros_(self.classifier.bias)
+
+    def forward(
+        self, ids: Tensor, mask: Tensor, *, next_token: bool = False
+    ) -> Tensor | tuple[Tensor, Tensor]:
+        """Logits [B, labels] of ids and mask [B, S], whose mask is 1 at real tokens.
+
+        With `next_token` also the logits [B, S, V] of the language model, the auxiliary objective.
+        """
+        hidden = self.backbone.hidden(ids)  # [B, S, C]
+        logits = self.classifier(self.dropout(last_real(hidden, mask)))
+        return (logits, self.backbone.head(hidden)) if next_token else logits
 
 
 class Block(nn.Module):

@@ -19,8 +19,8 @@ from kvik_train.data.prepare import open_split, prepare
 from kvik_train.distributed import World
 from kvik_train.models import build_model
 from kvik_train.models.gpt import GPTConfig
-from kvik_train.objective import NextToken
 from kvik_train.progress import SilentReporter
+from kvik_train.tasks.lm import NextToken
 from kvik_train.trainer import Trainer
 
 PACKAGE_ROOT = Path(kvik_train.__file__).parents[1]

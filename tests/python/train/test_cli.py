@@ -44,7 +44,10 @@ def refused(done: Finished) -> str:
 
 
 def test_files_of_a_run(trained: Path) -> None:
-    names = {"checkpoint.pt", "config.json", "data", "log.jsonl", "loss.png", "tokenizer.json"}
+    names = {
+        "checkpoint.pt", "config.json", "data", "log.jsonl", "loss.png", "scores.json",
+        "tokenizer.json",
+    }  # fmt: skip
     assert {path.name for path in trained.iterdir()} == names
     assert json.loads((trained / "config.json").read_text())["preset"] == "char-tiny"
     torch.load(checkpoint_path(trained), weights_only=True)
@@ -201,8 +204,8 @@ def test_help_and_errors_do_not_wait_for_torch(command_environment: dict[str, st
 
 def test_every_preset_has_a_recipe_that_fits_it() -> None:
     for name, recipe in RECIPES.items():
-        family, model, found = find_preset(name)
+        _, model, found = find_preset(name)
         assert found is recipe
-        assert family == "gpt"
-        assert model.vocab_size >= recipe.data.vocab_size
+        if hasattr(model, "vocab_size"):
+            assert model.vocab_size >= recipe.data.vocab_size
         assert recipe.train.batch_size % recipe.train.accumulate == 0

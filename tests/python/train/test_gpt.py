@@ -151,8 +151,8 @@ def test_registry_round_trip() -> None:
     config = config_from_dict("gpt", {"vocab_size": 9, "n_layer": 1, "n_head": 1, "n_embd": 4})
     assert family_of(config) == "gpt"
     assert isinstance(build_model(config), GPT)
-    with pytest.raises(TrainError, match="unknown model family 'rnn'"):
-        config_from_dict("rnn", {})
+    with pytest.raises(TrainError, match="unknown model family 'mlp'"):
+        config_from_dict("mlp", {})
     with pytest.raises(TrainError, match="model has unknown depth"):
         config_from_dict("gpt", {"depth": 2})
 

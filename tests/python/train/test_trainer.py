@@ -18,8 +18,8 @@ from kvik_train.checkpoint import checkpoint_path, load_checkpoint, read_checkpo
 from kvik_train.config import RunConfig
 from kvik_train.errors import DivergedError
 from kvik_train.interrupt import StopRequest
-from kvik_train.objective import Batch, NextToken
 from kvik_train.runlog import plot_losses, read_log
+from kvik_train.tasks.lm import Batch, NextToken
 from kvik_train.trainer import Trainer, autocast_dtype
 
 MakeTrainer = Callable[..., Trainer]

@@ -1,0 +1,1 @@
+"""What a trained model is worth: scores on held-out data, each beside a simple baseline."""

@@ -13,6 +13,7 @@
 #include "ops/row_attention.h"
 #include "runtime/column_views.h"
 #include "runtime/join_products.h"
+#include "runtime/load.h"
 
 namespace kvik::runtime {
 
@@ -192,7 +193,7 @@ std::int64_t RowProgram::constant_bytes() const {
 void RowProgram::check_page_size() const {
   constexpr std::int64_t kSmall = std::int64_t{64} << 20, kTimesWeights = 4;
   const std::int64_t page = layout_.page_bytes();
-  if (page <= kSmall || page / kTimesWeights <= engine_.weights.bytes()) return;
+  if (page <= kSmall || page / kTimesWeights <= weigh(rows_->graph).bytes) return;
   throw Error(ErrorCode::kUnsupported,
               "the keys and values of " + std::to_string(kernels::kKvBlock) + " tokens take " +
                   std::to_string(page) + " bytes, more than " + std::to_string(kTimesWeights) +

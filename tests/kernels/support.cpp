@@ -38,7 +38,7 @@ void expect_tables() {
     return names;
   }();
   const char* want = std::getenv("KVIK_TEST_TABLES");
-  CHECK(want == nullptr || have == want) << want << ", found " << have;
+  CHECK(want == nullptr || have == want) << ": found " << have << "; KVIK_TEST_TABLES is " << want;
 }
 
 }  // namespace

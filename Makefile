@@ -74,11 +74,12 @@ $(VENV)/tools: constraints.txt
 	    { echo "no C++ compiler: install one (Debian and Ubuntu: apt install g++)" >&2; exit 1; }
 	@echo "making $(VENV)"
 	$(PYTHON) -m venv $(VENV)
-	$(INSTALL) --quiet scikit-build-core nanobind cmake ninja
+	$(INSTALL) --quiet scikit-build-core nanobind cmake ninja setuptools wheel
 	@touch $@
 
 # The package with the dependencies of one use of it. Without build isolation: the build tools are
-# those of .venv, and the build folder is reused.
+# those of .venv, and the build folder is reused. Setuptools and wheel are for docopt, which num2words
+# needs and which comes as source alone.
 $(VENV)/installed-demo $(VENV)/installed-dev: $(VENV)/installed-%: $(VENV)/tools pyproject.toml $(SOURCES)
 	@echo "building Kvik and installing what '$*' needs (the first time takes minutes)"
 	$(INSTALL) $(if $(wildcard $@),--quiet) --no-build-isolation -e '.[$*]'

@@ -60,7 +60,7 @@ struct Model {
     graph::PassOptions options;
     options.assume_limits = true;
     const auto report = graph::optimize(b.graph, options, evaluator());
-    return graph::prove_rowwise(b.graph, graph::kNoValue, report.limits);
+    return graph::prove_rowwise(b.graph, {}, report.limits);
   }
   void proves(ValueId output, const char* what, std::int64_t limit = 0) {
     const graph::RowProof proof = prove(output);

@@ -142,7 +142,8 @@ struct AttentionArgs {
   std::ptrdiff_t bias_stride;
   float* out;  // [rows, value_dim]
   std::ptrdiff_t out_stride;
-  float* scratch;  // attention_scratch(head_dim, value_dim) floats, kAlignment-aligned
+  float* scratch;          // attention_scratch(head_dim, value_dim) floats, kAlignment-aligned
+  const void* next_block;  // a K block that the caller will pass next, to be fetched; or null
 };
 
 // What a segment makes of some rows: with s the scores, `top` their maximum, `total` = Σ e^(s -

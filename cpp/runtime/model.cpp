@@ -65,8 +65,13 @@ std::int64_t stricter(std::int64_t a, std::int64_t b) {
 std::vector<std::vector<graph::ValueId>> outputs_to_encode(const graph::Graph& graph,
                                                            const LoadOptions& options) {
   if (options.outputs.empty()) {
-    std::vector<std::vector<graph::ValueId>> choices{graph.outputs};
-    if (graph.outputs.size() > 1) choices.push_back({runtime::logits_output(graph)});
+    std::vector<graph::ValueId> floats;
+    for (const graph::ValueId id : graph.outputs) {
+      if (graph.value(id).dtype == DType::kF32) floats.push_back(id);
+    }
+    std::vector<std::vector<graph::ValueId>> choices;
+    if (floats.size() > 1) choices.push_back(floats);
+    for (const graph::ValueId id : floats) choices.push_back({id});
     return choices;
   }
   std::vector<graph::ValueId> chosen;
@@ -387,7 +392,8 @@ void Model::Impl::check_step(const Step& step, std::size_t index) const {
   const std::int64_t length = step.sequence->length();
   const auto added = static_cast<std::int64_t>(step.tokens.size());
   // A sequence that is computed anew is one call's rows.
-  const std::int64_t limit = encoder ? stricter(info.context_length, kMaxRows) : info.context_length;
+  const std::int64_t limit =
+      encoder ? stricter(info.context_length, kMaxRows) : info.context_length;
   if (limit > 0 && added > limit - length) {
     fail_argument(where + std::to_string(length) + " + " + std::to_string(added) +
                   " tokens exceed the model's context of " + std::to_string(limit));

@@ -50,10 +50,15 @@ class FilledInput {
 
 graph::ValueId logits_output(const graph::Graph& graph) {
   if (graph.outputs.empty()) refuse("it has no output");
-  for (const graph::ValueId id : graph.outputs) {
-    if (graph.value(id).name == "logits") return id;
+  const auto find = [&](const auto& fits) {
+    return std::find_if(graph.outputs.begin(), graph.outputs.end(),
+                        [&](graph::ValueId id) { return fits(graph.value(id)); });
+  };
+  auto found = find([](const graph::Value& value) { return value.name == "logits"; });
+  if (found == graph.outputs.end()) {
+    found = find([](const graph::Value& value) { return value.dtype == DType::kF32; });
   }
-  return graph.outputs.front();
+  return found == graph.outputs.end() ? graph.outputs.front() : *found;
 }
 
 class RecomputeDecoder::State final : public SequenceState {

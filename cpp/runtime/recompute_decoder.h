@@ -51,8 +51,7 @@ class GraphRecomputeDecoder final : public RecomputeDecoder {
   // of logits, believed where inference cannot tell and checked in every forward(); 0: nothing. The
   // graph is not run: a loop in it may be endless, and loading can't be cancelled. Throws
   // kvik::Error(kUnsupported) when an input is neither the token ids nor one that the engine can
-  // supply, or the first output (the one called "logits", if there is one) is no float32 of one row
-  // of a known size a token.
+  // supply, or logits_output() is no float32 of one row of a known size a token.
   GraphRecomputeDecoder(const graph::Graph& graph, const Engine& engine,
                         std::int64_t declared_vocab = 0);
 
@@ -81,7 +80,8 @@ class GraphRecomputeDecoder final : public RecomputeDecoder {
   Profiler* profiler_ = nullptr;
 };
 
-// The output that holds the logits: the one called "logits", else the first.
+// The output that holds the logits: the one called "logits", else the first of floats, else the
+// first.
 graph::ValueId logits_output(const graph::Graph& graph);
 
 }  // namespace kvik::runtime

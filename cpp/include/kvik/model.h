@@ -53,8 +53,8 @@ struct LoadOptions {
   // Token rows that are computed at once; a longer prefill is cut into chunks of this size. It
   // sets the size of the activations and never the numbers. 1 .. 65536.
   int max_rows = 256;
-  // The outputs that encode() gives, side by side; none: all of them where they fit together, else
-  // the first. Models that encode alone.
+  // Of a model that encodes: the outputs that encode() gives, side by side; none: all of floats
+  // where they fit together, else the first that can be computed by sequence.
   std::vector<std::string> outputs;
 };
 
@@ -106,7 +106,7 @@ struct ModelInfo {
 enum class GraphStage : std::uint8_t {
   kImported,   // as in the file, in ONNX's newest spelling
   kOptimized,  // folded and fused
-  kRows,       // on a flat batch of token rows; absent when the model is not incremental
+  kRows,       // on a flat batch of token rows; absent when that was not proved
 };
 
 struct GraphNode {

@@ -244,7 +244,7 @@ class Encoder:
 def _pooled(rows: npt.NDArray[np.float32], how: str) -> npt.NDArray[np.float32]:
     """[tokens, features] -> [features]."""
     if how == "cls":
-        return rows[0]
+        return np.asarray(rows[0], np.float32)
     return np.asarray(rows.max(axis=0) if how == "max" else rows.mean(axis=0), np.float32)
 
 

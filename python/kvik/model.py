@@ -460,17 +460,15 @@ class Model:
                 raise InvalidArgumentError(f"{name} must be a text; found {type(text).__name__}")
         return self._encoder.answer(question, context, max_answer_tokens)
 
-    def fill_mask(self, text: str, *, top: int = 5) -> list[Filling] | list[list[Filling]]:
-        """The likeliest tokens in place of a mask ("[MASK]"), the best first.
+    def fill_mask(self, text: str, *, top: int = 5) -> list[list[Filling]]:
+        """For each mask ("[MASK]") of a text the likeliest tokens in its place, the best first.
 
-        A text with several masks gives such a list for each; every one is filled in as if the
-        others stayed masked.
+        Every one is filled in as if the others stayed masked.
         """
         self._fits("fill_mask", "fill_mask")
         if not isinstance(text, str):
             raise InvalidArgumentError(f"text must be a text; found {type(text).__name__}")
-        found = self._encoder.fill_mask(text, top)
-        return found[0] if len(found) == 1 else found
+        return self._encoder.fill_mask(text, top)
 
     def _fits(self, method: str, task: Task) -> None:
         if self._task != task:

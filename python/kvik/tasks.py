@@ -27,6 +27,7 @@ __all__ = [
 Task: TypeAlias = Literal["generate", "fill_mask", "classify", "tag", "answer", "embed"]
 
 TASK_KEY = "kvik.task"
+_OTHER_NAMES = {"text-generation": "generate"}  # in files of earlier versions
 # How each task is used, for the message of a method that does not fit.
 _METHODS = {
     "generate": "generate(), stream(), score() and logits()",
@@ -92,7 +93,7 @@ def find_task(
     if given is not None:
         return _known(given)
     if TASK_KEY in metadata:
-        named = metadata[TASK_KEY]
+        named = _OTHER_NAMES.get(metadata[TASK_KEY], metadata[TASK_KEY])
         if named not in _METHODS:
             raise InvalidModelError(
                 f"{file}: metadata {TASK_KEY} is {named[:40]!r}; kvik.load knows "

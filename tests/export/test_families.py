@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 from dataclasses import replace
 from pathlib import Path
@@ -278,14 +279,13 @@ TEXT = "one two three four five"
 
 
 def test_methods_fit_the_task(files):
-    fillings = kvik.load(files["bert", "mlm", None]).fill_mask("one two [MASK] four", top=3)
+    (fillings,) = kvik.load(files["bert", "mlm", None]).fill_mask("one two [MASK] four", top=3)
     assert len(fillings) == 3
     assert fillings[0].score >= fillings[1].score
     assert fillings[0].text.startswith("one two ")
     assert fillings[0].text.endswith(" four")
     two = kvik.load(files["bert", "mlm", None]).fill_mask("[MASK] two [MASK]", top=1)
-    assert len(two) == 2
-    assert isinstance(two[0], list)
+    assert [len(mask) for mask in two] == [1, 1]
 
     for family in ("bert", "gpt"):
         model = kvik.load(files[family, "classify", None])
@@ -354,3 +354,41 @@ def test_a_file_without_metadata_is_judged_by_its_outputs(files, tmp_path):
         onnx.save(model, path)
         assert kvik.load(path).task == judged
         assert kvik.load(path, task="embed").task == "embed"
+
+
+def test_the_command_runs_every_task(files, capsys, tmp_path, monkeypatch):
+    from kvik.cli.app import main
+
+    def run(case: tuple[str, str, str | None], *arguments: str) -> str:
+        with pytest.raises(SystemExit) as stopped:
+            main(["run", str(files[case]), *arguments])
+        captured = capsys.readouterr()
+        assert stopped.value.code == 0, captured.err
+        return captured.out
+
+    def refused(case: tuple[str, str, str | None], *arguments: str) -> str:
+        with pytest.raises(SystemExit) as stopped:
+            main(["run", str(files[case]), *arguments])
+        assert stopped.value.code == 2
+        return capsys.readouterr().err
+
+    classify, tag, embed = (("bert", *rest) for rest in (("classify", None), ("tag", None),
+                                                         ("mlm", "embed")))  # fmt: skip
+    answer, mask = ("bert", "answer", None), ("bert", "mlm", None)
+    assert sorted(line.split()[1] for line in run(classify, TEXT).splitlines()) == sorted(LABELS)
+    assert len(run(classify, "one", "two").splitlines()) == 2
+    assert [line.split("\t")[0] for line in run(tag, TEXT).splitlines()] == TEXT.split()
+    found = json.loads(run(answer, TEXT, "--question", "two", "--json"))
+    assert TEXT[found["start"] : found["end"]] == found["text"]
+    assert len(run(mask, "one [MASK]", "--top", "2").splitlines()) == 2
+    assert run(embed, "one", "two").split()[0] == "1.000"
+    run(embed, "one", "two", "--out", str(tmp_path / "v.npy"))
+    assert np.load(tmp_path / "v.npy").shape == (2, 16)
+    monkeypatch.setattr("sys.stdin", io.StringIO("one\n\ntwo\n"))
+    assert len(run(classify, "-").splitlines()) == 2
+
+    assert "give one with --question" in refused(answer, TEXT)
+    assert "--question is for models that answer" in refused(tag, TEXT, "--question", "two")
+    assert "ends in .npy" in refused(embed, TEXT, "--out", "vectors.txt")
+    assert "can't write" in refused(embed, TEXT, "--out", str(tmp_path / "no" / "v.npy"))
+    assert "task must be one of" in refused(tag, TEXT, "--task", "translate")

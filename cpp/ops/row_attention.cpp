@@ -113,6 +113,7 @@ class RowAttentionKernel : public OpKernel {
                  void* program_scratch, float* bias) const;
   double work(const RowBatch& batch) const;
   std::int64_t first_key(const RowRun& run, std::int64_t i) const;
+  std::int64_t last_key(const RowRun& run, std::int64_t i) const;
   std::int64_t seen(const RowRun& run, std::int64_t i) const;
 
   graph::RowAttention a_;
@@ -209,7 +210,7 @@ void RowAttentionKernel::attend(const Call& call, const Tile& tile, const Scratc
       first_key[static_cast<std::size_t>(i)] =
           this->first_key(*tile.run, p - tile.run->first_position);
     }
-    last_key[static_cast<std::size_t>(i)] = p;
+    last_key[static_cast<std::size_t>(i)] = this->last_key(*tile.run, p - tile.run->first_position);
   };
   // One query: the heads of the group are the rows of the call, so that they share one pass over
   // the keys. Several queries: they share the pass, and each head makes its own.
@@ -429,6 +430,9 @@ void RowAttentionKernel::run(OpContext& context) const {
   bool one_tile_each = true;
   std::int64_t max_keys = 0, tile_rows = group_ <= kQueryTile ? group_ : 1;
   for (const RowRun& run : batch->runs) {
+    if (a_.mixing == graph::Mixing::kWhole && run.first_position != 0) {
+      fail(ErrorCode::kInternal, "reads a whole sequence, of which a part was given");
+    }
     tile_rows = std::max(tile_rows, std::min<std::int64_t>(run.rows, kQueryTile));
     one_tile_each = one_tile_each && run.rows <= kQueryTile;
     max_keys = std::max(max_keys, run.first_position + run.rows);
@@ -478,9 +482,14 @@ std::int64_t RowAttentionKernel::first_key(const RowRun& run, std::int64_t i) co
   return a_.window > 0 ? std::max<std::int64_t>(0, run.first_position + i - a_.window + 1) : 0;
 }
 
-// Keys that the run's query i sees.
+// The last position that the run's query i sees.
+std::int64_t RowAttentionKernel::last_key(const RowRun& run, std::int64_t i) const {
+  return a_.mixing == graph::Mixing::kWhole ? run.rows - 1 : run.first_position + i;
+}
+
+// How many it sees.
 std::int64_t RowAttentionKernel::seen(const RowRun& run, std::int64_t i) const {
-  const std::int64_t keys = run.first_position + i + 1;
+  const std::int64_t keys = last_key(run, i) + 1;
   return a_.window > 0 ? std::min<std::int64_t>(keys, a_.window) : keys;
 }
 

@@ -165,7 +165,7 @@ RowProgram::RowProgram(std::shared_ptr<const graph::RowGraph> rows, const Engine
       engine_(engine),
       max_rows_(max_rows),
       plan_(make_row_plan(*rows_)),
-      layout_(layer_shapes(*rows_), cache),
+      layout_(layer_shapes(*rows_), cache, rows_->mixing == graph::Mixing::kWhole),
       tensors_(plan_.slots.size()),
       context_(std::make_unique<Context>(*this)) {
   make_kernels();
@@ -176,8 +176,23 @@ RowProgram::RowProgram(std::shared_ptr<const graph::RowGraph> rows, const Engine
   run_nodes(plan_.constant);
   probe();
   context_->set_probing(false);
-  place_slots(plan_, max_rows_, /*reuse=*/true);
+  place(max_rows_);
+}
+
+void RowProgram::place(int rows) {
+  place_slots(plan_, rows, /*reuse=*/true);
   bind_slots();
+}
+
+void RowProgram::grow(int rows) {
+  if (rows <= max_rows_) return;
+  try {
+    place(rows);
+  } catch (...) {
+    place(max_rows_);
+    throw;
+  }
+  max_rows_ = rows;
 }
 
 RowProgram::~RowProgram() = default;
@@ -325,6 +340,10 @@ void RowProgram::set_rows(Part part, std::int64_t rows) {
 void RowProgram::fill_ids(SlotId id, std::span<const std::int64_t> ids) {
   if (id == kNoSlot) return;
   Tensor& target = tensor(id);
+  if (ids.empty()) {
+    std::memset(target.data, 0, static_cast<std::size_t>(slot(id).bytes(body_rows_)));
+    return;
+  }
   if (target.dtype == DType::kI32) {
     std::transform(ids.begin(), ids.end(), target.as<std::int32_t>(),
                    [](std::int64_t value) { return static_cast<std::int32_t>(value); });
@@ -393,6 +412,7 @@ void RowProgram::run(const RowInput& input) {
   set_rows(Part::kBody, rows);
   fill_ids(plan_.tokens, input.tokens);
   fill_ids(plan_.positions, input.positions);
+  fill_ids(plan_.types, input.types);
   run_nodes(plan_.body);
   if (wanted == 0) return;
   set_rows(Part::kTail, wanted);

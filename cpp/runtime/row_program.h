@@ -21,6 +21,7 @@ namespace kvik::runtime {
 struct RowInput {
   std::span<const std::int64_t> tokens;     // [rows]
   std::span<const std::int64_t> positions;  // [rows]
+  std::span<const std::int64_t> types;      // [rows]; empty: zeros
   ops::RowBatch batch;
   std::span<const std::int64_t> wanted;  // ascending rows whose output is wanted
   float* output = nullptr;               // [wanted, output_features]
@@ -39,6 +40,8 @@ class RowProgram {
 
   const KvLayout& kv_layout() const { return layout_; }
   int max_rows() const { return max_rows_; }
+  // Makes room for calls of up to `rows` rows. Throws kvik::Error(kOutOfMemory), and is as before.
+  void grow(int rows);
   std::int64_t output_features() const { return plan_.output_features; }
   std::int64_t arena_bytes() const { return plan_.arena_bytes; }
   std::int64_t constant_bytes() const;  // computed or copied constants that the program owns
@@ -64,6 +67,7 @@ class RowProgram {
   void probe();
   void mark_views();
   void bind_slots();
+  void place(int rows);
   void run_nodes(const std::vector<PlannedNode>& nodes);
   void run_node(const PlannedNode& node);
   void set_rows(Part part, std::int64_t rows);

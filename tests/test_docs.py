@@ -16,7 +16,10 @@ ROOT = Path(__file__).parents[1]
 DOCUMENTS = ("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "cpp/README.md")
 EXAMPLE = "cpp/examples/generate/main.cpp"
 # A real training takes minutes; what the commands after it need is a checkpoint.
-SHORTER = {"train": ["--steps", "20", "--max-bytes", "300000"]}
+SHORTER = {
+    "train": ["--steps", "20", "--max-bytes", "300000"],
+    "finetune": ["--steps", "5", "--max-examples", "200"],
+}
 
 
 def blocks(document: str, language: str) -> list[str]:
@@ -56,13 +59,13 @@ def test_readme_commands(folder: Path) -> None:
 
 def test_readme_python(folder: Path) -> None:
     found = blocks("README.md", "python")
-    assert found
-    for block in found:
+    proofs = ["incremental: every row of 'logits'", "by sequence: 'logits' is computed"]
+    for block, proof in zip(found, proofs, strict=True):
         done = subprocess.run(
             [sys.executable, "-c", block], cwd=folder, capture_output=True, text=True, timeout=300
         )
         assert done.returncode == 0, done.stderr
-        assert "incremental: every row" in done.stdout
+        assert proof in done.stdout
 
 
 def test_readme_cpp_is_a_part_of_the_example() -> None:

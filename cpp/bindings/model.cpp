@@ -3,6 +3,7 @@
 
 #include <nanobind/stl/filesystem.h>
 #include <nanobind/stl/map.h>
+#include <nanobind/stl/optional.h>
 #include <nanobind/stl/pair.h>
 #include <nanobind/stl/string.h>
 #include <nanobind/stl/string_view.h>
@@ -11,6 +12,7 @@
 
 #include <filesystem>
 #include <memory>
+#include <optional>
 #include <span>
 #include <string>
 #include <string_view>
@@ -39,17 +41,21 @@ CacheType cache_type(std::string_view name) {
 }
 
 Model load_model(const std::filesystem::path& path, int threads, std::string_view weights,
-                 std::string_view cache, bool optimize, bool incremental, int max_rows) {
-  const LoadOptions options{threads,  weight_type(weights), cache_type(cache),
-                            optimize, incremental,          max_rows};
+                 std::string_view cache, bool optimize, bool incremental, int max_rows,
+                 std::vector<std::string> outputs) {
+  const LoadOptions options{threads,           weight_type(weights), cache_type(cache),
+                            optimize,          incremental,          max_rows,
+                            std::move(outputs)};
   nb::gil_scoped_release release;
   return Model::load(path, options);
 }
 
 Model model_from_bytes(const nb::bytes& bytes, int threads, std::string_view weights,
-                       std::string_view cache, bool optimize, bool incremental, int max_rows) {
-  const LoadOptions options{threads,  weight_type(weights), cache_type(cache),
-                            optimize, incremental,          max_rows};
+                       std::string_view cache, bool optimize, bool incremental, int max_rows,
+                       std::vector<std::string> outputs) {
+  const LoadOptions options{threads,           weight_type(weights), cache_type(cache),
+                            optimize,          incremental,          max_rows,
+                            std::move(outputs)};
   const std::span<const std::byte> view(static_cast<const std::byte*>(bytes.data()), bytes.size());
   nb::gil_scoped_release release;  // bytes are immutable and the caller's reference keeps them
   return Model::from_bytes(view, options);
@@ -93,6 +99,26 @@ nb::object forward(const Model& model, const std::vector<PythonStep>& python_ste
   return nb::cast(logits);
 }
 
+// A text as Python passes it: ids and their types, or None.
+using PythonText = std::tuple<Ids, std::optional<Ids>>;
+
+nb::object encode(const Model& model, const std::vector<PythonText>& texts) {
+  std::vector<EncoderInput> inputs;
+  inputs.reserve(texts.size());
+  for (const auto& [ids, types] : texts) {
+    inputs.push_back({span_of(ids), types ? span_of(*types) : std::span<const std::int64_t>()});
+  }
+  const auto rows = static_cast<std::size_t>(model.encoded_rows(inputs));
+  const auto features = static_cast<std::size_t>(model.info().encoded_features());
+  FloatMatrix out = empty_matrix(rows, features);
+  {
+    const CancelCheck check = signal_check();
+    nb::gil_scoped_release release;
+    model.encode(inputs, std::span<float>(out.data(), rows * features), check);
+  }
+  return nb::cast(out);
+}
+
 std::string dump(const Model& model, GraphStage stage) {
   nb::gil_scoped_release release;
   return model.dump(stage);
@@ -117,6 +143,19 @@ void init_info(nb::module_& module) {
       .def_ro("incremental", &ModelInfo::incremental)
       .def_ro("vocab_size", &ModelInfo::vocab_size)
       .def_ro("token_limit", &ModelInfo::token_limit)
+      .def_ro("reads_types", &ModelInfo::reads_types)
+      .def_ro("type_limit", &ModelInfo::type_limit)
+      .def_prop_ro(
+          "encoded",
+          [](const ModelInfo& self) {
+            nb::list out;
+            for (const EncoderOutput& output : self.encoded) {
+              out.append(nb::make_tuple(to_str(output.name), output.features));
+            }
+            return out;
+          },
+          nb::sig("def encoded(self) -> list[tuple[str, int]]"))
+      .def_ro("encoded_per_token", &ModelInfo::encoded_per_token)
       .def_ro("context_length", &ModelInfo::context_length)
       .def_ro("threads", &ModelInfo::threads)
       .def_ro("isa", &ModelInfo::isa);
@@ -208,13 +247,16 @@ void init_model(nb::module_& module) {
       .def_static("load", load_model, nb::arg("path"), nb::arg("threads") = 0,
                   nb::arg("weights") = "f32", nb::arg("cache") = "f32", nb::arg("optimize") = true,
                   nb::arg("incremental") = true, nb::arg("max_rows") = LoadOptions{}.max_rows,
+                  nb::arg("outputs") = std::vector<std::string>(),
                   nb::sig("def load(path: str | os.PathLike[str], threads: int = 0, "
                           "weights: str = 'f32', cache: str = 'f32', optimize: bool = True, "
-                          "incremental: bool = True, max_rows: int = 256) -> Model"),
-                  "Load a file; threads=0 means one a CPU.")
+                          "incremental: bool = True, max_rows: int = 256, "
+                          "outputs: collections.abc.Sequence[str] = ()) -> Model"),
+                  "Load a file; threads=0 means one a CPU, no outputs those that fit together.")
       .def_static("from_bytes", model_from_bytes, nb::arg("data"), nb::arg("threads") = 0,
                   nb::arg("weights") = "f32", nb::arg("cache") = "f32", nb::arg("optimize") = true,
                   nb::arg("incremental") = true, nb::arg("max_rows") = LoadOptions{}.max_rows,
+                  nb::arg("outputs") = std::vector<std::string>(),
                   "Load a model from memory; it is copied.")
       .def_prop_ro("info", &Model::info, nb::rv_policy::reference_internal)
       .def_prop_ro("metadata", metadata, nb::sig("def metadata(self) -> dict[str, str]"),
@@ -243,7 +285,13 @@ void init_model(nb::module_& module) {
                    "numpy.typing.NDArray[numpy.int64], Logits]]) -> "
                    "numpy.typing.NDArray[numpy.float32]"),
            "Append each step's ids to its sequence. Returns the logits that the steps ask for, "
-           "float32 [rows, vocab_size], in the order of the steps and of their tokens.");
+           "float32 [rows, vocab_size], in the order of the steps and of their tokens.")
+      .def("encode", encode, nb::arg("texts"),
+           nb::sig("def encode(self, texts: collections.abc.Sequence[tuple["
+                   "numpy.typing.NDArray[numpy.int64], numpy.typing.NDArray[numpy.int64] | None]]) "
+                   "-> numpy.typing.NDArray[numpy.float32]"),
+           "Whole texts, each as ids and their types (None: zeros), without padding. Returns "
+           "float32 [rows, features]: a row for every token, or one for each text.");
 }
 
 }  // namespace kvik::bindings

@@ -92,7 +92,7 @@ inline WideBlock widen(const AttentionArgs& args, std::int64_t block, std::int64
           widen_block(args.cache, v, std::int64_t{args.value_dim} * kKvBlock, s.wide_v),
           scaled ? static_cast<const float*>(k) : nullptr,
           scaled ? static_cast<const float*>(v) : nullptr,
-          block + 1 < end ? static_cast<const float*>(args.k_blocks[block + 1]) : nullptr};
+          static_cast<const float*>(block + 1 < end ? args.k_blocks[block + 1] : args.next_block)};
 }
 
 // A group of rows on its way through a segment.

@@ -120,23 +120,31 @@ void multiply_part(const kernels::KernelTable& table, const InputRows& x, std::i
   }
 }
 
-// Calls body(first row, rows, first panel, last panel) on parts of a product, on the pool. `cost`:
-// of one row of a panel, in element operations.
-void split_product(ThreadPool& pool, std::int64_t rows, std::int64_t panels, std::int64_t cost,
+// What a panel costs, in simple element operations.
+struct PanelCost {
+  std::int64_t row;   // multiplying a row by it
+  std::int64_t read;  // reading it
+};
+
+// Calls body(first row, rows, first panel, last panel) on parts of a product, on the pool.
+void split_product(ThreadPool& pool, std::int64_t rows, std::int64_t panels, PanelCost cost,
                    FunctionRef<void(std::int64_t, std::int64_t, std::int64_t, std::int64_t)> body) {
   const std::int64_t threads = pool.threads();
   if (panels >= 2 * threads || rows < 2 * threads) {
-    parallel_for(pool, panels, rows * cost, 1,
+    parallel_for(pool, panels, std::max(rows * cost.row, cost.read), 1,
                  [&](std::int64_t begin, std::int64_t end) { body(0, rows, begin, end); });
     return;
   }
-  parallel_for(pool, rows, panels * cost, 1,
+  parallel_for(pool, rows, panels * cost.row, 1,
                [&](std::int64_t begin, std::int64_t end) { body(begin, end - begin, 0, panels); });
 }
 
-// About 8 multiply-adds of fp32 take the time of one simple element operation.
-std::int64_t panel_cost(const kernels::KernelTable& table, std::int64_t k) {
-  return k * table.panel / 8;
+// About 8 multiply-adds of fp32 or 16 of smaller numbers, and 8 bytes of weights, take the time of
+// one simple element operation.
+PanelCost panel_cost(const kernels::KernelTable& table, WeightType type, std::int64_t k,
+                     bool fp32_rows) {
+  const auto bytes = static_cast<std::int64_t>(panel_bytes(type, k, table.panel));
+  return {k * table.panel / (fp32_rows ? 8 : 16), bytes / 8};
 }
 
 std::int64_t panels_of(const kernels::KernelTable& table, std::int64_t n) {
@@ -172,8 +180,7 @@ void multiply(const kernels::KernelTable& table, ThreadPool& pool, const float* 
       round_input(table, all.part(begin, end - begin));
     });
   }
-  const std::int64_t cost = panel_cost(table, k) / (fp32_rows ? 1 : 2);
-  split_product(pool, rows, panels, cost,
+  split_product(pool, rows, panels, panel_cost(table, products.front().weights->type, k, fp32_rows),
                 [&](std::int64_t first, std::int64_t count, std::int64_t begin, std::int64_t end) {
                   const InputRows some = all.part(first, count);
                   for (const RowProduct& product : products) {
@@ -214,7 +221,7 @@ void multiply(const kernels::KernelTable& table, ThreadPool& pool, const float* 
               std::ptrdiff_t x_stride, std::int64_t rows, const float* panels, std::int64_t k,
               std::int64_t n, float* y, std::ptrdiff_t y_stride) {
   if (rows == 0 || n == 0) return;
-  split_product(pool, rows, panels_of(table, n), panel_cost(table, k),
+  split_product(pool, rows, panels_of(table, n), panel_cost(table, WeightType::kF32, k, true),
                 [&](std::int64_t first, std::int64_t count, std::int64_t begin, std::int64_t end) {
                   table.matmul_f32(x + first * x_stride, x_stride, count, k, panels, n, begin, end,
                                    {}, y + first * y_stride, y_stride);

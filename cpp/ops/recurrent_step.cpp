@@ -153,9 +153,10 @@ void step(const kernels::KernelTable& table, ThreadPool& pool, std::span<const C
         end -= panels;
       }
     };
-    // About 8 multiply-adds, or a twentieth of a gate's function, take the time of one simple
-    // operation on an element.
-    const std::int64_t cost = rows * cell.gates() * (cell.hidden / 8 + 20) * table.panel;
+    // Of a panel of hidden units: about 8 multiply-adds, 8 bytes of weights, or a twentieth of a
+    // gate's function take the time of one simple operation on an element.
+    const std::int64_t products = std::max(rows * cell.hidden / 8, cell.hidden / 2);
+    const std::int64_t cost = (products + rows * 20) * cell.gates() * table.panel;
     if (pool.threads() == 1 || total < 2 || cost < kMinParallelWork / total) {
       range(0, 0, total);
       continue;

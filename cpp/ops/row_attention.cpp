@@ -100,18 +100,20 @@ class RowAttentionKernel : public OpKernel {
   };
   void store(const Call& call, const RowRun& run, int kv_head) const;
   void attend(const Call& call, const Tile& tile, const Scratch& scratch,
-              const Segment* segment = nullptr) const;
+              const Segment* segment = nullptr, const void* next_block = nullptr) const;
   std::int64_t first_segment(const RowRun& run) const;
   std::int64_t segments_to_share(const RowBatch& batch, int threads) const;
   std::size_t part_out_floats() const;
   std::size_t part_floats() const;
   template <typename Body>
-  void for_each(const Call& call, std::int64_t units, Body body) const;
+  void for_each(const Call& call, std::int64_t units, Body body, std::int64_t each = 1) const;
   void run_whole(const Call& call, bool one_tile_each) const;
   void run_segments(const Call& call, std::int64_t segments) const;
   void fill_bias(std::int64_t head, std::int64_t position, std::int64_t first, std::int64_t last,
                  void* program_scratch, float* bias) const;
   double work(const RowBatch& batch) const;
+  std::int64_t first_key(const RowRun& run, std::int64_t i) const;
+  std::int64_t last_key(const RowRun& run, std::int64_t i) const;
   std::int64_t seen(const RowRun& run, std::int64_t i) const;
 
   graph::RowAttention a_;
@@ -183,7 +185,7 @@ void RowAttentionKernel::store(const Call& call, const RowRun& run, int kv_head)
 }
 
 void RowAttentionKernel::attend(const Call& call, const Tile& tile, const Scratch& scratch,
-                                const Segment* segment) const {
+                                const Segment* segment, const void* next_block) const {
   std::array<std::int64_t, kQueryTile> first_key{};
   std::array<std::int64_t, kQueryTile> last_key{};
   const std::int64_t table = call.first_table + tile.kv_head;
@@ -202,11 +204,13 @@ void RowAttentionKernel::attend(const Call& call, const Tile& tile, const Scratc
   args.scale = a_.scale;
   args.softcap = a_.softcap;
   args.scratch = scratch.kernel;
+  args.next_block = next_block;
   const auto see = [&](int i, std::int64_t p) {
     if (a_.window > 0) {
-      first_key[static_cast<std::size_t>(i)] = std::max<std::int64_t>(0, p - a_.window + 1);
+      first_key[static_cast<std::size_t>(i)] =
+          this->first_key(*tile.run, p - tile.run->first_position);
     }
-    last_key[static_cast<std::size_t>(i)] = p;
+    last_key[static_cast<std::size_t>(i)] = this->last_key(*tile.run, p - tile.run->first_position);
   };
   // One query: the heads of the group are the rows of the call, so that they share one pass over
   // the keys. Several queries: they share the pass, and each head makes its own.
@@ -279,9 +283,11 @@ void RowAttentionKernel::fill_bias(std::int64_t head, std::int64_t position, std
   }
 }
 
-// Threads take units of work as they come free: which thread computes one does not change it.
+// Threads take units of work, `each` adjacent ones at a time, as they come free: which thread
+// computes one does not change it.
 template <typename Body>
-void RowAttentionKernel::for_each(const Call& call, std::int64_t units, Body body) const {
+void RowAttentionKernel::for_each(const Call& call, std::int64_t units, Body body,
+                                  std::int64_t each) const {
   std::atomic<std::int64_t> next{0};
   call.pool.run(
       [&](int worker, int) {
@@ -289,8 +295,8 @@ void RowAttentionKernel::for_each(const Call& call, std::int64_t units, Body bod
         float* own = call.memory + call.shared + sizes.total() * static_cast<std::size_t>(worker);
         const Scratch scratch{own, own + sizes.kernel, own + sizes.kernel + sizes.bias,
                               call.max_keys};
-        for (std::int64_t i; (i = next.fetch_add(1, std::memory_order_relaxed)) < units;) {
-          body(i, scratch);
+        for (std::int64_t i; (i = next.fetch_add(each, std::memory_order_relaxed)) < units;) {
+          for (const std::int64_t end = std::min(i + each, units); i < end; ++i) body(i, scratch);
         }
       },
       call.workers);
@@ -305,13 +311,22 @@ void RowAttentionKernel::run_whole(const Call& call, bool one_tile_each) const {
   };
   if (one_tile_each) {
     // A unit stores its own head's keys and values and needs nobody else's: one meeting of the
-    // threads instead of two.
-    for_each(call, heads, [&](std::int64_t i, const Scratch& scratch) {
+    // threads instead of two. Adjacent ones, so that a thread knows which keys it will read next.
+    const std::int64_t each = std::max<std::int64_t>(1, heads / (4 * call.workers));
+    const auto body = [&](std::int64_t i, const Scratch& scratch) {
       const RowRun& run = run_of(i);
       const int kv_head = static_cast<int>(i % a_.kv_heads);
+      const void* next = nullptr;
+      if (i + 1 < heads) {
+        const auto next_head = static_cast<int>((i + 1) % a_.kv_heads);
+        const RowRun& next_run = run_of(i + 1);
+        next = next_run.k_blocks(call.first_table +
+                                 next_head)[first_key(next_run, 0) / kernels::kKvBlock];
+      }
       store(call, run, kv_head);
-      attend(call, {&run, kv_head, 0, static_cast<int>(run.rows)}, scratch);
-    });
+      attend(call, {&run, kv_head, 0, static_cast<int>(run.rows)}, scratch, nullptr, next);
+    };
+    for_each(call, heads, body, each);
     return;
   }
   for_each(call, heads, [&](std::int64_t i, const Scratch&) {
@@ -415,6 +430,9 @@ void RowAttentionKernel::run(OpContext& context) const {
   bool one_tile_each = true;
   std::int64_t max_keys = 0, tile_rows = group_ <= kQueryTile ? group_ : 1;
   for (const RowRun& run : batch->runs) {
+    if (a_.mixing == graph::Mixing::kWhole && run.first_position != 0) {
+      fail(ErrorCode::kInternal, "reads a whole sequence, of which a part was given");
+    }
     tile_rows = std::max(tile_rows, std::min<std::int64_t>(run.rows, kQueryTile));
     one_tile_each = one_tile_each && run.rows <= kQueryTile;
     max_keys = std::max(max_keys, run.first_position + run.rows);
@@ -459,9 +477,19 @@ OpCost RowAttentionKernel::cost(const OpContext& context) const {
   return cost;
 }
 
-// Keys that the run's query i sees.
+// The first position that the run's query i sees.
+std::int64_t RowAttentionKernel::first_key(const RowRun& run, std::int64_t i) const {
+  return a_.window > 0 ? std::max<std::int64_t>(0, run.first_position + i - a_.window + 1) : 0;
+}
+
+// The last position that the run's query i sees.
+std::int64_t RowAttentionKernel::last_key(const RowRun& run, std::int64_t i) const {
+  return a_.mixing == graph::Mixing::kWhole ? run.rows - 1 : run.first_position + i;
+}
+
+// How many it sees.
 std::int64_t RowAttentionKernel::seen(const RowRun& run, std::int64_t i) const {
-  const std::int64_t keys = run.first_position + i + 1;
+  const std::int64_t keys = last_key(run, i) + 1;
   return a_.window > 0 ? std::min<std::int64_t>(keys, a_.window) : keys;
 }
 

@@ -9,7 +9,7 @@
 namespace kvik::ops {
 
 // Adjacent rows of the batch that are adjacent tokens of one sequence: row first_row + i holds the
-// token at position first_position + i.
+// token at position first_position + i. Of a sequence that is read as a whole: all of its tokens.
 struct RowRun {
   std::int64_t first_row = 0;
   std::int64_t rows = 0;

@@ -43,8 +43,14 @@ void copy_positions(const KvLayout& layout, const KvPage& from, const KvPage& to
 
 }  // namespace
 
-KvLayout::KvLayout(std::span<const KvLayerShape> layers, CacheType type) : type_(type) {
+KvLayout::KvLayout(std::span<const KvLayerShape> layers, CacheType type, bool one_at_a_time)
+    : type_(type) {
   for (const KvLayerShape& layer : layers) {
+    const auto same = std::find(layers.begin(), layers.end(), layer) - layers.begin();
+    if (one_at_a_time && same < static_cast<std::ptrdiff_t>(layer_tables_.size())) {
+      layer_tables_.push_back(layer_tables_[static_cast<std::size_t>(same)]);
+      continue;
+    }
     layer_tables_.push_back(static_cast<std::int64_t>(tables_.size()));
     for (int head = 0; head < layer.kv_heads; ++head) {
       Table table{.head_dim = layer.head_dim, .value_dim = layer.value_dim};

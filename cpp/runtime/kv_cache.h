@@ -21,13 +21,17 @@ struct KvLayerShape {
   int kv_heads = 0;
   int head_dim = 0;
   int value_dim = 0;
+  bool operator==(const KvLayerShape&) const = default;
 };
 
 // Where each block lies within a page.
 class KvLayout {
  public:
-  // Throws kvik::Error(kUnsupported) when a page would be absurdly large.
-  explicit KvLayout(std::span<const KvLayerShape> layers, CacheType type = CacheType::kF32);
+  // `one_at_a_time`: no layer's keys and values are read once another's were stored; layers of the
+  // same shape have one place then. Throws kvik::Error(kUnsupported) when a page would be absurdly
+  // large.
+  explicit KvLayout(std::span<const KvLayerShape> layers, CacheType type = CacheType::kF32,
+                    bool one_at_a_time = false);
 
   struct Table {                // one (layer, kv head)
     std::int64_t k_offset = 0;  // in bytes

@@ -16,6 +16,7 @@
 #include "runtime/matrices.h"
 #include "runtime/recompute_decoder.h"
 #include "runtime/row_decoder.h"
+#include "runtime/row_encoder.h"
 #include "runtime/row_plan.h"
 #include "runtime/token_ids.h"
 
@@ -60,6 +61,40 @@ std::int64_t stricter(std::int64_t a, std::int64_t b) {
   return a == 0 ? b : b == 0 ? a : std::min(a, b);
 }
 
+// The outputs that encode() may give, by order of preference.
+std::vector<std::vector<graph::ValueId>> outputs_to_encode(const graph::Graph& graph,
+                                                           const LoadOptions& options) {
+  constexpr std::size_t kMostChoices = 8;  // each is proved anew
+  const auto named = [&](const std::string& name) {
+    return std::find_if(graph.outputs.begin(), graph.outputs.end(),
+                        [&](graph::ValueId id) { return graph.value(id).name == name; });
+  };
+  if (options.outputs.empty()) {
+    const auto start = named("start_logits"), end = named("end_logits");
+    std::vector<std::vector<graph::ValueId>> choices;
+    if (start != graph.outputs.end() && end != graph.outputs.end()) {
+      choices.push_back({*start, *end});
+    }
+    if (graph.outputs.empty()) return choices;
+    const graph::ValueId first = runtime::logits_output(graph);
+    choices.push_back({first});
+    for (const graph::ValueId id : graph.outputs) {
+      if (graph.value(id).dtype != DType::kF32 || id == first) continue;
+      if (choices.size() < kMostChoices) choices.push_back({id});
+    }
+    return choices;
+  }
+  std::vector<graph::ValueId> chosen;
+  for (const std::string& name : options.outputs) {
+    const auto found = named(name);
+    if (found == graph.outputs.end()) {
+      fail_argument("the model has no output " + quote(name));
+    }
+    chosen.push_back(*found);
+  }
+  return {chosen};
+}
+
 }  // namespace
 
 struct Model::Impl {
@@ -67,11 +102,19 @@ struct Model::Impl {
 
   void describe_file(const graph::Model& loaded);
   void make_row_decoder(const LoadOptions& options, const graph::DimLimits& limits);
+  void make_encoder(const LoadOptions& options, const graph::DimLimits& limits);
   void make_recompute_decoder(const runtime::DeclaredWidths& declared);
+  std::unique_ptr<runtime::RowProgram> make_program(graph::RowProof& proof,
+                                                    const LoadOptions& options);
+  std::vector<OpProfile> profiled_ops() const;
+  void set_profiler(runtime::Profiler* used);
   void take(std::span<const Step> steps);
   void release() noexcept;
   void check_size(std::span<const Step> steps, std::span<float> logits) const;
   void check_step(const Step& step, std::size_t index) const;
+  void check_ids(std::span<const std::int64_t> ids, std::int64_t limit, const char* what,
+                 const std::string& where) const;
+  void check_input(const EncoderInput& input, std::size_t index) const;
   const graph::Graph& running() const { return rows ? rows->graph : optimized; }
 
   runtime::HomeProcess home;
@@ -82,8 +125,9 @@ struct Model::Impl {
   std::vector<std::string> explanation;
   graph::Graph imported;
   graph::Graph optimized;
-  std::shared_ptr<const graph::RowGraph> rows;  // null: not incremental
-  std::unique_ptr<runtime::Decoder> decoder;
+  std::shared_ptr<const graph::RowGraph> rows;   // null: runs as it stands
+  std::unique_ptr<runtime::RowEncoder> encoder;  // of rows that read later ones
+  std::unique_ptr<runtime::Decoder> decoder;     // null: an encoder of one row for a text
   runtime::Profiler profiler;
 
   std::mutex mutex;                        // held during forward(): one arena, one pool
@@ -117,15 +161,19 @@ Model::Impl::Impl(graph::Model loaded, const runtime::DeclaredWidths& declared,
     graph::DimLimits limits;
     runtime::prepare_graph(optimized, workshop.engine(), how, &limits);
     make_row_decoder(options, limits);
+    if (!rows) make_encoder(options, limits);
   } else {
     explanation.push_back("not incremental: switched off when the model was loaded");
   }
-  if (!decoder) {
+  if (!rows) {
     optimized = imported;  // what runs as a whole must hold for every length
     runtime::prepare_graph(optimized, workshop.engine(), how);
     make_recompute_decoder(declared);
   }
-  info.incremental = rows != nullptr;
+  if (!options.outputs.empty() && !encoder) {
+    fail_argument("outputs were chosen, but the model does not encode: " + explanation.front());
+  }
+  info.incremental = rows != nullptr && encoder == nullptr;
   info.ops_after = runtime::count_ops(rows ? rows->graph : optimized);
   info.weights = options.weights;
   info.cache = options.cache;
@@ -146,12 +194,9 @@ void Model::Impl::describe_file(const graph::Model& loaded) {
   info.weight_bytes = size.bytes;
 }
 
-// Leaves `decoder` empty, and says why, when the graph is not one of rows.
-void Model::Impl::make_row_decoder(const LoadOptions& options, const graph::DimLimits& limits) {
-  graph::RowProof proof =
-      graph::prove_rowwise(optimized, runtime::logits_output(optimized), limits);
-  explanation = std::move(proof.explanation);
-  if (!proof.rows) return;
+// Plans the proved rows, and describes them; null, and says why, when they can't be run.
+std::unique_ptr<runtime::RowProgram> Model::Impl::make_program(graph::RowProof& proof,
+                                                               const LoadOptions& options) {
   auto proved = std::make_shared<const graph::RowGraph>(*std::move(proof.rows));
   std::unique_ptr<runtime::RowProgram> program;
   try {
@@ -160,21 +205,63 @@ void Model::Impl::make_row_decoder(const LoadOptions& options, const graph::DimL
   } catch (const Error& error) {
     if (error.code() == ErrorCode::kOutOfMemory) throw;
     explanation.push_back(std::string("proved, but it cannot be run by rows: ") + error.what());
-    return;
+    return nullptr;
   }
   rows = proved;
-  info.vocab_size = program->output_features();
-  info.token_limit = runtime::token_limit(*rows);
+  info.token_limit = runtime::index_limit(*rows, rows->tokens);
+  info.reads_types = program->reads_types();
+  info.type_limit = runtime::index_limit(*rows, rows->types);
   info.context_length = stricter(info.context_length, rows->context_limit);
   info.packed_bytes = program->constant_bytes() + workshop.weights.bytes();
   info.activation_bytes = program->arena_bytes();
   info.state_bytes_per_position = program->kv_layout().page_bytes() / kernels::kKvBlock;
+  return program;
+}
+
+// Leaves `rows` empty, and says why, when the graph is not incremental.
+void Model::Impl::make_row_decoder(const LoadOptions& options, const graph::DimLimits& limits) {
+  graph::RowProof proof =
+      graph::prove_rowwise(optimized, {runtime::logits_output(optimized)}, limits);
+  explanation = std::move(proof.explanation);
+  if (!proof.rows) return;
+  auto program = make_program(proof, options);
+  if (!program) return;
+  info.vocab_size = program->output_features();
   decoder = std::make_unique<runtime::RowDecoder>(std::move(program));
+}
+
+void Model::Impl::make_encoder(const LoadOptions& options, const graph::DimLimits& limits) {
+  std::vector<std::string> reasons;
+  for (const auto& outputs : outputs_to_encode(optimized, options)) {
+    graph::RowProof proof = graph::prove_rowwise(optimized, outputs, limits, graph::Mixing::kWhole);
+    if (!proof.rows) {
+      reasons.insert(reasons.end(), proof.explanation.begin(), proof.explanation.end());
+      continue;
+    }
+    const auto picked = proof.rows->picked;
+    auto program = make_program(proof, options);
+    if (!program) continue;
+    explanation.insert(explanation.end(), proof.explanation.begin(), proof.explanation.end());
+    std::int64_t before = 0;
+    for (std::size_t i = 0; i < outputs.size(); ++i) {
+      const std::int64_t end = rows->output_ends[i];
+      info.encoded.push_back({optimized.value(outputs[i]).name, end - before});
+      before = end;
+    }
+    info.encoded_per_token = !picked;
+    encoder = std::make_unique<runtime::RowEncoder>(std::move(program), picked);
+    if (!picked && outputs.size() == 1) {
+      decoder = std::make_unique<runtime::RowRecomputeDecoder>(*encoder);
+      info.vocab_size = encoder->features();
+    }
+    return;
+  }
+  explanation.insert(explanation.end(), reasons.begin(), reasons.end());
 }
 
 void Model::Impl::make_recompute_decoder(const runtime::DeclaredWidths& declared) {
   const auto width = declared.find(imported.value(runtime::logits_output(imported)).name);
-  auto recompute = std::make_unique<runtime::RecomputeDecoder>(
+  auto recompute = std::make_unique<runtime::GraphRecomputeDecoder>(
       optimized, workshop.engine(), width == declared.end() ? 0 : width->second);
   info.vocab_size = recompute->vocab_size();
   info.packed_bytes = workshop.weights.bytes();
@@ -276,6 +363,9 @@ IntegerMatrix Model::integers(const MatrixInfo& matrix) const {
 }
 
 Sequence Model::new_sequence() const {
+  if (!impl_->decoder) {
+    fail_argument("the model has no logits of tokens: use encode()");
+  }
   return Sequence(
       std::make_unique<Sequence::Impl>(Sequence::Impl{impl_, impl_->decoder->new_state()}));
 }
@@ -297,19 +387,47 @@ void Model::Impl::check_size(std::span<const Step> steps, std::span<float> logit
                 std::to_string(wanted) + " rows of " + std::to_string(info.vocab_size));
 }
 
-void Model::Impl::check_step(const Step& step, std::size_t index) const {
-  const auto where = [&] { return "step " + std::to_string(index) + ": "; };
-  if (step.tokens.empty()) fail_argument(where() + "no tokens");
-  for (const std::int64_t id : step.tokens) {
-    if (runtime::takes_id(id, info.token_limit)) continue;
-    fail_argument(where() + "token id " + std::to_string(id) + "; the model accepts " +
-                  runtime::id_range(info.token_limit));
+void Model::Impl::check_ids(std::span<const std::int64_t> ids, std::int64_t limit, const char* what,
+                            const std::string& where) const {
+  for (const std::int64_t id : ids) {
+    if (runtime::takes_id(id, limit)) continue;
+    fail_argument(where + what + " " + std::to_string(id) + "; the model accepts " +
+                  runtime::id_range(limit));
   }
+}
+
+void Model::Impl::check_step(const Step& step, std::size_t index) const {
+  const std::string where = "step " + std::to_string(index) + ": ";
+  if (step.tokens.empty()) fail_argument(where + "no tokens");
+  check_ids(step.tokens, info.token_limit, "token id", where);
   const std::int64_t length = step.sequence->length();
   const auto added = static_cast<std::int64_t>(step.tokens.size());
-  if (info.context_length > 0 && added > info.context_length - length) {
-    fail_argument(where() + std::to_string(length) + " + " + std::to_string(added) +
-                  " tokens exceed the model's context of " + std::to_string(info.context_length));
+  // A sequence that is computed anew is one call's rows.
+  const std::int64_t limit =
+      encoder ? stricter(info.context_length, kMaxRows) : info.context_length;
+  if (limit > 0 && added > limit - length) {
+    fail_argument(where + std::to_string(length) + " + " + std::to_string(added) +
+                  " tokens exceed the model's context of " + std::to_string(limit));
+  }
+}
+
+void Model::Impl::check_input(const EncoderInput& input, std::size_t index) const {
+  const std::string where = "text " + std::to_string(index) + ": ";
+  if (input.tokens.empty()) fail_argument(where + "no tokens");
+  check_ids(input.tokens, info.token_limit, "token id", where);
+  if (!input.types.empty() && !info.reads_types) {
+    fail_argument(where + "token types, which the model does not read");
+  }
+  if (!input.types.empty() && input.types.size() != input.tokens.size()) {
+    fail_argument(where + std::to_string(input.types.size()) + " token types for " +
+                  std::to_string(input.tokens.size()) + " tokens");
+  }
+  check_ids(input.types, info.type_limit, "token type", where);
+  const auto length = static_cast<std::int64_t>(input.tokens.size());
+  const std::int64_t limit = stricter(info.context_length, kMaxRows);
+  if (length > limit) {
+    fail_argument(where + std::to_string(length) + " tokens exceed the model's context of " +
+                  std::to_string(limit));
   }
 }
 
@@ -356,17 +474,57 @@ void Model::forward(std::span<const Step> steps, std::span<float> logits,
   call.done();
 }
 
+std::int64_t Model::encoded_rows(std::span<const EncoderInput> inputs) const noexcept {
+  std::int64_t rows = 0;
+  for (const EncoderInput& input : inputs) {
+    rows += impl_->info.encoded_per_token ? static_cast<std::int64_t>(input.tokens.size()) : 1;
+  }
+  return rows;
+}
+
+void Model::encode(std::span<const EncoderInput> inputs, std::span<float> out,
+                   const CancelCheck& cancelled) const {
+  Impl& self = *impl_;
+  self.home.check();
+  if (!self.encoder) {
+    fail_argument(self.info.incremental
+                      ? "the model generates, it does not encode: use forward()"
+                      : "the model can't be run by sequence; explain() says why. Run it with a "
+                        "Session (kvik.InferenceSession in Python)");
+  }
+  for (std::size_t i = 0; i < inputs.size(); ++i) self.check_input(inputs[i], i);
+  const std::int64_t rows = encoded_rows(inputs), features = self.info.encoded_features();
+  if (static_cast<std::int64_t>(out.size()) != rows * features) {
+    fail_argument("the buffer holds " + std::to_string(out.size()) + " floats; the texts give " +
+                  std::to_string(rows) + " rows of " + std::to_string(features));
+  }
+  const std::lock_guard lock(self.mutex);
+  self.check_files();
+  runtime::ProfiledCall call(self.profiler.active());
+  self.encoder->encode(inputs, out.data(), cancelled);
+  call.done();
+}
+
+std::vector<OpProfile> Model::Impl::profiled_ops() const {
+  return encoder ? encoder->profiled_ops() : decoder->profiled_ops();
+}
+
+void Model::Impl::set_profiler(runtime::Profiler* used) {
+  if (encoder) return encoder->set_profiler(used);
+  decoder->set_profiler(used);
+}
+
 void Model::start_profile() const {
   impl_->home.check();
   const std::lock_guard lock(impl_->mutex);
-  impl_->profiler.start(impl_->decoder->profiled_ops());
-  impl_->decoder->set_profiler(&impl_->profiler);
+  impl_->profiler.start(impl_->profiled_ops());
+  impl_->set_profiler(&impl_->profiler);
 }
 
 Profile Model::stop_profile() const {
   impl_->home.check();
   const std::lock_guard lock(impl_->mutex);
-  impl_->decoder->set_profiler(nullptr);
+  impl_->set_profiler(nullptr);
   return impl_->profiler.stop();
 }
 

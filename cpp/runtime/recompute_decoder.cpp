@@ -50,10 +50,15 @@ class FilledInput {
 
 graph::ValueId logits_output(const graph::Graph& graph) {
   if (graph.outputs.empty()) refuse("it has no output");
-  for (const graph::ValueId id : graph.outputs) {
-    if (graph.value(id).name == "logits") return id;
+  const auto find = [&](const auto& fits) {
+    return std::find_if(graph.outputs.begin(), graph.outputs.end(),
+                        [&](graph::ValueId id) { return fits(graph.value(id)); });
+  };
+  auto found = find([](const graph::Value& value) { return value.name == "logits"; });
+  if (found == graph.outputs.end()) {
+    found = find([](const graph::Value& value) { return value.dtype == DType::kF32; });
   }
-  return graph.outputs.front();
+  return found == graph.outputs.end() ? graph.outputs.front() : *found;
 }
 
 class RecomputeDecoder::State final : public SequenceState {
@@ -70,15 +75,15 @@ class RecomputeDecoder::State final : public SequenceState {
   std::vector<std::int64_t> tokens;
 };
 
-RecomputeDecoder::Role RecomputeDecoder::role_of(const graph::Value& value) {
+GraphRecomputeDecoder::Role GraphRecomputeDecoder::role_of(const graph::Value& value) {
   if (value.name == "attention_mask") return Role::kOnes;
   if (value.name == "position_ids") return Role::kPositions;
   if (value.name == "token_type_ids") return Role::kZeros;
   return Role::kTokens;
 }
 
-RecomputeDecoder::RecomputeDecoder(const graph::Graph& graph, const Engine& engine,
-                                   std::int64_t declared_vocab) {
+GraphRecomputeDecoder::GraphRecomputeDecoder(const graph::Graph& graph, const Engine& engine,
+                                             std::int64_t declared_vocab) {
   int token_inputs = 0;
   for (const graph::ValueId id : graph.inputs) {
     const graph::Value& value = graph.value(id);
@@ -121,8 +126,8 @@ std::unique_ptr<SequenceState> RecomputeDecoder::new_state() const {
   return std::make_unique<State>();
 }
 
-std::vector<OwnedTensor> RecomputeDecoder::run(std::span<const std::int64_t> tokens,
-                                               const CancelCheck& cancelled) const {
+std::vector<OwnedTensor> GraphRecomputeDecoder::execute(std::span<const std::int64_t> tokens,
+                                                        const CancelCheck& cancelled) const {
   const auto count = static_cast<std::int64_t>(tokens.size());
   std::vector<FilledInput> filled;
   for (const Input& input : inputs_) {
@@ -148,24 +153,28 @@ std::vector<OwnedTensor> RecomputeDecoder::run(std::span<const std::int64_t> tok
   }
 }
 
-void RecomputeDecoder::run_step(const DecodeStep& step, float*& logits,
-                                const CancelCheck& cancelled) {
-  State& state = *static_cast<State*>(step.state);
-  state.tokens.insert(state.tokens.end(), step.tokens.begin(), step.tokens.end());
-  if (step.logits == Logits::kNone) return;
-  const std::vector<OwnedTensor> results = run(state.tokens, cancelled);
+void GraphRecomputeDecoder::run(std::span<const std::int64_t> tokens, std::int64_t rows,
+                                float* logits, const CancelCheck& cancelled) {
+  const std::vector<OwnedTensor> results = execute(tokens, cancelled);
   const Tensor& out = results.front().tensor;
-  const std::int64_t length = state.length();
+  const auto length = static_cast<std::int64_t>(tokens.size());
   if (out.dtype != DType::kF32 || out.elements() != length * vocab_size_) {
     refuse(std::string("the output is ") + dtype_name(out.dtype) + out.dims.str() + " for " +
            std::to_string(length) + " tokens; expected a float32 row of " +
            std::to_string(vocab_size_) + " for each");
   }
-  const std::int64_t rows =
-      step.logits == Logits::kLast ? 1 : static_cast<std::int64_t>(step.tokens.size());
   std::memcpy(logits, out.as<const float>() + (length - rows) * vocab_size_,
               static_cast<std::size_t>(rows * vocab_size_) * sizeof(float));
-  logits += rows * vocab_size_;
+}
+
+void RowRecomputeDecoder::run(std::span<const std::int64_t> tokens, std::int64_t rows,
+                              float* logits, const CancelCheck& cancelled) {
+  const auto features = static_cast<std::size_t>(encoder_.features());
+  all_.resize(tokens.size() * features);
+  const EncoderInput input{.tokens = tokens};
+  encoder_.encode({&input, 1}, all_.data(), cancelled);
+  const std::size_t wanted = static_cast<std::size_t>(rows) * features;
+  std::copy(all_.end() - static_cast<std::ptrdiff_t>(wanted), all_.end(), logits);
 }
 
 void RecomputeDecoder::forward(std::span<const DecodeStep> steps, float* logits,
@@ -173,7 +182,15 @@ void RecomputeDecoder::forward(std::span<const DecodeStep> steps, float* logits,
   std::vector<std::int64_t> lengths;
   for (const DecodeStep& step : steps) lengths.push_back(step.state->length());
   try {
-    for (const DecodeStep& step : steps) run_step(step, logits, cancelled);
+    for (const DecodeStep& step : steps) {
+      State& state = *static_cast<State*>(step.state);
+      state.tokens.insert(state.tokens.end(), step.tokens.begin(), step.tokens.end());
+      if (step.logits == Logits::kNone) continue;
+      const std::int64_t rows =
+          step.logits == Logits::kLast ? 1 : static_cast<std::int64_t>(step.tokens.size());
+      run(state.tokens, rows, logits, cancelled);
+      logits += rows * vocab_size();
+    }
   } catch (...) {
     for (std::size_t i = 0; i < steps.size(); ++i) {
       if (steps[i].state->length() > lengths[i]) steps[i].state->truncate(lengths[i]);

@@ -36,7 +36,7 @@ Parts::Parts(const RowGraph& rows) {
   of_node.assign(graph.nodes.size(), Part::kConstant);
   of_value.assign(graph.values.size(), Part::kConstant);
   const auto at = [](ValueId id) { return static_cast<std::size_t>(id); };
-  for (const ValueId id : {rows.tokens, rows.positions}) {
+  for (const ValueId id : {rows.tokens, rows.positions, rows.types}) {
     if (id != graph::kNoValue) of_value[at(id)] = Part::kBody;
   }
   // Forward: everything that depends on a row is a candidate for the tail.
@@ -215,6 +215,7 @@ void Builder::add_nodes(Part part, std::vector<PlannedNode>& nodes) {
 RowPlan Builder::build() {
   plan_.tokens = body_slot(rows_.tokens);
   plan_.positions = body_slot(rows_.positions);
+  plan_.types = body_slot(rows_.types);
   if (!tail_can_be_cut()) {
     for (Part& part : parts_.of_node) part = part == Part::kTail ? Part::kBody : part;
     for (Part& part : parts_.of_value) part = part == Part::kTail ? Part::kBody : part;
@@ -256,6 +257,7 @@ std::vector<ArenaBuffer> lifetimes(const RowPlan& plan) {
   };
   touch(plan.tokens);
   touch(plan.positions);
+  touch(plan.types);
   const auto walk = [&](const std::vector<PlannedNode>& nodes) {
     for (const PlannedNode& node : nodes) {
       ++step;
@@ -328,23 +330,24 @@ void place_slots(RowPlan& plan, std::int64_t max_rows, bool reuse) {
   }
 }
 
-std::int64_t token_limit(const RowGraph& rows) {
+std::int64_t index_limit(const RowGraph& rows, ValueId ids) {
+  if (ids == graph::kNoValue) return 0;
   const Graph& graph = rows.graph;
-  std::vector<bool> tokens(graph.values.size(), false);  // the ids themselves, in another shape
-  tokens[static_cast<std::size_t>(rows.tokens)] = true;
+  std::vector<bool> same(graph.values.size(), false);  // the ids themselves, in another shape
+  same[static_cast<std::size_t>(ids)] = true;
   std::int64_t limit = 0;
   for (const Node& node : graph.nodes) {
-    const auto is_tokens = [&](std::size_t i) {
+    const auto is_ids = [&](std::size_t i) {
       const ValueId id = node.input(i);
-      return id != graph::kNoValue && tokens[static_cast<std::size_t>(id)];
+      return id != graph::kNoValue && same[static_cast<std::size_t>(id)];
     };
     const bool same_elements = node.is("Reshape") || node.is("Squeeze") || node.is("Unsqueeze") ||
                                node.is("Flatten") || node.is("Identity") || node.is("Cast");
-    if (same_elements && is_tokens(0) && node.output(0) != graph::kNoValue) {
-      tokens[static_cast<std::size_t>(node.output(0))] = true;
+    if (same_elements && is_ids(0) && node.output(0) != graph::kNoValue) {
+      same[static_cast<std::size_t>(node.output(0))] = true;
     }
     const bool embedding = node.is("Embedding", "kvik");
-    if ((!embedding && !node.is("Gather")) || !is_tokens(1)) continue;
+    if ((!embedding && !node.is("Gather")) || !is_ids(1)) continue;
     const graph::ConstantTensor* table = graph.constant(node.input(0));
     if (table == nullptr || table->dims.rank == 0) continue;
     std::int64_t axis = embedding ? 0 : node.int_attr("axis", 0);  // that of the scales is another
@@ -353,7 +356,9 @@ std::int64_t token_limit(const RowGraph& rows) {
     const std::int64_t size = table->dims[static_cast<int>(axis)];
     limit = limit == 0 ? size : std::min(limit, size);
   }
-  return limit;
+  // What the graph takes as int32 must fit it.
+  constexpr std::int64_t kInt32Limit = std::int64_t{INT32_MAX} + 1;
+  return limit == 0 && graph.value(ids).dtype == DType::kI32 ? kInt32Limit : limit;
 }
 
 }  // namespace kvik::runtime

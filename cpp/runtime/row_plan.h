@@ -74,6 +74,7 @@ struct RowPlan {
   std::vector<Gather> gathers;
   SlotId tokens = kNoSlot;
   SlotId positions = kNoSlot;
+  SlotId types = kNoSlot;   // kNoSlot where nothing reads them
   SlotId output = kNoSlot;  // in the tail
   std::int64_t output_features = 0;
   std::int64_t arena_bytes = 0;
@@ -88,8 +89,8 @@ RowPlan make_row_plan(const graph::RowGraph& rows);
 // makes views. Sets arena_bytes.
 void place_slots(RowPlan& plan, std::int64_t max_rows, bool reuse);
 
-// The smallest number of rows among the tables that the token ids index directly, or 0 when there
-// is none: ids must be below it.
-std::int64_t token_limit(const graph::RowGraph& rows);
+// The smallest number of rows among the tables that an input of ids indexes directly, or 0 when
+// there is none: ids must be below it.
+std::int64_t index_limit(const graph::RowGraph& rows, graph::ValueId ids);
 
 }  // namespace kvik::runtime

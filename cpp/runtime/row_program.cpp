@@ -13,6 +13,7 @@
 #include "ops/row_attention.h"
 #include "runtime/column_views.h"
 #include "runtime/join_products.h"
+#include "runtime/load.h"
 
 namespace kvik::runtime {
 
@@ -164,7 +165,7 @@ RowProgram::RowProgram(std::shared_ptr<const graph::RowGraph> rows, const Engine
       engine_(engine),
       max_rows_(max_rows),
       plan_(make_row_plan(*rows_)),
-      layout_(layer_shapes(*rows_), cache),
+      layout_(layer_shapes(*rows_), cache, rows_->mixing == graph::Mixing::kWhole),
       tensors_(plan_.slots.size()),
       context_(std::make_unique<Context>(*this)) {
   make_kernels();
@@ -177,6 +178,26 @@ RowProgram::RowProgram(std::shared_ptr<const graph::RowGraph> rows, const Engine
   context_->set_probing(false);
   place_slots(plan_, max_rows_, /*reuse=*/true);
   bind_slots();
+  for (const auto* nodes : {&plan_.body, &plan_.tail}) {
+    for (const PlannedNode& node : *nodes) {
+      const auto& in = node.inputs;
+      reads_types_ = reads_types_ || (plan_.types != kNoSlot &&
+                                      std::find(in.begin(), in.end(), plan_.types) != in.end());
+    }
+  }
+}
+
+void RowProgram::grow(int rows) {
+  if (rows <= max_rows_) return;
+  const RowPlan before = plan_;
+  try {
+    place_slots(plan_, rows, /*reuse=*/true);
+    bind_arena(AlignedBuffer(static_cast<std::size_t>(plan_.arena_bytes)));
+  } catch (...) {
+    plan_ = before;
+    throw;
+  }
+  max_rows_ = rows;
 }
 
 RowProgram::~RowProgram() = default;
@@ -192,7 +213,7 @@ std::int64_t RowProgram::constant_bytes() const {
 void RowProgram::check_page_size() const {
   constexpr std::int64_t kSmall = std::int64_t{64} << 20, kTimesWeights = 4;
   const std::int64_t page = layout_.page_bytes();
-  if (page <= kSmall || page / kTimesWeights <= engine_.weights.bytes()) return;
+  if (page <= kSmall || page / kTimesWeights <= weigh(rows_->graph).bytes) return;
   throw Error(ErrorCode::kUnsupported,
               "the keys and values of " + std::to_string(kernels::kKvBlock) + " tokens take " +
                   std::to_string(page) + " bytes, more than " + std::to_string(kTimesWeights) +
@@ -302,7 +323,11 @@ void RowProgram::mark_views() {
 // Gives the arena's slots their addresses.
 void RowProgram::bind_slots() {
   arena_ = AlignedBuffer();  // first give back, then take
-  arena_ = AlignedBuffer(static_cast<std::size_t>(plan_.arena_bytes));
+  bind_arena(AlignedBuffer(static_cast<std::size_t>(plan_.arena_bytes)));
+}
+
+void RowProgram::bind_arena(AlignedBuffer arena) {
+  arena_ = std::move(arena);
   for (std::size_t i = 0; i < plan_.slots.size(); ++i) {
     const Slot& own = plan_.slots[i];
     if (own.storage == Storage::kArena) tensors_[i].data = arena_.as<std::byte>() + own.offset;
@@ -324,6 +349,10 @@ void RowProgram::set_rows(Part part, std::int64_t rows) {
 void RowProgram::fill_ids(SlotId id, std::span<const std::int64_t> ids) {
   if (id == kNoSlot) return;
   Tensor& target = tensor(id);
+  if (ids.empty()) {
+    std::memset(target.data, 0, static_cast<std::size_t>(slot(id).bytes(body_rows_)));
+    return;
+  }
   if (target.dtype == DType::kI32) {
     std::transform(ids.begin(), ids.end(), target.as<std::int32_t>(),
                    [](std::int64_t value) { return static_cast<std::int32_t>(value); });
@@ -359,8 +388,13 @@ std::vector<OpProfile> RowProgram::profiled_ops() const {
   return ops;
 }
 
-void RowProgram::run_nodes(const std::vector<PlannedNode>& nodes) {
-  for (const PlannedNode& node : nodes) run_node(node);
+void RowProgram::run_nodes(const std::vector<PlannedNode>& nodes, const CancelCheck* cancelled) {
+  for (const PlannedNode& node : nodes) {
+    if (cancelled != nullptr && !node.view && (*cancelled)()) {
+      throw Error(ErrorCode::kCancelled, "cancelled between operators");
+    }
+    run_node(node);
+  }
 }
 
 void RowProgram::gather(std::span<const std::int64_t> wanted, std::int64_t rows) {
@@ -392,14 +426,15 @@ void RowProgram::run(const RowInput& input) {
   set_rows(Part::kBody, rows);
   fill_ids(plan_.tokens, input.tokens);
   fill_ids(plan_.positions, input.positions);
-  run_nodes(plan_.body);
+  fill_ids(plan_.types, input.types);
+  run_nodes(plan_.body, input.cancelled);
   if (wanted == 0) return;
   set_rows(Part::kTail, wanted);
   for (std::size_t i = 0; i < plan_.slots.size(); ++i) {
     if (plan_.slots[i].storage == Storage::kLogits) tensors_[i].data = input.output;
   }
   gather(input.wanted, rows);
-  run_nodes(plan_.tail);
+  run_nodes(plan_.tail, input.cancelled);
   const Tensor& output = tensor(plan_.output);
   if (output.data != input.output) {
     std::memcpy(input.output, output.data,

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     import onnxruntime
 
 KVIK = "kvik, the graph as it stands"
+KVIK_TEXTS = "kvik, each text by itself"
 Arrays = list[npt.NDArray[Any]]
 PlainEngine = Callable[[Feeds], Arrays]
 _BATCHES = (1, 2, 3)
@@ -121,6 +122,9 @@ def verify_plain(
     if any(item.name.endswith("mask") for item in file.inputs):
         on_step("padding")
         result.checks.append(_padding(file, cases, references))
+    if engines is None and any(item.name == "input_ids" for item in file.inputs):
+        on_step(KVIK_TEXTS)
+        result.checks.append(_texts(file, cases, references, threads))
     return result
 
 
@@ -232,6 +236,40 @@ def _padding(file: _File, cases: list[Feeds], references: list[Arrays]) -> Check
             worst = max(worst, _error(output, reference))
     return Check("more padding, onnxruntime", "random", f"{count:,} values", worst,
                  worst <= TOLERANCE)  # fmt: skip
+
+
+def _texts(file: _File, cases: list[Feeds], references: list[Arrays], threads: int | None) -> Check:
+    """Kvik gets every text without its padding, and must give what the padded batch gave."""
+    import kvik
+
+    try:
+        model = kvik.load(file.path, threads=threads)
+    except kvik.KvikError as error:
+        return Check(KVIK_TEXTS, "random", "nothing", None, True, first_line(error), skipped=True)
+    names = [item.name for item in file.session.get_outputs()]
+    worst, count = 0.0, 0
+    for feeds, expected in zip(cases, references, strict=True):
+        everything = np.ones_like(feeds["input_ids"])
+        lengths = feeds.get("attention_mask", everything).sum(axis=1)
+        ids = [row[:n] for row, n in zip(feeds["input_ids"], lengths, strict=True)]
+        types = None
+        if "token_type_ids" in feeds and model.info.reads_types:
+            types = [row[:n] for row, n in zip(feeds["token_type_ids"], lengths, strict=True)]
+        try:
+            found = model.encode(ids, types)
+        except kvik.UnsupportedError as error:  # runs as the graph stands alone
+            return Check(
+                KVIK_TEXTS, "random", "nothing", None, True, first_line(error), skipped=True
+            )
+        except kvik.KvikError as error:
+            return Check(KVIK_TEXTS, "random", "", None, False, first_line(error))
+        for name, texts in found.items():
+            padded = expected[names.index(name)]
+            for text, reference, length in zip(texts, padded, lengths, strict=True):
+                wanted = reference if text.ndim == 1 else reference[:length].reshape(text.shape)
+                count += wanted.size
+                worst = max(worst, _error(text, wanted))
+    return Check(KVIK_TEXTS, "random", f"{count:,} values", worst, worst <= TOLERANCE)
 
 
 def _error(found: npt.NDArray[Any], reference: npt.NDArray[Any]) -> float:

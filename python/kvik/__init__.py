@@ -24,13 +24,17 @@ from kvik.info import ModelInfo, Score, TensorInfo
 from kvik.model import Model, load
 from kvik.profile import OpProfile, Profile
 from kvik.session import InferenceSession, NodeArg
+from kvik.tasks import Answer, Classification, Filling, Tag
 from kvik.tokenizer import Tokenizer
 
 __version__ = version()
 
 __all__ = [
+    "Answer",
     "CancelledError",
+    "Classification",
     "FileError",
+    "Filling",
     "InferenceSession",
     "InternalError",
     "InvalidArgumentError",
@@ -43,6 +47,7 @@ __all__ = [
     "OutOfMemoryError",
     "Profile",
     "Score",
+    "Tag",
     "TensorInfo",
     "Tokenizer",
     "UnsupportedError",

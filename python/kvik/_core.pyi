@@ -161,6 +161,18 @@ class ModelInfo:
     def token_limit(self) -> int: ...
 
     @property
+    def reads_types(self) -> bool: ...
+
+    @property
+    def type_limit(self) -> int: ...
+
+    @property
+    def encoded(self) -> list[tuple[str, int]]: ...
+
+    @property
+    def encoded_per_token(self) -> bool: ...
+
+    @property
     def context_length(self) -> int: ...
 
     @property
@@ -266,11 +278,13 @@ class Model:
     """A loaded language model; see kvik.Model."""
 
     @staticmethod
-    def load(path: str | os.PathLike[str], threads: int = 0, weights: str = 'f32', cache: str = 'f32', optimize: bool = True, incremental: bool = True, max_rows: int = 256) -> Model:
-        """Load a file; threads=0 means one a CPU."""
+    def load(path: str | os.PathLike[str], threads: int = 0, weights: str = 'f32', cache: str = 'f32', optimize: bool = True, incremental: bool = True, max_rows: int = 256, outputs: _Sequence[str] = ()) -> Model:
+        """
+        Load a file; threads=0 means one a CPU, no outputs those that fit together.
+        """
 
     @staticmethod
-    def from_bytes(data: bytes, threads: int = 0, weights: str = 'f32', cache: str = 'f32', optimize: bool = True, incremental: bool = True, max_rows: int = 256) -> Model:
+    def from_bytes(data: bytes, threads: int = 0, weights: str = 'f32', cache: str = 'f32', optimize: bool = True, incremental: bool = True, max_rows: int = 256, outputs: _Sequence[str] = []) -> Model:
         """Load a model from memory; it is copied."""
 
     @property
@@ -312,6 +326,11 @@ class Model:
     def forward(self, steps: _Sequence[tuple[Sequence, numpy.typing.NDArray[numpy.int64], Logits]]) -> numpy.typing.NDArray[numpy.float32]:
         """
         Append each step's ids to its sequence. Returns the logits that the steps ask for, float32 [rows, vocab_size], in the order of the steps and of their tokens.
+        """
+
+    def encode(self, texts: _Sequence[tuple[numpy.typing.NDArray[numpy.int64], numpy.typing.NDArray[numpy.int64] | None]]) -> numpy.typing.NDArray[numpy.float32]:
+        """
+        Whole texts, each as ids and their types (None: zeros), without padding. Returns float32 [rows, features]: a row for every token, or one for each text.
         """
 
 class SamplerOptions:

@@ -13,14 +13,28 @@ from kvik.arguments import (
     WeightType,
     check_choice,
     check_count,
+    check_ids,
+    check_names,
     check_path,
     check_threads,
 )
-from kvik.errors import InvalidArgumentError
+from kvik.encoder import Encoder, EncoderMetadata, Pooling, read_encoder_metadata
+from kvik.errors import InvalidArgumentError, UnsupportedError
 from kvik.generation import DEFAULT_NEW_TOKENS, Prompts, Run, Settings, read_prompts
 from kvik.info import ModelInfo, Score, model_info
 from kvik.metadata import GenerationMetadata, end_ids, read_metadata
 from kvik.profile import Profile, read_profile
+from kvik.tasks import (
+    TASK_KEY,
+    Answer,
+    Classification,
+    Filling,
+    Tag,
+    Task,
+    find_task,
+    wrong_task,
+)
+from kvik.texts import one_or_many
 from kvik.tokenizer import Tokenizer, find_tokenizer
 
 if TYPE_CHECKING:
@@ -47,8 +61,10 @@ def load(
     weights: WeightType = "f32",
     cache: CacheType = "f32",
     max_rows: int = 256,
+    task: Task | None = None,
+    outputs: Sequence[str] = (),
 ) -> Model:
-    """Load an ONNX file that maps token ids to logits.
+    """Load an ONNX file that maps token ids to logits, or to vectors.
 
     The file is mapped, not copied, and must not change while the model lives.
 
@@ -70,6 +86,12 @@ def load(
             incremental has no cache.
         max_rows: Tokens of the prompts that are computed at once, 1 to 65536. More need more memory
             for activations; the numbers are the same.
+        task: What the model is for, of "generate", "fill_mask", "classify", "tag", "answer" and
+            "embed"; None: what the file's metadata says, else what its inputs and outputs look
+            like.
+        outputs: Of a model that reads whole texts, the outputs to compute; (): start_logits and
+            end_logits where there are both, else logits, else the first of floats that can be
+            computed for each text by itself.
 
     Raises:
         FileError: The file or the tokenizer can't be read.
@@ -84,12 +106,16 @@ def load(
         weights=check_choice(weights, "weights", get_args(WeightType)),
         cache=check_choice(cache, "cache", get_args(CacheType)),
         max_rows=check_count(max_rows, "max_rows", 1, 65536),
+        outputs=check_names(outputs, "outputs"),
     )
     metadata = core.metadata
     return Model(
         core,
         find_tokenizer(file, metadata, tokenizer),
-        read_metadata(metadata, core.info.vocab_size, file),
+        read_metadata(metadata, core.info.token_limit or core.info.vocab_size, file),
+        find_task(core, metadata, task, file),
+        read_encoder_metadata(metadata, file),
+        told=task is not None or TASK_KEY in metadata,
     )
 
 
@@ -102,7 +128,14 @@ class Model:
     """
 
     def __init__(
-        self, core: _core.Model, tokenizer: Tokenizer | None, metadata: GenerationMetadata
+        self,
+        core: _core.Model,
+        tokenizer: Tokenizer | None,
+        metadata: GenerationMetadata,
+        task: Task,
+        encoder: EncoderMetadata,
+        *,
+        told: bool,
     ) -> None:
         self._core = core
         self._tokenizer = tokenizer
@@ -111,6 +144,9 @@ class Model:
         self._id_limit = core.info.token_limit or self._info.vocab_size
         self._defaults = dict(metadata.defaults or {})
         self._stop_ids = end_ids(metadata, tokenizer, self._info.vocab_size)
+        self._task: Task = task
+        self._told = told  # what it is for
+        self._encoder = Encoder(core, tokenizer, encoder)
 
     @property
     def info(self) -> ModelInfo:
@@ -121,6 +157,11 @@ class Model:
     def tokenizer(self) -> Tokenizer | None:
         """Text to ids and back; None for a model without."""
         return self._tokenizer
+
+    @property
+    def task(self) -> Task:
+        """What the model is for, which says which of its methods fit."""
+        return self._task
 
     @property
     def stop_ids(self) -> tuple[int, ...]:
@@ -199,6 +240,7 @@ class Model:
                 the vocabulary, a prompt longer than the context, text for a model without
                 tokenizer, an option out of its range. Also when the model computes NaN.
         """
+        self._must_generate("generate")
         settings = Settings(
             max_new_tokens, temperature, top_k, top_p, min_p, repetition_penalty, logit_bias, stop,
             stop_ids, seed,
@@ -241,6 +283,7 @@ class Model:
         ids come one by one. The arguments are those of generate() and are checked at once. Closing
         the iterator ends the generation.
         """
+        self._must_generate("stream")
         settings = Settings(
             max_new_tokens, temperature, top_k, top_p, min_p, repetition_penalty, logit_bias, stop,
             stop_ids, seed,
@@ -269,6 +312,7 @@ class Model:
             chunk: Feed the ids in pieces of this many tokens; None: all at once. Checked, but of
                 no effect, without the cache.
         """
+        self._must_generate("logits")
         tokens = np.asarray(self._prompts_of_one(ids), dtype=np.int64)
         size = len(tokens) if chunk is None else check_count(chunk, "chunk", 1)
         if not cache:
@@ -287,6 +331,7 @@ class Model:
         Raises:
             InvalidArgumentError: as :meth:`generate`, and for fewer than two tokens.
         """
+        self._must_generate("score")
         tokens = self._prompts_of_one(text)
         if len(tokens) < 2:
             raise InvalidArgumentError(
@@ -300,6 +345,155 @@ class Model:
             logprobs[row + 1 : row + 1 + len(logits)] = _log_softmax_at(logits, wanted)
             row += len(logits)
         return Score(tokens, [self._spell(token) for token in tokens], logprobs)
+
+    # ---- models that read whole texts ----------------------------------------------------------
+
+    def encode(
+        self, ids: Sequence[Ids], types: Sequence[Ids] | None = None
+    ) -> dict[str, list[npt.NDArray[np.float32]]]:
+        """What the graph gives for texts as token ids: by output, an array for each text.
+
+        An array is float32 [len(ids), features], a row for every token, or [features] where the
+        output has one row for a text. Texts of unequal lengths run together without padding, and
+        none changes what another gets.
+
+        Args:
+            ids: A list of texts, each its token ids, special tokens among them.
+            types: Of each, the token types (token_type_ids), as many; None: zeros.
+        """
+        if not self._core.info.encoded:
+            raise self._not_by_sequence("encode")
+        for name, value in (("ids", ids), ("types", types)):
+            if value is not None and not isinstance(value, (list, tuple)):
+                raise InvalidArgumentError(
+                    f"{name} must be a list of texts as token ids; found {type(value).__name__}"
+                )
+        given = types if types is not None else [None] * len(ids)
+        if len(given) != len(ids):
+            raise InvalidArgumentError(
+                f"types must be of as many texts as ids: {len(given)} of {len(ids)}"
+            )
+        texts = []
+        for index, (text, own) in enumerate(zip(ids, given, strict=True)):
+            tokens = np.array(check_ids(text, f"ids[{index}]", self._id_limit), np.int64)
+            kinds = None if own is None else np.array(check_ids(own, f"types[{index}]"), np.int64)
+            texts.append((tokens, kinds))
+        rows = self._core.encode(texts)
+        lengths = [len(tokens) for tokens, _ in texts]
+        found: dict[str, list[npt.NDArray[np.float32]]] = {}
+        begin = 0
+        for name, features in self._core.info.encoded:
+            part = rows[:, begin : begin + features]
+            if self._core.info.encoded_per_token:
+                found[name] = np.split(part, np.cumsum(lengths)[:-1]) if lengths else []
+            else:
+                found[name] = list(part)
+            begin += features
+        return found
+
+    def embed(
+        self,
+        texts: str | Sequence[str],
+        *,
+        pooling: Pooling | None = None,
+        normalize: bool = True,
+        truncate: bool = False,
+    ) -> npt.NDArray[np.float32]:
+        """Vectors of texts: float32 [features] of one, [len(texts), features] of a list.
+
+        Texts of unequal lengths run together without padding, and each gets the vector, to the last
+        bit, that it would get alone.
+
+        Args:
+            texts: A text or a list of them.
+            pooling: How the vectors of a text's tokens become one: "mean", "cls" (the first) or
+                "max"; None: as the file says, else "mean".
+            normalize: Scale each vector to length 1, so that dot products are cosines.
+            truncate: A text that is longer than the model reads loses its end; False: an error.
+        """
+        self._fits("embed", "embed")
+        several, many = one_or_many(texts, "texts")
+        vectors = self._encoder.embed(several, pooling, normalize, truncate)
+        return vectors if many else vectors[0]
+
+    @overload
+    def classify(self, texts: str | tuple[str, str], *, truncate: bool = ...) -> Classification: ...
+    @overload
+    def classify(
+        self, texts: list[str] | list[tuple[str, str]], *, truncate: bool = ...
+    ) -> list[Classification]: ...
+
+    def classify(
+        self,
+        texts: str | tuple[str, str] | list[str] | list[tuple[str, str]],
+        *,
+        truncate: bool = False,
+    ) -> Classification | list[Classification]:
+        """The label of a text, or of a pair of texts (a tuple); a list of them gives a list.
+
+        Args:
+            texts: What is to be classified.
+            truncate: A text that is longer than the model reads loses its end; False: an error.
+        """
+        self._fits("classify", "classify")
+        if isinstance(texts, tuple):
+            several, many = [_pair(texts, "texts")], False
+        elif isinstance(texts, list) and any(isinstance(text, tuple) for text in texts):
+            several, many = [_pair(text, f"texts[{i}]") for i, text in enumerate(texts)], True
+        else:
+            several, many = one_or_many(texts, "texts")
+        found = self._encoder.classify(several, truncate)
+        return found if many else found[0]
+
+    def tag(self, text: str | Sequence[str]) -> list[Tag]:
+        """A label for every word of a text, or of a text that is cut into words already.
+
+        A word that the tokenizer cuts into several tokens has the label of the first.
+        """
+        self._fits("tag", "tag")
+        if not isinstance(text, str):
+            text = check_names(text, "text")
+        return self._encoder.tag([text])[0]
+
+    def answer(self, question: str, context: str, *, max_answer_tokens: int = 32) -> Answer:
+        """The part of a context that answers a question.
+
+        A context longer than the model reads is read in parts that overlap by a quarter.
+        """
+        self._fits("answer", "answer")
+        for text, name in ((question, "question"), (context, "context")):
+            if not isinstance(text, str):
+                raise InvalidArgumentError(f"{name} must be a text; found {type(text).__name__}")
+        return self._encoder.answer(question, context, max_answer_tokens)
+
+    def fill_mask(self, text: str, *, top: int = 5) -> list[list[Filling]]:
+        """For each mask ("[MASK]") of a text the likeliest tokens in its place, the best first.
+
+        Every one is filled in as if the others stayed masked.
+        """
+        self._fits("fill_mask", "fill_mask")
+        if not isinstance(text, str):
+            raise InvalidArgumentError(f"text must be a text; found {type(text).__name__}")
+        return self._encoder.fill_mask(text, top)
+
+    def _fits(self, method: str, task: Task) -> None:
+        if self._task != task:
+            raise wrong_task(method, self._task)
+        if not self._core.info.encoded:
+            raise self._not_by_sequence(method)
+
+    def _not_by_sequence(self, method: str) -> UnsupportedError:
+        if self._info.incremental:
+            reason = "this one generates: use generate(), stream(), score() or logits()"
+        else:
+            why = [line for line in self._core.explain if line.startswith("not by sequence")]
+            reason = f"{(why or self._core.explain)[0]}; run it with kvik.InferenceSession"
+        return UnsupportedError(f"{method}() needs a model that reads whole texts: {reason}")
+
+    def _must_generate(self, method: str) -> None:
+        """Also a model whose file does not say what it is for, if it gives logits of tokens."""
+        if self._task != "generate" and (self._told or self._task != "fill_mask"):
+            raise wrong_task(method, self._task)
 
     def start_profile(self) -> None:
         """Time every operator from now on, forgetting what was recorded before.
@@ -343,11 +537,23 @@ class Model:
     def __repr__(self) -> str:
         info = self._info
         how = "incremental" if info.incremental else "recomputes the whole sequence"
+        if self._task == "generate":
+            what = f"vocabulary {info.vocab_size}"
+        else:
+            what, how = f"task {self._task}", "by sequence"
         return (
-            f"<kvik.Model: {info.parameters:,} parameters, vocabulary {info.vocab_size}, "
+            f"<kvik.Model: {info.parameters:,} parameters, {what}, "
             f"context {info.context_length or 'unlimited'}, {how}, {info.isa}, "
             f"{info.threads} threads>"
         )
+
+
+def _pair(texts: object, name: str) -> tuple[str, str]:
+    if isinstance(texts, tuple) and len(texts) == 2:
+        first, second = texts
+        if isinstance(first, str) and isinstance(second, str):
+            return first, second
+    raise InvalidArgumentError(f"{name} must be two texts; found {texts!r}"[:200])
 
 
 def _log_softmax_at(logits: npt.NDArray[np.float32], ids: Sequence[int]) -> npt.NDArray[np.float64]:

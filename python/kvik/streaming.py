@@ -126,7 +126,7 @@ def _end_of(prompt: Sequence[int], decode: Decode) -> list[int]:
         text = decode(ids[-count:])
         if text and not text.startswith(_REPLACEMENT):
             return ids[-count:]
-    return ids[-_CONTEXT:]
+    return ids[-_FARTHEST:]  # without text, but perhaps with the one space that decoders strip
 
 
 def _joined(parts: list[list[int]]) -> list[int]:

@@ -35,6 +35,7 @@ class Tokenizer:
         self.raw = raw
         #: Where it came from: "the model's metadata", a path, or "the tokenizer argument".
         self.source = source
+        self._plain: tokenizers.Tokenizer | None = None
 
     @property
     def vocab_size(self) -> int:
@@ -48,14 +49,29 @@ class Tokenizer:
             InvalidArgumentError: the text holds a surrogate, as text has that was decoded from
                 bytes that are not UTF-8.
         """
-        try:
-            text.encode("utf-8")
-        except UnicodeEncodeError as error:
-            raise InvalidArgumentError(
-                f"the text holds the surrogate U+{ord(text[error.start]):04X} at index "
-                f"{error.start}, which is no character: pass text that was UTF-8"
-            ) from None
+        _check_text(text)
         return list(self.raw.encode(text, add_special_tokens=True).ids)
+
+    def frame(self, text: str | list[str], pair: str | None = None) -> tokenizers.Encoding:
+        """A text, its words, or a pair of texts, with the special tokens and where each came from.
+
+        Nothing is cut or filled up, whatever the tokenizer's own settings.
+
+        Raises:
+            InvalidArgumentError: as :meth:`encode`.
+        """
+        for part in (*([text] if isinstance(text, str) else text), pair or ""):
+            _check_text(part)
+        return self._unlimited().encode(text, pair, is_pretokenized=isinstance(text, list))
+
+    def _unlimited(self) -> tokenizers.Tokenizer:
+        """A copy that neither truncates nor pads; files of encoders often say that they do."""
+        if self._plain is None:
+            plain = type(self.raw).from_str(self.raw.to_str())
+            plain.no_truncation()
+            plain.no_padding()
+            self._plain = plain  # when it is ready: another thread may have made one, too
+        return self._plain
 
     def decode(self, ids: Sequence[int]) -> str:
         """Text of ids, special tokens left out. Bytes that are not UTF-8 become U+FFFD."""
@@ -73,6 +89,16 @@ class Tokenizer:
 
     def __repr__(self) -> str:
         return f"<kvik.Tokenizer of {self.vocab_size} tokens from {self.source}>"
+
+
+def _check_text(text: str) -> None:
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError as error:
+        raise InvalidArgumentError(
+            f"the text holds the surrogate U+{ord(text[error.start]):04X} at index "
+            f"{error.start}, which is no character: pass text that was UTF-8"
+        ) from None
 
 
 def find_tokenizer(

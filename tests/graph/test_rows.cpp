@@ -55,12 +55,15 @@ struct Model {
     return b.node("Attention", {h, h, h, mask});
   }
 
-  graph::RowProof prove(ValueId output) {
-    b.output(output);
+  graph::RowProof prove(ValueId output, graph::Mixing mixing = graph::Mixing::kEarlier) {
+    return prove(std::vector<ValueId>{output}, mixing);
+  }
+  graph::RowProof prove(const std::vector<ValueId>& outputs, graph::Mixing mixing) {
+    for (const ValueId id : outputs) b.output(id);
     graph::PassOptions options;
     options.assume_limits = true;
     const auto report = graph::optimize(b.graph, options, evaluator());
-    return graph::prove_rowwise(b.graph, graph::kNoValue, report.limits);
+    return graph::prove_rowwise(b.graph, b.graph.outputs, report.limits, mixing);
   }
   void proves(ValueId output, const char* what, std::int64_t limit = 0) {
     const graph::RowProof proof = prove(output);
@@ -305,6 +308,181 @@ KVIK_TEST(a_row_that_sees_no_key_averages_over_all) {
     Model m;
     m.proves(m.attend(m.hidden_unless("LessOrEqual")), "causal");
   }
+}
+
+// ---- rows that read their whole sequence
+// ---------------------------------------------------------
+
+constexpr auto kWhole = graph::Mixing::kWhole;
+
+ValueId token(Model& m, ValueId x, std::int64_t index) {
+  return m.b.node("Gather", {x, m.whole(index)}, {{"axis", std::int64_t{1}}});
+}
+
+KVIK_TEST(a_whole_sequence_is_read_only_where_that_is_allowed) {
+  Model m;
+  const graph::RowProof proof = m.prove(m.attend(graph::kNoValue), kWhole);
+  CHECK(proof.rows.has_value()) << proof.reason;
+  CHECK(proof.rows->mixing == kWhole);
+  CHECK(proof.rows->attention.at(0).mixing == kWhole);
+  CHECK(!proof.rows->attention.at(0).bias && !proof.rows->picked);
+  Model other;
+  other.refuses(other.attend(graph::kNoValue), "not causal", "the same, incrementally");
+  Model causal;
+  const auto rows = causal.prove(causal.attend(causal.hidden_unless("LessOrEqual")), kWhole).rows;
+  CHECK(rows && rows->mixing == graph::Mixing::kEarlier);
+}
+
+KVIK_TEST(a_mask_of_padding_is_all_ones) {
+  Model m;
+  const ValueId mask = m.b.input("attention_mask", {sym("b"), sym("s")}, DType::kI64);
+  const ValueId wide = m.b.node("Unsqueeze", {mask, m.b.ints({1, 2})});  // [b, 1, 1, s]
+  const ValueId real = m.b.node("Cast", {wide}, {{"to", std::int64_t{1}}});
+  const ValueId hidden = m.b.node("Sub", {m.b.scalar(1.0F), real});
+  const graph::RowProof proof =
+      m.prove(m.attend(m.b.node("Mul", {hidden, m.b.scalar(kLow)})), kWhole);
+  CHECK(proof.rows.has_value()) << proof.reason;
+  CHECK(!proof.rows->attention.at(0).bias);
+}
+
+KVIK_TEST(a_bias_of_the_positions_may_reach_later_keys) {
+  const auto distance = [](Model& m) {
+    const ValueId at = m.positions();
+    const ValueId apart = m.b.node("Sub", {at, m.b.node("Unsqueeze", {at, m.b.ints({1})})});
+    return m.b.node("Cast", {m.b.node("Abs", {apart})}, {{"to", std::int64_t{1}}});
+  };
+  {
+    Model m;
+    const auto proof = m.prove(m.attend(m.b.node("Neg", {distance(m)})), kWhole);
+    CHECK(proof.rows.has_value()) << proof.reason;
+    CHECK(proof.rows->attention.at(0).bias.has_value());
+  }
+  {
+    Model m;
+    const ValueId length = m.b.node("Cast", {m.length}, {{"to", std::int64_t{1}}});
+    const auto proof = m.prove(m.attend(m.b.node("Div", {distance(m), length})), kWhole);
+    CHECK(!proof.rows.has_value());
+    CHECK(proof.reason.find("length of the whole sequence") != std::string::npos) << proof.reason;
+  }
+}
+
+KVIK_TEST(one_token_of_each_sequence) {
+  const auto head = [](Model& m, ValueId x) {
+    return m.b.node("MatMul", {x, m.b.weight("head", Dims{kWidth, 3})});
+  };
+  for (const std::int64_t index : {0, -1}) {
+    Model m;
+    const auto proof = m.prove(head(m, token(m, m.x, index)), kWhole);
+    CHECK(proof.rows.has_value()) << proof.reason;
+    CHECK(proof.rows->picked == index);
+    CHECK_EQ(proof.rows->output_ends.at(0), 3);
+    Model incremental;
+    incremental.refuses(head(incremental, token(incremental, incremental.x, index)),
+                        "picks from the token or batch axis", "incrementally");
+  }
+  {
+    Model m;
+    const auto proof = m.prove(head(m, token(m, m.x, 1)), kWhole);
+    CHECK(!proof.rows.has_value()) << "the second token, which a text may not have";
+    CHECK(proof.reason.find("picks from the token or batch axis") != std::string::npos)
+        << proof.reason;
+  }
+  {
+    // x[:, 0] + x: every token's row would need the first token's.
+    Model m;
+    const ValueId first = m.b.node("Unsqueeze", {token(m, m.x, 0), m.b.ints({1})});
+    const auto proof = m.prove(m.b.node("Add", {first, m.x}), kWhole);
+    CHECK(!proof.rows.has_value());
+    CHECK(proof.reason.find("one token of each sequence") != std::string::npos) << proof.reason;
+  }
+  {
+    Model m;
+    const auto proof = m.prove(m.b.node("Add", {token(m, m.x, 0), token(m, m.x, -1)}), kWhole);
+    CHECK(!proof.rows.has_value());
+    CHECK(proof.reason.find("two tokens of each sequence") != std::string::npos) << proof.reason;
+  }
+}
+
+KVIK_TEST(one_token_is_not_repeated_for_all) {
+  // Rows of the first token as a sequence again: each row would have to be the first's.
+  const auto repeated = [](Model& m) {
+    const ValueId first = m.b.node("Unsqueeze", {token(m, m.x, 0), m.b.ints({1})});
+    return m.b.node("Expand", {first, m.concat({m.batch, m.length, m.b.ints({kWidth})})});
+  };
+  const std::string reason = "repeats one token";
+  {
+    Model m;
+    const auto proof = m.prove(repeated(m), kWhole);
+    CHECK(!proof.rows.has_value());
+    CHECK(proof.reason.find(reason) != std::string::npos) << proof.reason;
+  }
+  {
+    Model m;
+    m.x = repeated(m);
+    const auto proof = m.prove(m.attend(graph::kNoValue), kWhole);
+    CHECK(!proof.rows.has_value());
+    CHECK(proof.reason.find(reason) != std::string::npos) << proof.reason;
+  }
+}
+
+KVIK_TEST(picks_by_gather_elements) {
+  const auto pick = [](Model& m, ValueId at, std::vector<ValueId> dims) {
+    const ValueId spread = m.b.node("Expand", {at, m.concat(std::move(dims))});
+    const ValueId one = m.b.node("GatherElements", {m.x, spread}, {{"axis", std::int64_t{1}}});
+    return m.b.node("Squeeze", {one, m.b.ints({1})});
+  };
+  {
+    // The last token by the length of a mask of ones.
+    Model m;
+    const ValueId mask = m.b.input("attention_mask", {sym("b"), sym("s")}, DType::kI64);
+    const ValueId length = m.b.node("ReduceSum", {mask, m.b.ints({1})});  // [b, 1]
+    const ValueId last = m.b.node("Sub", {length, m.whole(1)});
+    const ValueId wide = m.b.node("Unsqueeze", {last, m.b.ints({2})});
+    const auto proof = m.prove(pick(m, wide, {m.batch, m.b.ints({1}), m.b.ints({kWidth})}), kWhole);
+    CHECK(proof.rows.has_value()) << proof.reason;
+    CHECK(proof.rows->picked == -1);
+  }
+  {
+    Model m;
+    const ValueId at = m.indices({0, 0}, Dims{1, 1, 1, 2});
+    const ValueId one = m.b.node("GatherElements", {m.x, at}, {{"axis", std::int64_t{1}}});
+    const auto proof = m.prove(one, kWhole);
+    CHECK(!proof.rows.has_value()) << "indices of another rank";
+  }
+}
+
+KVIK_TEST(types_are_rows_beside_the_tokens) {
+  const auto typed = [](Model& m, std::vector<Expr> dims) {
+    const ValueId types = m.b.input("token_type_ids", std::move(dims), DType::kI64);
+    return m.b.node("Gather", {m.b.weight("kinds", Dims{2, kWidth}), types});
+  };
+  Model m;
+  const auto proof = m.prove(m.b.node("Add", {m.x, typed(m, {sym("b"), sym("s")})}), kWhole);
+  CHECK(proof.rows.has_value()) << proof.reason;
+  CHECK(proof.rows->types != graph::kNoValue);
+  Model flat;
+  flat.b.graph.value(flat.ids).shape = std::vector<Expr>{sym("s")};
+  const ValueId x = flat.b.node("Add", {flat.x, typed(flat, {Expr(1), sym("t")})});
+  CHECK(!flat.prove(x, kWhole).rows.has_value()) << "of another rank than the ids";
+}
+
+KVIK_TEST(a_bias_must_leave_a_key_to_see) {
+  Model m;
+  const ValueId apart =
+      m.b.node("Where", {m.compare("Equal"), m.b.scalar(-1e9F), m.b.scalar(0.0F)});
+  const auto proof = m.prove(m.attend(apart), kWhole);
+  CHECK(!proof.rows.has_value()) << "a text of one token sees nothing";
+}
+
+KVIK_TEST(several_outputs_lie_side_by_side) {
+  Model m;
+  const ValueId wide = m.b.node("MatMul", {m.x, m.b.weight("wide", Dims{kWidth, 5})});
+  const auto proof = m.prove({wide, m.x}, kWhole);
+  CHECK(proof.rows.has_value()) << proof.reason;
+  CHECK((proof.rows->output_ends == std::vector<std::int64_t>{5, 5 + kWidth}));
+  Model other;
+  const auto mixed = other.prove({other.x, token(other, other.x, 0)}, kWhole);
+  CHECK(!mixed.rows.has_value()) << "a row for every token beside one for each sequence";
 }
 
 }  // namespace

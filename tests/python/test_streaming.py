@@ -1,7 +1,7 @@
 """Text in pieces: no split characters, no stop strings, the same text however it is cut."""
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from tokenizers import Tokenizer, decoders, models
 
@@ -141,6 +141,7 @@ def test_a_space_after_special_tokens_stays(decoder):
     prompt=st.lists(st.integers(0, 6), max_size=10), ids=st.lists(st.integers(0, 6), max_size=30)
 )
 @settings(max_examples=300)
+@example(prompt=[2, 5, 5, 5, 5], ids=[0])
 def test_text_after_a_prompt_is_what_the_tokenizer_adds(decoder, prompt, ids):
     decode = sentence_tokenizer(decoder).decode
     pieces, _ = stream(decode, ids, prompt=prompt)

@@ -2,6 +2,7 @@
 #include "kvik/kvik.h"
 
 #include <algorithm>
+#include <array>
 #include <cmath>
 #include <cstring>
 #include <thread>
@@ -78,7 +79,71 @@ KVIK_TEST(a_model_that_is_not_causal_generates_by_recomputation) {
   CHECK(contains(model.explain().front(), "not causal")) << model.explain().front();
   const GenerateRequest request{.prompt = {1, 2, 3}, .max_new_tokens = 5};
   CHECK_EQ(generate(model, request).tokens.size(), std::size_t{5});
-  CHECK_EQ(model.dump(GraphStage::kRows), "");
+  // As rows of the whole sequence, and as the graph stands.
+  const Model graph = load({.threads = 1, .incremental = false}, {.causal = false});
+  CHECK_EQ(graph.dump(GraphStage::kRows), "");
+  const Tokens tokens = random_tokens(67, 6);
+  Sequence a = model.new_sequence(), b = graph.new_sequence();
+  const auto got = run(model, {{&a, tokens, Logits::kAll}});
+  const auto want = run(graph, {{&b, tokens, Logits::kAll}});
+  float worst = 0;
+  for (std::size_t i = 0; i < want.size(); ++i) worst = std::max(worst, std::abs(got[i] - want[i]));
+  CHECK(worst < 1e-4F) << worst;
+}
+
+std::vector<float> encode(const Model& model, std::span<const EncoderInput> inputs) {
+  std::vector<float> out(
+      static_cast<std::size_t>(model.encoded_rows(inputs) * model.info().encoded_features()));
+  model.encode(inputs, out);
+  return out;
+}
+
+KVIK_TEST(a_text_is_encoded_by_itself_whatever_shares_the_call) {
+  const Model model = load({.threads = 2, .max_rows = 64}, {.causal = false});
+  CHECK_EQ(model.info().encoded.size(), std::size_t{1});
+  CHECK(model.info().encoded_per_token);
+  CHECK_EQ(model.info().encoded_features(), 40);
+  std::vector<Tokens> texts;  // of unequal lengths, and one longer than max_rows
+  for (const int length : {1, 30, 48, 70, 7}) texts.push_back(random_tokens(length, length));
+  std::vector<EncoderInput> inputs;
+  for (const Tokens& text : texts) inputs.push_back({text, {}});
+  const auto together = encode(model, inputs);
+  const Model single = load({.threads = 1}, {.causal = false});
+  std::vector<float> apart;
+  for (const EncoderInput& input : inputs) {
+    const auto rows = encode(single, {&input, 1});
+    apart.insert(apart.end(), rows.begin(), rows.end());
+  }
+  CHECK(together == apart);
+  // The first token reads the last: nothing here is causal.
+  Tokens other = texts[1];
+  other.back() = (other.back() + 1) % 40;
+  const auto changed = encode(single, std::array{EncoderInput{other, {}}});
+  CHECK(!std::equal(changed.begin(), changed.begin() + 40, together.begin() + 40));
+}
+
+KVIK_TEST(encode_refuses) {
+  const Model model = load({.threads = 1}, {.causal = false}), causal = load();
+  const Tokens tokens = random_tokens(5, 7), none, wrong{1, 40}, types{0, 0, 0};
+  const Tokens longest = random_tokens(71, 8);
+  std::vector<float> out(5 * 40);
+  const auto refused = [&](const Model& m, EncoderInput input, const char* words) {
+    try {
+      m.encode({input}, out);
+      CHECK(false) << words;
+    } catch (const Error& error) {
+      CHECK(error.code() == ErrorCode::kInvalidArgument);
+      CHECK(contains(error.what(), words)) << error.what();
+    }
+  };
+  refused(causal, {tokens, {}}, "does not encode");
+  refused(model, {none, {}}, "text 0: no tokens");
+  refused(model, {wrong, {}}, "token id 40; the model accepts 0 to 39");
+  refused(model, {tokens, types}, "token types, which the model does not read");
+  refused(model, {longest, {}}, "71 tokens exceed the model's context of 70");
+  refused(model, {std::span(tokens).first(4), {}}, "holds 200 floats");
+  model.encode({{tokens, {}}}, out);
+  CHECK_EQ(model.encoded_rows({{tokens, {}}, {longest, {}}}), 76);
 }
 
 KVIK_TEST(logits_modes_and_unequal_lengths) {

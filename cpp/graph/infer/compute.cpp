@@ -59,6 +59,31 @@ void dequantize(InferContext& c) {
   c.set(0, dtype, c.shape(0));
 }
 
+// Of integers that are the same along the reduced axes: a mask of ones adds up to its length.
+std::optional<Expr> reduced_content(const InferContext& c, const Shape& from,
+                                    const std::vector<bool>& reduced, bool keep) {
+  const auto content = c.content(0);
+  const bool sum = c.node().op == "ReduceSum";
+  if (!content || content->type() != ExprType::kInt ||
+      (!sum && c.node().op != "ReduceMax" && c.node().op != "ReduceMin")) {
+    return std::nullopt;
+  }
+  Expr count(1);
+  std::map<int, Expr> indices;
+  int out = 0;
+  for (int axis = 0; axis < static_cast<int>(from.size()); ++axis) {
+    if (!reduced[static_cast<std::size_t>(axis)]) {
+      indices.emplace(axis, Expr::index(out++));
+      continue;
+    }
+    if (content->has_index(axis)) return std::nullopt;
+    count = count * from[static_cast<std::size_t>(axis)];
+    if (keep) ++out;
+  }
+  const Expr same = content->substitute(indices);
+  return sum ? same * count : same;
+}
+
 void reduce(InferContext& c) {
   const auto& from = c.shape(0);
   if (!from) return c.set(0, c.dtype(0), std::nullopt);
@@ -84,6 +109,7 @@ void reduce(InferContext& c) {
     }
   }
   c.set(0, c.dtype(0), out);
+  c.set_content(0, reduced_content(c, *from, reduced, keep));
 }
 
 void arg_reduce(InferContext& c) {

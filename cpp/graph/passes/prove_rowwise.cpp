@@ -11,6 +11,9 @@ namespace kvik::graph {
 
 namespace {
 
+// The known input that an encoder's caller may choose: which of two texts a token belongs to.
+constexpr const char* kTypes = "token_type_ids";
+
 // Inputs along the token axis whose meaning is known, and what the engine supplies for them: a
 // prompt is one unpadded sequence that starts at position 0.
 struct KnownInput {
@@ -18,8 +21,7 @@ struct KnownInput {
   Expr content;
 };
 std::vector<KnownInput> known_inputs() {
-  return {
-      {"attention_mask", Expr(1)}, {"position_ids", Expr::index(1)}, {"token_type_ids", Expr(0)}};
+  return {{"attention_mask", Expr(1)}, {"position_ids", Expr::index(1)}, {kTypes, Expr(0)}};
 }
 
 bool is_token_ids(const Value& value) {
@@ -54,8 +56,10 @@ ValueId find_tokens(const Graph& graph) {
 }
 
 // What the engine supplies, by input; an input that nobody knows stops the proof. Their shapes
-// become the token input's, since that is what the engine will pass.
-std::map<ValueId, Expr> supplied_inputs(Graph& graph, ValueId tokens) {
+// become the token input's, since that is what the engine will pass. An encoder's `types` are rows
+// of numbers like the tokens.
+std::map<ValueId, Expr> supplied_inputs(Graph& graph, ValueId tokens, Mixing mixing,
+                                        ValueId& types) {
   std::map<ValueId, Expr> known;
   for (const ValueId id : graph.inputs) {
     if (id == tokens) continue;
@@ -64,7 +68,14 @@ std::map<ValueId, Expr> supplied_inputs(Graph& graph, ValueId tokens) {
     for (const KnownInput& k : known_inputs()) {
       if (value.name != k.name || !value.shape || value.shape->size() != 2) continue;
       const bool integral = value.dtype == DType::kI64 || value.dtype == DType::kI32;
-      known.emplace(id, integral ? k.content : cast(k.content, ExprType::kFloat));
+      if (mixing == Mixing::kWhole && integral && value.name == kTypes) {
+        if (graph.value(tokens).shape->size() != 2) {
+          stop("'" + value.name + "' and the token ids have different ranks");
+        }
+        types = id;
+      } else {
+        known.emplace(id, integral ? k.content : cast(k.content, ExprType::kFloat));
+      }
       if (graph.value(tokens).shape->size() == 2) value.shape = graph.value(tokens).shape;
       found = integral;
     }
@@ -111,10 +122,12 @@ std::map<ValueId, std::string> apply_rules(Prover& prover, const Graph& source) 
 void finish(RowGraph& rows) {
   Graph& graph = rows.graph;
   graph.inputs = {rows.tokens, rows.positions};
+  if (rows.types != kNoValue) graph.inputs.push_back(rows.types);
   graph.outputs = {rows.output};
   remove_dead(graph);
   rows.tokens = graph.inputs[0];
   rows.positions = graph.inputs[1];
+  if (rows.types != kNoValue) rows.types = graph.inputs[2];
   rows.output = graph.outputs[0];
   std::vector<RowAttention> live;
   for (std::size_t i = 0; i < graph.nodes.size(); ++i) {
@@ -138,14 +151,80 @@ Contents infer_with_limits(Graph& graph, const std::map<ValueId, Expr>& known, D
   }
 }
 
-RowGraph prove(Graph graph, ValueId output, DimLimits limits,
+// An input of the row graph: int64 or int32 [rows].
+ValueId add_input(Prover& prover, const std::string& name, DType dtype) {
+  Graph& graph = prover.result().graph;
+  const ValueId id = graph.add_value(name, dtype);
+  graph.value(id).shape = std::vector<Expr>{Expr::symbol("rows")};
+  return id;
+}
+
+// The row value of an output; stops where it is neither a row for every token nor one token's.
+RowValue output_rows(Prover& prover, ValueId id, bool batched) {
+  RowValue value = prover.dense(prover.get(id));
+  const auto holds = [&](int role) {
+    return std::any_of(value.layout.begin(), value.layout.end(),
+                       [role](const Axis& axis) { return has_role(axis, role); });
+  };
+  const bool whole = value.rows && (holds(kTokenRole) || prover.picked(value.id)) &&
+                     (!batched || holds(kBatchRole));
+  if (!whole) {
+    stop("the output '" + prover.source().value(id).name + "' does not have a row for every token");
+  }
+  return value;
+}
+
+// Several outputs become one whose rows hold theirs one after the other.
+void join_outputs(Prover& prover, const std::vector<RowValue>& values) {
+  RowGraph& rows = prover.result();
+  rows.output = values.front().id;
+  std::vector<ValueId> parts;
+  std::int64_t end = 0;
+  for (const RowValue& value : values) {
+    std::int64_t features = 1;
+    for (const std::int64_t dim : stored_dims(value.layout)) features *= dim;
+    rows.output_ends.push_back(end += features);
+    if (values.size() > 1) parts.push_back(prover.reshaped(value.id, {features}));
+  }
+  if (values.size() > 1) {
+    const DType dtype = rows.graph.value(parts.front()).dtype;
+    rows.output = prover.emit("Concat", "", std::move(parts), {{"axis", std::int64_t{1}}}, dtype,
+                              {end}, true, "outputs");
+  }
+  rows.picked = prover.picked(rows.output);
+  if (rows.picked) rows.mixing = Mixing::kWhole;
+}
+
+void explain(const Prover& prover, const RowGraph& rows, const std::map<ValueId, Expr>& known,
+             ValueId tokens, const std::string& outputs, std::vector<std::string>& explanation) {
+  const Graph& graph = prover.source();
+  if (rows.mixing == Mixing::kEarlier) {
+    explanation.push_back("incremental: every row of " + outputs +
+                          " depends on its own token and earlier ones alone");
+  } else if (rows.picked) {
+    explanation.push_back("by sequence: " + outputs + " is computed from the rows of one sequence" +
+                          ", for its " + (*rows.picked == 0 ? "first" : "last") + " token");
+  } else {
+    explanation.push_back("by sequence: every row of " + outputs +
+                          " depends on its own sequence alone");
+  }
+  explanation.push_back("token ids: input '" + graph.value(tokens).name + "'");
+  for (const auto& [id, content] : known) {
+    explanation.push_back("supplied by the engine: '" + graph.value(id).name +
+                          "' = " + (content.has_index() ? "the position" : content.str()));
+  }
+  explanation.insert(explanation.end(), prover.notes.begin(), prover.notes.end());
+}
+
+RowGraph prove(Graph graph, std::vector<ValueId> outputs, DimLimits limits, Mixing mixing,
                std::vector<std::string>& explanation) {
-  if (output == kNoValue) {
+  if (outputs.empty()) {
     if (graph.outputs.empty()) stop("the graph has no output");
-    output = graph.outputs[0];
+    outputs = {graph.outputs[0]};
   }
   const ValueId tokens = find_tokens(graph);
-  const auto known = supplied_inputs(graph, tokens);
+  ValueId types = kNoValue;
+  const auto known = supplied_inputs(graph, tokens, mixing, types);
   const Contents contents = infer_with_limits(graph, known, limits);
   const std::vector<Expr> ids = *graph.value(tokens).shape;
   const Expr token = ids.back();
@@ -157,14 +236,11 @@ RowGraph prove(Graph graph, ValueId output, DimLimits limits,
   }
   if (batch == token) stop("batch and sequence have the same symbol '" + token.str() + "'");
 
-  Prover prover(graph, contents, batch, token);
+  Prover prover(graph, contents, batch, token, mixing);
   RowGraph& rows = prover.result();
   rows.graph.name = graph.name;
-  const Expr count = Expr::symbol("rows");
-  rows.tokens = rows.graph.add_value(graph.value(tokens).name, graph.value(tokens).dtype);
-  rows.graph.value(rows.tokens).shape = std::vector<Expr>{count};
-  rows.positions = rows.graph.add_value("positions", DType::kI64);
-  rows.graph.value(rows.positions).shape = std::vector<Expr>{count};
+  rows.tokens = add_input(prover, graph.value(tokens).name, graph.value(tokens).dtype);
+  rows.positions = add_input(prover, "positions", DType::kI64);
   if (const auto it = limits.find(token.str()); it != limits.end()) {
     prover.limit_context(it->second, "a table is sliced to the length of the sequence");
   }
@@ -175,30 +251,24 @@ RowGraph prove(Graph graph, ValueId output, DimLimits limits,
   input.layout.push_back({{kTokenRole, token, false}});
   input.id = prover.reshaped(rows.tokens, stored_dims(input.layout));
   prover.set(tokens, input);
+  if (types != kNoValue) {
+    rows.types = add_input(prover, kTypes, graph.value(types).dtype);
+    input.id = prover.reshaped(rows.types, stored_dims(input.layout));
+    prover.set(types, input);
+  }
 
   const auto stopped = apply_rules(prover, graph);
-  if (const auto it = stopped.find(output); it != stopped.end()) stop(it->second);
-  const RowValue result = prover.dense(prover.get(output));
-  const auto holds = [&](int role) {
-    return std::any_of(result.layout.begin(), result.layout.end(),
-                       [role](const Axis& axis) { return has_role(axis, role); });
-  };
-  if (!result.rows || !holds(kTokenRole) || (batch == ids[0] && !holds(kBatchRole))) {
-    stop("the output '" + graph.value(output).name + "' does not have a row for every token");
+  std::vector<RowValue> values;
+  std::string names;
+  for (const ValueId output : outputs) {
+    if (const auto it = stopped.find(output); it != stopped.end()) stop(it->second);
+    values.push_back(output_rows(prover, output, batch == ids[0]));
+    names += (names.empty() ? "'" : ", '") + graph.value(output).name + "'";
   }
-  rows.output = result.id;
+  join_outputs(prover, values);
   RowGraph out = std::move(rows);
   finish(out);
-
-  const Value& logits = graph.value(output);
-  explanation.push_back("incremental: every row of '" + logits.name +
-                        "' depends on its own token and earlier ones alone");
-  explanation.push_back("token ids: input '" + graph.value(tokens).name + "'");
-  for (const auto& [id, content] : known) {
-    explanation.push_back("supplied by the engine: '" + graph.value(id).name +
-                          "' = " + (content.has_index() ? "the position" : content.str()));
-  }
-  explanation.insert(explanation.end(), prover.notes.begin(), prover.notes.end());
+  explain(prover, out, known, tokens, names, explanation);
   return out;
 }
 
@@ -212,14 +282,16 @@ ValueId token_input(const Graph& graph) {
   }
 }
 
-RowProof prove_rowwise(const Graph& graph, ValueId output, const DimLimits& limits) {
+RowProof prove_rowwise(const Graph& graph, std::vector<ValueId> outputs, const DimLimits& limits,
+                       Mixing mixing) {
   RowProof proof;
   try {
-    proof.rows = prove(graph, output, limits, proof.explanation);
+    proof.rows = prove(graph, std::move(outputs), limits, mixing, proof.explanation);
   } catch (const ProofStop& stopped) {
     proof.rows.reset();
     proof.reason = stopped.reason;
-    proof.explanation = {"not incremental: " + stopped.reason};
+    const char* what = mixing == Mixing::kWhole ? "not by sequence: " : "not incremental: ";
+    proof.explanation = {what + stopped.reason};
   }
   return proof;
 }

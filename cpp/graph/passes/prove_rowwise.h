@@ -1,10 +1,13 @@
-// The row-wise proof: may this graph be run incrementally, one token row at a time?
+// The row-wise proof: may this graph be run on a flat batch of token rows, and incrementally?
 //
 // Input: a canonical, shape-inferred, fused graph that maps token ids [batch, sequence] to an
 // output [batch, sequence, features...]. The pass follows the batch and the token axis from the
 // token input to the output. If every operator on the way is row-wise, position-dependent or causal
 // (see cpp/README.md), it returns the same computation on a flat batch of token rows: every value
 // that had a batch or token axis has one leading axis "rows" instead, and the two axes have size 1.
+//
+// With Mixing::kWhole an attention may also read the tokens that follow: an encoder. Its rows can
+// be computed only all together, but still without padding, and each sequence by itself.
 #pragma once
 
 #include <cstdint>
@@ -17,12 +20,18 @@
 
 namespace kvik::graph {
 
-// One causal attention of the row graph: node `kvik.RowAttention(q, k, v)` with
+// Which tokens of its sequence a row may depend on.
+enum class Mixing : std::uint8_t {
+  kEarlier,  // itself and earlier ones: each row can be computed once, as it comes
+  kWhole,    // any: all rows of a sequence are computed together
+};
+
+// One attention of the row graph: node `kvik.RowAttention(q, k, v)` with
 //   q [rows, ..., heads, ..., head_dim] etc.: rows outermost, dimensions of size 1 anywhere, so in
 //   memory q [rows, heads·head_dim], k [rows, kv_heads·head_dim], v [rows, kv_heads·value_dim],
 //   result [rows, heads·value_dim].
 // Row r of sequence s at position p first stores its k and v at position p of s's cache, then
-// attends to the positions 0..p (where `bias` says so).
+// attends to the positions 0..p, or to all of them (where `bias` says so).
 struct RowAttention {
   NodeId node =
       kNoNode;  // in RowGraph::graph; its int attribute "layer" is the index of this entry
@@ -32,8 +41,9 @@ struct RowAttention {
   int value_dim = 0;
   float scale = 1.0F;
   float softcap = 0.0F;
+  Mixing mixing = Mixing::kEarlier;  // kWhole: every row attends to all positions of its sequence
   // Added to the score of query position Expr::index(1), key position Expr::index(2), query head
-  // Expr::index(0); nothing: plain causal. A boolean expression: true attends, false hides.
+  // Expr::index(0); nothing: nothing is added. A boolean expression: true attends, false hides.
   std::optional<Expr> bias;
   // Keys at positions < p - window + 1 are proved hidden; 0: no window.
   std::int64_t window = 0;
@@ -43,7 +53,16 @@ struct RowGraph {
   Graph graph;
   ValueId tokens = kNoValue;     // int64 [rows]: the token ids
   ValueId positions = kNoValue;  // int64 [rows]: each row's position in its sequence; may be unused
-  ValueId output = kNoValue;     // [rows, features...] (dimensions of size 1 may be among them)
+  // int64 [rows]: token_type_ids of an encoder; kNoValue in others.
+  ValueId types = kNoValue;
+  ValueId output = kNoValue;  // [rows, features...] (dimensions of size 1 may be among them)
+  // The output is that of one token of each sequence: of the first or (-1) the last. Rows of others
+  // mean nothing. Nothing: it has a row for every token.
+  std::optional<std::int64_t> picked;
+  // Where each of several outputs ends in a row of `output`, in elements.
+  std::vector<std::int64_t> output_ends;
+  // kWhole: an attention reads later tokens, or the output is one row of each sequence.
+  Mixing mixing = Mixing::kEarlier;
   std::vector<RowAttention> attention;
   // Positions must be below this (the shortest table that the graph indexes by position, or the
   // limit up to which a mask was checked); 0: the graph itself has no limit.
@@ -61,9 +80,10 @@ struct RowProof {
 ValueId token_input(const Graph& graph);
 
 // Never throws for a valid graph: what can't be proved is said in the result.
-// `output`: the graph output to follow; kNoValue: the first.
+// `outputs`: the graph outputs to follow, which are joined along their features; none: the first.
 // `limits`: bounds on dimensions that the passes before took for granted; the bound on the sequence
 // becomes the context limit.
-RowProof prove_rowwise(const Graph& graph, ValueId output = kNoValue, const DimLimits& limits = {});
+RowProof prove_rowwise(const Graph& graph, std::vector<ValueId> outputs = {},
+                       const DimLimits& limits = {}, Mixing mixing = Mixing::kEarlier);
 
 }  // namespace kvik::graph

@@ -97,6 +97,8 @@ void attention(Prover& p, const Node& node) {
   entry.softcap = node.float_attr("softcap", 0.0F);
   MaskProof mask = prove_mask(p, node, entry.heads, node.int_attr("is_causal", 0) != 0);
   entry.bias = mask.bias;
+  entry.mixing = mask.mixing;
+  if (mask.mixing == Mixing::kWhole) p.result().mixing = Mixing::kWhole;
 
   const Value& result = p.source().value(node.outputs[0]);
   RowValue out = q.value;

@@ -22,6 +22,26 @@ void limit_by_table(Prover& p, const Node& node, const RowValue& at,
   }
 }
 
+bool is_token_axis(const Axis& axis) {
+  return axis.size() == 1 && axis[0].role == kTokenRole;
+}
+
+// One token of each sequence, an encoder's first or a decoder's last: what is left of the token
+// axis are `ones` axes of size 1.
+RowValue picked_token(Prover& p, const Node& node, RowValue data, int axis, std::size_t ones) {
+  const auto at = p.content(node.input(1));
+  const bool first = at && (at->is(0) || *at == Expr(0) - p.token());
+  const bool last = at && (at->is(-1) || *at == p.token() - Expr(1));
+  if (!p.may_read_later() || (!first && !last)) {
+    stop(node.label() + " picks from the token or batch axis");
+  }
+  data.id = p.pick(data.id, first ? 0 : -1);
+  const auto place = data.layout.erase(data.layout.begin() + axis);
+  data.layout.insert(place, ones, Axis{});
+  data.id = p.reshaped(data.id, stored_dims(data.layout));
+  return data;
+}
+
 // The elements `at` of data's axis, as Gather has it; `content` is that of the indices. `data` and
 // `at` are dense.
 RowValue picked(Prover& p, const Node& node, const RowValue& data, const RowValue& at, int axis,
@@ -69,8 +89,14 @@ RowValue picked(Prover& p, const Node& node, const RowValue& data, const RowValu
 
 void gather(Prover& p, const Node& node) {
   const RowValue data = p.dense(p.get(node.input(0)));
-  const RowValue at = p.dense(p.get(node.input(1)));
   const int axis = p.axis_attr(node, "axis", 0, data.layout.size());
+  if (data.rows && is_token_axis(data.layout[static_cast<std::size_t>(axis)])) {
+    const std::vector<Expr>& dims = p.shape(node.input(1));
+    const bool one = std::all_of(dims.begin(), dims.end(), [](const Expr& d) { return d.is(1); });
+    if (!one) stop(node.label() + " picks several tokens");
+    return p.set(node.outputs[0], picked_token(p, node, data, axis, dims.size()));
+  }
+  const RowValue at = p.dense(p.get(node.input(1)));
   p.set(node.outputs[0], picked(p, node, data, at, axis, p.content(node.input(1))));
 }
 
@@ -176,10 +202,19 @@ void gather_nd(Prover& p, const Node& node) {
 // Gather: out[i, j, k] = data[i, at[j], k].
 void gather_elements(Prover& p, const Node& node) {
   const RowValue data = p.dense(p.get(node.input(0)));
-  RowValue at = p.get(node.input(1));
   const int axis = p.axis_attr(node, "axis", 0, data.layout.size());
   const auto& from = p.shape(node.input(0));
   const auto& to = p.shape(node.input(1));
+  if (from.size() != to.size()) stop(node.label() + " has indices of another rank than its data");
+  if (data.rows && is_token_axis(data.layout[static_cast<std::size_t>(axis)])) {
+    for (std::size_t i = 0; i < to.size(); ++i) {
+      if (!(static_cast<int>(i) == axis ? to[i].is(1) : to[i] == from[i])) {
+        stop(node.label() + " picks several tokens");
+      }
+    }
+    return p.set(node.outputs[0], picked_token(p, node, data, axis, 1));
+  }
+  RowValue at = p.get(node.input(1));
   for (std::size_t i = 0; i < at.layout.size(); ++i) {
     if (static_cast<int>(i) == axis) continue;
     const bool alike = std::all_of(at.layout[i].begin(), at.layout[i].end(), [](const Atom& a) {

@@ -253,9 +253,22 @@ MaskProof prove_fixed_mask(Prover& p, const Node& node, const Expr& mask, int he
   return proof;
 }
 
-}  // namespace
+// A mask under which a token may see later ones.
+MaskProof whole_mask(const Expr& mask, const std::string& name) {
+  if (mask.has_unknown()) stop(name + " is beyond what the proof can express");
+  if (mask.has_symbol()) {
+    stop(name + " depends on the length of the whole sequence (" + mask.str() + ")");
+  }
+  MaskProof proof{.how = "every token sees its whole sequence", .mixing = Mixing::kWhole};
+  if (!shows(mask)) {
+    if (!sees_a_key(mask)) stop(name + " may hide every position from a token");
+    proof.bias = mask;
+    proof.how += "; a bias of the positions is evaluated for the rows at hand";
+  }
+  return proof;
+}
 
-MaskProof prove_mask(Prover& p, const Node& node, int heads, bool causal_flag) {
+MaskProof prove_causal_mask(Prover& p, const Node& node, int heads, bool causal_flag) {
   const std::string not_causal =
       node.label() + " lets every token see later ones: it is not causal";
   if (node.input(3) == kNoValue) {
@@ -277,6 +290,24 @@ MaskProof prove_mask(Prover& p, const Node& node, int heads, bool causal_flag) {
   proof.bias =
       proof.bias ? float_binary(ExprKind::kFloatAdd, *proof.bias, *parts.shifted) : *parts.shifted;
   return proof;
+}
+
+}  // namespace
+
+MaskProof prove_mask(Prover& p, const Node& node, int heads, bool causal_flag) {
+  if (!p.may_read_later() || causal_flag) return prove_causal_mask(p, node, heads, causal_flag);
+  if (node.input(3) == kNoValue) return whole_mask(Expr::boolean(true), "");
+  const Expr mask = mask_expression(p, node);
+  if (shows(mask)) return whole_mask(mask, "");
+  const std::size_t notes = p.notes.size();
+  const std::int64_t limit = p.result().context_limit;
+  try {
+    return prove_causal_mask(p, node, heads, causal_flag);
+  } catch (const ProofStop&) {
+    p.notes.resize(notes);
+    p.result().context_limit = limit;
+    return whole_mask(mask, mask_name(p, node));
+  }
 }
 
 }  // namespace kvik::graph

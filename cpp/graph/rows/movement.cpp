@@ -185,7 +185,7 @@ void split(Prover& p, const Node& node) {
     out.outputs.push_back(part.id);
     p.set(node.outputs[i], std::move(part));
   }
-  graph.nodes.push_back(std::move(out));
+  p.add(std::move(out));
 }
 
 // A table's rows [start, start + length of the sequence): each token reads the row of its position.

@@ -62,11 +62,12 @@ Layout broadcast_layouts(const std::vector<const Layout*>& layouts, const std::s
   return out;
 }
 
-Prover::Prover(const Graph& source, const Contents& contents, Expr batch, Expr token)
+Prover::Prover(const Graph& source, const Contents& contents, Expr batch, Expr token, Mixing mixing)
     : source_(source),
       contents_(contents),
       batch_(std::move(batch)),
       token_(std::move(token)),
+      mixing_(mixing),
       values_(source.values.size()) {}
 
 const std::vector<Expr>& Prover::shape(ValueId id) const {
@@ -89,6 +90,11 @@ int Prover::axis_attr(const Node& node, std::string_view key, std::int64_t fallb
 void Prover::set(ValueId source_id, RowValue value) {
   if (source_id == kNoValue) return;
   value.layout = joined(value.layout, kFeatureRole);
+  if (value.rows && picked(value.id) &&
+      std::any_of(value.layout.begin(), value.layout.end(),
+                  [](const Axis& axis) { return has_role(axis, kTokenRole); })) {
+    stop("'" + source_.value(source_id).name + "' repeats one token of each sequence for all");
+  }
   values_[static_cast<std::size_t>(source_id)] = std::move(value);
 }
 
@@ -178,8 +184,49 @@ ValueId Prover::emit(std::string_view op, std::string_view domain, std::vector<V
   node.inputs = std::move(inputs);
   node.outputs = {out};
   node.attributes = attributes;
-  graph.nodes.push_back(std::move(node));
+  add(std::move(node));
   return out;
+}
+
+void Prover::add(Node node) {
+  Graph& graph = result_.graph;
+  std::optional<std::int64_t> token;
+  bool every = false;
+  for (const ValueId id : node.inputs) {
+    if (id == kNoValue) continue;
+    const auto& shape = graph.value(id).shape;
+    if (!shape || shape->empty() || shape->front().constant()) continue;  // no rows
+    const auto at = picked(id);
+    if (at && token && *at != *token) stop(node.label() + " combines two tokens of each sequence");
+    every = every || !at;
+    if (at) token = at;
+  }
+  if (token && every) stop(node.label() + " combines one token of each sequence with all");
+  if (token) {
+    for (const ValueId id : node.outputs) picked_.emplace(id, *token);
+  }
+  graph.nodes.push_back(std::move(node));
+}
+
+ValueId Prover::pick(ValueId id, std::int64_t token) {
+  Graph& graph = result_.graph;
+  if (const auto already = picked(id))
+    stop("'" + graph.value(id).name + "' is one token's already");
+  const ValueId out = graph.add_value(graph.value(id).name, graph.value(id).dtype);
+  graph.value(out).shape = graph.value(id).shape;
+  Node node;
+  node.op = "Identity";
+  node.name = graph.value(id).name;
+  node.inputs = {id};
+  node.outputs = {out};
+  graph.nodes.push_back(std::move(node));
+  picked_.emplace(out, token);
+  return out;
+}
+
+std::optional<std::int64_t> Prover::picked(ValueId id) const {
+  const auto found = picked_.find(id);
+  return found == picked_.end() ? std::nullopt : std::optional(found->second);
 }
 
 ValueId Prover::reshaped(ValueId id, const std::vector<std::int64_t>& dims) {

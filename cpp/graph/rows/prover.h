@@ -38,9 +38,10 @@ struct RowValue {
 class Prover {
  public:
   // `source` must be inferred; `contents` as infer() returned them.
-  Prover(const Graph& source, const Contents& contents, Expr batch, Expr token);
+  Prover(const Graph& source, const Contents& contents, Expr batch, Expr token, Mixing mixing);
 
   const Graph& source() const { return source_; }
+  bool may_read_later() const { return mixing_ == Mixing::kWhole; }
   RowGraph& result() { return result_; }
 
   // ---- what is known of the source ---------------------------------------------------------
@@ -65,6 +66,12 @@ class Prover {
   ValueId emit(std::string_view op, std::string_view domain, std::vector<ValueId> inputs,
                const std::map<std::string, Attribute, std::less<>>& attributes, DType dtype,
                const std::vector<std::int64_t>& dims, bool rows, const std::string& name);
+  // Adds a node of the row graph.
+  void add(Node node);
+  // What the row graph's value holds for token `token` of each sequence alone (-1: the last). From
+  // here on no row of another token may meet it.
+  ValueId pick(ValueId id, std::int64_t token);
+  std::optional<std::int64_t> picked(ValueId id) const;
   ValueId constant_ints(const std::vector<std::int64_t>& values);
   // The static value `id` with axis moved to the front.
   ValueId axis_to_front(ValueId id, int axis);
@@ -82,7 +89,9 @@ class Prover {
   const Contents& contents_;
   Expr batch_;
   Expr token_;
+  Mixing mixing_;
   RowGraph result_;
+  std::map<ValueId, std::int64_t> picked_;       // by the row graph's ids
   std::vector<std::optional<RowValue>> values_;  // by source ValueId
 };
 

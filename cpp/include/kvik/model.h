@@ -13,9 +13,14 @@
 // maps ids to logits runs all the same, recomputing the whole sequence on each call; explain()
 // says which, and why.
 //
+// A model whose tokens read later ones (BERT), or that gives one row for a whole text, encodes:
+//
+//   std::vector<float> rows(model.encoded_rows({{ids}}) * model.info().encoded_features());
+//   model.encode({{ids}}, rows);
+//
 // For one file, one precision and one ISA the logits of a token are bitwise the same whatever the
 // number of threads, the sequences that share the call, and how the tokens before it were split
-// into calls.
+// into calls. Nothing is padded, so padding cannot change a result.
 #pragma once
 
 #include <cstddef>
@@ -46,8 +51,19 @@ struct LoadOptions {
                             // comparing). Numbers may differ in the last bits.
   bool incremental = true;  // false: always recompute the whole sequence (for comparing)
   // Token rows that are computed at once; a longer prefill is cut into chunks of this size. It
-  // sets the size of the activations and never the numbers. 1 .. 65536.
+  // sets the size of the activations and never the numbers. A text that is encoded is never cut:
+  // one that is longer makes the activations grow. 1 .. 65536.
   int max_rows = 256;
+  // Of a model that encodes: the outputs that encode() gives, side by side; none: start_logits and
+  // end_logits where there are both, else "logits", else the first of floats that can be computed
+  // by sequence.
+  std::vector<std::string> outputs;
+};
+
+// One of the outputs that encode() gives.
+struct EncoderOutput {
+  std::string name;           // as in the file
+  std::int64_t features = 0;  // elements in a row
 };
 
 // How often an operator occurs: ("LayerNormalization", 25). Domains other than ONNX's own are
@@ -73,8 +89,17 @@ struct ModelInfo {
   WeightType weights = WeightType::kF32;
   CacheType cache = CacheType::kF32;
   bool incremental = false;
-  std::int64_t vocab_size = 0;      // logits a row
-  std::int64_t token_limit = 0;     // ids below this are accepted; 0: not known
+  std::int64_t vocab_size = 0;             // logits a row
+  std::int64_t token_limit = 0;            // ids below this are accepted; 0: not known
+  bool reads_types = false;                // encode() reads token types
+  std::int64_t type_limit = 0;             // the same for token types
+  std::vector<EncoderOutput> encoded;      // what encode() gives; empty: the model does not encode
+  bool encoded_per_token = false;          // a row for every token; else one row for each text
+  std::int64_t encoded_features() const {  // elements in a row of encode()
+    std::int64_t sum = 0;
+    for (const EncoderOutput& output : encoded) sum += output.features;
+    return sum;
+  }
   std::int64_t context_length = 0;  // positions a sequence may have; 0: not limited
   int threads = 1;
   std::string isa;  // kernels in use: "avx512", ...
@@ -84,7 +109,7 @@ struct ModelInfo {
 enum class GraphStage : std::uint8_t {
   kImported,   // as in the file, in ONNX's newest spelling
   kOptimized,  // folded and fused
-  kRows,       // on a flat batch of token rows; absent when the model is not incremental
+  kRows,       // on a flat batch of token rows; absent when that was not proved
 };
 
 struct GraphNode {
@@ -143,6 +168,12 @@ struct Step {
   Logits logits = Logits::kLast;
 };
 
+// A text for encode(). Borrowed: ids and types must outlive the call.
+struct EncoderInput {
+  std::span<const std::int64_t> tokens;  // at least one
+  std::span<const std::int64_t> types;   // token_type_ids, as many; empty: zeros
+};
+
 // A loaded model. Movable, not copyable; a moved-from model may only be destroyed or assigned to.
 //
 // Threads: every member may be called from several threads at once, with different sequences. The
@@ -193,7 +224,8 @@ class KVIK_API Model {
   // `logits` receives float32 [logits_rows(steps), vocab_size], in the order of the steps and,
   // within a step, of its tokens. Its size must be exactly that.
   //
-  // Throws Error: kInvalidArgument (a token id beyond token_limit, a sequence that would grow
+  // Throws Error: kInvalidArgument (a model that gives no logits for tokens, a token id
+  // beyond token_limit, a sequence that would grow
   // beyond context_length, a wrong buffer size, no tokens, a sequence of another model or named
   // twice), kOutOfMemory, kCancelled, kIo (see load()). After an error every sequence is as it was
   // before the call, and model and sequences can be used again; the contents of `logits` are
@@ -210,8 +242,28 @@ class KVIK_API Model {
   // Rows of logits that the steps ask for.
   static std::int64_t logits_rows(std::span<const Step> steps) noexcept;
 
-  // Times every operator of the calls of forward() from now on (those that generate() makes are
-  // among them), forgetting what was recorded before. Throws kOutOfMemory.
+  // Computes the outputs of whole texts, each by itself; nothing is padded.
+  //
+  // `out` receives float32 [encoded_rows(inputs), info().encoded_features()], in the order of the
+  // texts and, where there is a row for every token, of their tokens. Several outputs lie side by
+  // side in a row, in the order of info().encoded.
+  //
+  // Throws Error: kInvalidArgument (a model that does not encode, an id or type beyond the limits,
+  // a text longer than context_length, no tokens, a wrong number of types, types that the model
+  // does not read, a wrong buffer size), kOutOfMemory, kCancelled, kIo (see load()).
+  void encode(std::span<const EncoderInput> inputs, std::span<float> out,
+              const CancelCheck& cancelled = {}) const;
+  void encode(std::initializer_list<EncoderInput> inputs, std::span<float> out,
+              const CancelCheck& cancelled = {}) const {
+    encode(std::span<const EncoderInput>(inputs.begin(), inputs.size()), out, cancelled);
+  }
+  std::int64_t encoded_rows(std::span<const EncoderInput> inputs) const noexcept;
+  std::int64_t encoded_rows(std::initializer_list<EncoderInput> inputs) const noexcept {
+    return encoded_rows(std::span<const EncoderInput>(inputs.begin(), inputs.size()));
+  }
+
+  // Times every operator of the calls of forward() and encode() from now on (those that generate()
+  // makes are among them), forgetting what was recorded before. Throws kOutOfMemory.
   void start_profile() const;
   // Stops, and returns what was recorded since start_profile(): empty when it was not started.
   Profile stop_profile() const;

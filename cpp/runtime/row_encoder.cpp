@@ -73,7 +73,7 @@ void RowEncoder::run(float*& out) {
                  .types = types_,
                  .batch = {.runs = runs_,
                            .rows = static_cast<std::int64_t>(tokens_.size()),
-                           .layer_tables = program_->kv_layout().layer_tables()},
+                           .layer_tables = program_->layer_tables()},
                  .wanted = wanted_,
                  .output = out});
   out += static_cast<std::int64_t>(wanted_.size()) * program_->output_features();

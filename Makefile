@@ -26,7 +26,7 @@ export TOKENIZERS_PARALLELISM := false
 # What the extension is made of; a change of any of them rebuilds it (incrementally, build/python).
 SOURCES := CMakeLists.txt $(shell find cpp -name CMakeLists.txt -o -name '*.h' -o -name '*.cpp' -o -name '*.cmake')
 
-.PHONY: help demo test test-asan bench lint format stubs build build-dev clean distclean
+.PHONY: help demo test test-asan test-neon bench lint format stubs build build-dev clean distclean
 
 help:  ## Print this
 	@grep -E '^[a-z-]+:.*  ## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*  ## /\1\t/' | expand -t 12
@@ -74,11 +74,12 @@ $(VENV)/tools: constraints.txt
 	    { echo "no C++ compiler: install one (Debian and Ubuntu: apt install g++)" >&2; exit 1; }
 	@echo "making $(VENV)"
 	$(PYTHON) -m venv $(VENV)
-	$(INSTALL) --quiet scikit-build-core nanobind cmake ninja
+	$(INSTALL) --quiet scikit-build-core nanobind cmake ninja setuptools wheel
 	@touch $@
 
 # The package with the dependencies of one use of it. Without build isolation: the build tools are
-# those of .venv, and the build folder is reused.
+# those of .venv, and the build folder is reused. Setuptools and wheel are for docopt, which num2words
+# needs and which comes as source alone.
 $(VENV)/installed-demo $(VENV)/installed-dev: $(VENV)/installed-%: $(VENV)/tools pyproject.toml $(SOURCES)
 	@echo "building Kvik and installing what '$*' needs (the first time takes minutes)"
 	$(INSTALL) $(if $(wildcard $@),--quiet) --no-build-isolation -e '.[$*]'
@@ -104,3 +105,21 @@ test-asan: $(VENV)/installed-dev  ## C++, malformed-input and parity tests under
 	rm -rf $(ASAN_SITE) && mkdir -p $(ASAN_SITE) && cp -r python/kvik $(ASAN_SITE)
 	cmake --install build/asan --component python --prefix $(ASAN_SITE)
 	tests/asan_python.sh $(ASAN_SITE) $(BIN)/python -m pytest $(ASAN_TESTS) $(PYTEST_ARGS)
+
+# The kernels for aarch64, cross-compiled and run under emulation, and whole models with them: on a
+# CPU that has the dot products of Armv8.2 and on one that lacks them. KVIK_TEST_TABLES fails the
+# tests on a CPU that has other tables. Emulated arithmetic is slow: one of 40009 floats in test_math,
+# not one of 4099.
+NEON_TESTS := math elementwise matmul quantized bf16_rows rows attention dispatch thread_state \
+    thread_pool determinism model
+NEON_CTEST := KVIK_TEST_FLOAT_STRIDE=40009 ctest --preset aarch64 --parallel $(JOBS) \
+    -R "^isa_|^linkage_|^test_($$(tr ' ' '|' <<< '$(NEON_TESTS)'))$$"
+test-neon: $(VENV)/tools  ## C++ tests for aarch64, cross-compiled and emulated (needs packages of the system)
+	@for need in aarch64-linux-gnu-g++:g++-aarch64-linux-gnu qemu-aarch64:qemu-user; do \
+	    command -v $${need%:*} >/dev/null || { missing=1; \
+	    echo "no $${need%:*}: install it (Debian and Ubuntu: apt install $${need#*:})" >&2; }; \
+	done; [[ -z $${missing:-} ]]
+	cmake --preset aarch64 --log-level=WARNING
+	cmake --build --preset aarch64 --target $(NEON_TESTS:%=test_%) kvik_isa_leak
+	QEMU_CPU=max KVIK_TEST_TABLES='neondot neon reference' $(NEON_CTEST)
+	QEMU_CPU=cortex-a53 KVIK_TEST_TABLES='neon reference' $(NEON_CTEST)

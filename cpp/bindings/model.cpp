@@ -143,6 +143,7 @@ void init_info(nb::module_& module) {
       .def_ro("incremental", &ModelInfo::incremental)
       .def_ro("vocab_size", &ModelInfo::vocab_size)
       .def_ro("token_limit", &ModelInfo::token_limit)
+      .def_ro("reads_types", &ModelInfo::reads_types)
       .def_ro("type_limit", &ModelInfo::type_limit)
       .def_prop_ro(
           "encoded",

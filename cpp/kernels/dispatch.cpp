@@ -12,6 +12,9 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 #endif
+#if defined(KVIK_KERNELS_AARCH64) && defined(__linux__)
+#include <sys/auxv.h>
+#endif
 
 namespace kvik::kernels {
 namespace {
@@ -60,6 +63,21 @@ bool tiles_granted() {
 
 #endif
 
+#if defined(KVIK_KERNELS_AARCH64)
+
+// Whether the kernel reports the dot products of Armv8.2 (HWCAP_ASIMDDP). NEON itself needs no
+// question: code for aarch64 may take it for granted.
+bool has_dot_products() {
+#if defined(__linux__)
+  constexpr unsigned long kDotProducts = 1ul << 20;
+  return (getauxval(AT_HWCAP) & kDotProducts) != 0;
+#else
+  return false;
+#endif
+}
+
+#endif
+
 std::string lower(std::string text) {
   for (char& c : text) {
     if (c >= 'A' && c <= 'Z') c = static_cast<char>(c - 'A' + 'a');
@@ -90,7 +108,8 @@ bool runs(const CpuBits& cpu, Isa isa) {
     case Isa::kAmx:  // AMX_BF16, AMX_TILE, AMX_INT8
       return runs(cpu, Isa::kAvx512Bf16) && has(cpu.xcr0, kTiles) &&
              has(cpu.leaf7_edx, bit(22) | bit(24) | bit(25));
-    case Isa::kNeon: return false;
+    case Isa::kNeon:
+    case Isa::kNeonDot: return false;
   }
   return false;
 }
@@ -110,14 +129,19 @@ const KernelTable* table_for(Isa isa) noexcept {
     case Isa::kAvx512Bf16: return &kAvx512Bf16Table;
     case Isa::kAmx: return tiles_granted() ? &kAmxTable : nullptr;
 #endif
+#if defined(KVIK_KERNELS_AARCH64)
+    case Isa::kNeon: return &kNeonTable;
+    case Isa::kNeonDot: return has_dot_products() ? &kNeonDotTable : nullptr;
+#endif
     default: return nullptr;
   }
 }
 
 namespace {
 // The best first.
-constexpr Isa kByMerit[] = {Isa::kAmx,      Isa::kAvx512Bf16, Isa::kAvx512Vnni, Isa::kAvx512,
-                            Isa::kAvx2Vnni, Isa::kAvx2,       Isa::kNeon,       Isa::kReference};
+constexpr Isa kByMerit[] = {Isa::kAmx,     Isa::kAvx512Bf16, Isa::kAvx512Vnni,
+                            Isa::kAvx512,  Isa::kAvx2Vnni,   Isa::kAvx2,
+                            Isa::kNeonDot, Isa::kNeon,       Isa::kReference};
 }  // namespace
 
 std::vector<const KernelTable*> available_tables() {

@@ -31,6 +31,10 @@ struct CpuBits {
 // and all of what its kernels use. (For kAmx the system must grant tiles besides.)
 bool runs(const CpuBits& cpu, Isa isa);
 #endif
+#if defined(KVIK_KERNELS_AARCH64)
+extern const KernelTable kNeonTable;
+extern const KernelTable kNeonDotTable;
+#endif
 
 // The tables that this CPU and its operating system can run, the best first; reference is last.
 std::vector<const KernelTable*> available_tables();

@@ -12,6 +12,7 @@ constexpr int kDotRows = 2;
 constexpr int kNibbleRows = 1;  // 4 + 4 sums, 2 quads, 2 vectors of weights and a product
 constexpr int kDotVecs = 4;
 constexpr bool kDotsAreWide = false;
+constexpr int kDotShift = 128;
 
 struct Weights {
   __m256i even, odd;

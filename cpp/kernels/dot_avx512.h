@@ -16,6 +16,8 @@ constexpr int kNibbleRows = 2;
 constexpr int kDotVecs = 4;  // vectors of columns in a tile
 // dot_nibbles takes any unsigned bytes and sums in 32 bits, not only nibbles in 16.
 constexpr bool kDotsAreWide = false;
+// What the weights of dot() still have of the shift that they are stored with.
+constexpr int kDotShift = 128;
 
 // The weights of kWidth columns, four unsigned bytes of each. Halves of 16 bits, because the
 // instruction that multiplies bytes adds two products in 16 bits and saturates there.

@@ -20,6 +20,7 @@ constexpr int kDotRows = kRegisters == 32 ? 6 : 2;
 constexpr int kNibbleRows = kRegisters == 32 ? 3 : 1;
 constexpr int kDotVecs = 4;
 constexpr bool kDotsAreWide = true;
+constexpr int kDotShift = 128;
 
 struct Weights {
   Int bytes;

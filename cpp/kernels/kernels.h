@@ -28,6 +28,7 @@ enum class Isa : std::uint8_t {
   kAvx512Bf16,  // and AVX512_BF16
   kAmx,         // and AMX_TILE, AMX_INT8, AMX_BF16
   kNeon,
+  kNeonDot,  // and the dot products of Armv8.2
 };
 
 // Element-wise functions, in the order of their ONNX names.
@@ -169,7 +170,7 @@ struct CacheRows {
 
 struct KernelTable {
   Isa isa;
-  // "reference", "avx2", "avx2vnni", "avx512", "avx512vnni", "avx512bf16", "amx", "neon"
+  // "reference", "avx2", "avx2vnni", "avx512", "avx512vnni", "avx512bf16", "amx", "neon", "neondot"
   const char* name;
 
   // ---- Matrix product with packed weights -------------------------------------------------
@@ -192,8 +193,9 @@ struct KernelTable {
                      std::ptrdiff_t y_stride);
 
   // ---- Matrix product with low-precision weights ----------------------------------------------
-  // Panels hold the same columns as above. Weights are stored shifted to be unsigned, and the sums
-  // of the rows undo the shift, so that every instruction set multiplies unsigned by signed bytes.
+  // Panels hold the same columns as above. Weights are stored shifted to be unsigned, because
+  // x86 multiplies unsigned by signed bytes; the sums of the rows undo the shift. (NEON multiplies
+  // signed bytes, and shifts those of int8 back as it loads them.)
   // The sums of products are exact integers; what is done to them in fp32 has one fixed order.
   // With D(r, c, g) = Σ q[r, k] · (u[k, c] - shift) over the k of group g:
   //

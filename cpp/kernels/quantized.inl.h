@@ -171,7 +171,7 @@ inline void tile_i8(const std::uint8_t* panel, const Tile& tile) {
   for (int r = 0; r < kRows; ++r) {
     std::int32_t total = 0;
     for (std::int64_t g = 0; g < tile.x.groups; ++g) total += tile.row_sums(r)[g];
-    const Int shift = set_int(total * 128);
+    const Int shift = set_int(total * kDotShift);
 #pragma GCC unroll 16
     for (int v = 0; v < kDotVecs; ++v) tile.finish(r, v, to_float(acc[r][v] - shift));
   }
@@ -219,7 +219,7 @@ inline void tile_i4(const std::uint8_t* panel, const Tile& tile) {
 #pragma GCC unroll 1
     for (int i = 0; i < kGroup / 8; ++i, w += kStepBytes) {
       if constexpr (kStream) fetch_ahead(w);
-      Int low[kRows], high[kRows];
+      decltype(set_bytes(nullptr)) low[kRows], high[kRows];  // as dot_nibbles takes them
 #pragma GCC unroll 16
       for (int r = 0; r < kRows; ++r) {
         low[r] = set_bytes(tile.row(r) + g * kGroup + 8 * i);

@@ -64,21 +64,29 @@ std::int64_t stricter(std::int64_t a, std::int64_t b) {
 // The outputs that encode() may give, by order of preference.
 std::vector<std::vector<graph::ValueId>> outputs_to_encode(const graph::Graph& graph,
                                                            const LoadOptions& options) {
+  constexpr std::size_t kMostChoices = 8;  // each is proved anew
+  const auto named = [&](const std::string& name) {
+    return std::find_if(graph.outputs.begin(), graph.outputs.end(),
+                        [&](graph::ValueId id) { return graph.value(id).name == name; });
+  };
   if (options.outputs.empty()) {
-    std::vector<graph::ValueId> floats;
-    for (const graph::ValueId id : graph.outputs) {
-      if (graph.value(id).dtype == DType::kF32) floats.push_back(id);
-    }
+    const auto start = named("start_logits"), end = named("end_logits");
     std::vector<std::vector<graph::ValueId>> choices;
-    if (floats.size() > 1) choices.push_back(floats);
-    for (const graph::ValueId id : floats) choices.push_back({id});
+    if (start != graph.outputs.end() && end != graph.outputs.end()) {
+      choices.push_back({*start, *end});
+    }
+    if (graph.outputs.empty()) return choices;
+    const graph::ValueId first = runtime::logits_output(graph);
+    choices.push_back({first});
+    for (const graph::ValueId id : graph.outputs) {
+      if (graph.value(id).dtype != DType::kF32 || id == first) continue;
+      if (choices.size() < kMostChoices) choices.push_back({id});
+    }
     return choices;
   }
   std::vector<graph::ValueId> chosen;
   for (const std::string& name : options.outputs) {
-    const auto found =
-        std::find_if(graph.outputs.begin(), graph.outputs.end(),
-                     [&](graph::ValueId id) { return graph.value(id).name == name; });
+    const auto found = named(name);
     if (found == graph.outputs.end()) {
       fail_argument("the model has no output " + quote(name));
     }
@@ -167,6 +175,9 @@ Model::Impl::Impl(graph::Model loaded, const runtime::DeclaredWidths& declared,
     runtime::prepare_graph(optimized, workshop.engine(), how);
     make_recompute_decoder(declared);
   }
+  if (!options.outputs.empty() && !encoder) {
+    fail_argument("outputs were chosen, but the model does not encode: " + explanation.front());
+  }
   info.incremental = rows != nullptr && encoder == nullptr;
   info.ops_after = runtime::count_ops(rows ? rows->graph : optimized);
   info.weights = options.weights;
@@ -203,6 +214,7 @@ std::unique_ptr<runtime::RowProgram> Model::Impl::make_program(graph::RowProof& 
   }
   rows = proved;
   info.token_limit = runtime::index_limit(*rows, rows->tokens);
+  info.reads_types = program->reads_types();
   info.type_limit = runtime::index_limit(*rows, rows->types);
   info.context_length = stricter(info.context_length, rows->context_limit);
   info.packed_bytes = program->constant_bytes() + workshop.weights.bytes();
@@ -233,7 +245,7 @@ void Model::Impl::make_encoder(const LoadOptions& options, const graph::DimLimit
     }
     const auto picked = proof.rows->picked;
     auto program = make_program(proof, options);
-    if (!program) return;
+    if (!program) continue;
     explanation.insert(explanation.end(), proof.explanation.begin(), proof.explanation.end());
     std::int64_t before = 0;
     for (std::size_t i = 0; i < outputs.size(); ++i) {
@@ -243,7 +255,7 @@ void Model::Impl::make_encoder(const LoadOptions& options, const graph::DimLimit
     }
     info.encoded_per_token = !picked;
     encoder = std::make_unique<runtime::RowEncoder>(std::move(program), picked);
-    if (!picked) {
+    if (!picked && outputs.size() == 1) {
       decoder = std::make_unique<runtime::RowRecomputeDecoder>(*encoder);
       info.vocab_size = encoder->features();
     }
@@ -265,18 +277,18 @@ void Model::Impl::make_encoder_decoder(const LoadOptions& options, const graph::
   target.rows = std::move(proof.rows->target);
   auto program = make_program(target, options);
   if (!program) return;
-  auto encoder = std::make_unique<runtime::RowEncoder>(
+  auto source_encoder = std::make_unique<runtime::RowEncoder>(
       std::make_unique<runtime::RowProgram>(source, workshop.engine(), options.max_rows),
       std::nullopt);
   info.two_sequences = true;
   info.vocab_size = program->output_features();
   info.source_limit = runtime::index_limit(*source, source->tokens);
   info.source_length = stricter(metadata_number(metadata, kContextKey), source->context_limit);
-  info.packed_bytes += encoder->program().constant_bytes();
-  info.activation_bytes += encoder->program().arena_bytes();
+  info.packed_bytes += source_encoder->program().constant_bytes();
+  info.activation_bytes += source_encoder->program().arena_bytes();
   source_rows = std::move(source);
   auto sources = std::make_unique<runtime::SourceEncoder>(
-      std::move(encoder), *rows, program->source_layout(), workshop.engine().kernels);
+      std::move(source_encoder), *rows, program->source_layout(), workshop.engine().kernels);
   decoder = std::make_unique<runtime::RowDecoder>(std::move(program), std::move(sources));
 }
 
@@ -408,8 +420,7 @@ std::vector<Sequence> Model::new_sequences(std::span<const EncoderInput> sources
 Sequence Model::new_sequence() const {
   if (impl_->info.two_sequences) fail_argument("the model needs a source: use new_sequences()");
   if (!impl_->decoder) {
-    fail_argument(
-        "the model gives one row for a whole text, and no logits of tokens: use encode()");
+    fail_argument("the model has no logits of tokens: use encode()");
   }
   return Sequence(
       std::make_unique<Sequence::Impl>(Sequence::Impl{impl_, impl_->decoder->new_state()}));
@@ -472,6 +483,9 @@ void Model::Impl::check_text(std::span<const std::int64_t> tokens, std::int64_t 
 void Model::Impl::check_input(const EncoderInput& input, std::size_t index) const {
   const std::string where = "text " + std::to_string(index) + ": ";
   check_text(input.tokens, info.token_limit, info.context_length, where);
+  if (!input.types.empty() && !info.reads_types) {
+    fail_argument(where + "token types, which the model does not read");
+  }
   if (!input.types.empty() && input.types.size() != input.tokens.size()) {
     fail_argument(where + std::to_string(input.types.size()) + " token types for " +
                   std::to_string(input.tokens.size()) + " tokens");

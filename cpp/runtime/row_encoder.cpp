@@ -3,12 +3,11 @@
 #include <algorithm>
 #include <utility>
 
-#include "kvik/error.h"
-
 namespace kvik::runtime {
 
 RowEncoder::RowEncoder(std::unique_ptr<RowProgram> program, std::optional<std::int64_t> picked)
     : program_(std::move(program)),
+      room_(static_cast<std::size_t>(program_->max_rows())),
       picked_(picked),
       pool_(std::make_shared<KvPool>(program_->kv_layout())) {}
 
@@ -17,7 +16,6 @@ void RowEncoder::encode(std::span<const EncoderInput> inputs, float* out,
   std::size_t longest = 0;
   for (const EncoderInput& input : inputs) longest = std::max(longest, input.tokens.size());
   program_->grow(static_cast<int>(longest));
-  const auto room = static_cast<std::size_t>(program_->max_rows());
   const auto clear = [&] {
     for (std::size_t i = 0; i < runs_.size(); ++i) caches_[i]->truncate(0);
     tokens_.clear();
@@ -28,16 +26,13 @@ void RowEncoder::encode(std::span<const EncoderInput> inputs, float* out,
   };
   try {
     for (const EncoderInput& input : inputs) {
-      if (tokens_.size() + input.tokens.size() > room) {
-        run(out);
+      if (tokens_.size() + input.tokens.size() > room_) {
+        run(out, cancelled);
         clear();
-        if (cancelled && cancelled()) {
-          throw Error(ErrorCode::kCancelled, "cancelled between sequences");
-        }
       }
       add(input);
     }
-    run(out);
+    run(out, cancelled);
   } catch (...) {
     clear();
     throw;
@@ -66,7 +61,7 @@ void RowEncoder::add(const EncoderInput& input) {
   }
 }
 
-void RowEncoder::run(float*& out) {
+void RowEncoder::run(float*& out, const CancelCheck& cancelled) {
   if (tokens_.empty()) return;
   program_->run({.tokens = tokens_,
                  .positions = positions_,
@@ -74,6 +69,7 @@ void RowEncoder::run(float*& out) {
                  .batch = {.runs = runs_,
                            .rows = static_cast<std::int64_t>(tokens_.size()),
                            .layer_tables = program_->layer_tables()},
+                 .cancelled = cancelled ? &cancelled : nullptr,
                  .wanted = wanted_,
                  .output = out});
   out += static_cast<std::int64_t>(wanted_.size()) * program_->output_features();

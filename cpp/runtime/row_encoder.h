@@ -15,7 +15,7 @@ namespace kvik::runtime {
 
 class RowEncoder {
  public:
-  // A program whose graph has Mixing::kWhole. `picked`: of that graph.
+  // A program of a graph that was proved with Mixing::kWhole allowed. `picked`: of that graph.
   RowEncoder(std::unique_ptr<RowProgram> program, std::optional<std::int64_t> picked);
 
   const RowProgram& program() const { return *program_; }
@@ -34,9 +34,10 @@ class RowEncoder {
 
  private:
   void add(const EncoderInput& input);
-  void run(float*& out);
+  void run(float*& out, const CancelCheck& cancelled);
 
   std::unique_ptr<RowProgram> program_;
+  std::size_t room_;  // rows that several sequences share
   std::optional<std::int64_t> picked_;
   std::shared_ptr<KvPool> pool_;
   // The sequences that are computed together, and their rows.

@@ -356,7 +356,9 @@ std::int64_t index_limit(const RowGraph& rows, ValueId ids) {
     const std::int64_t size = table->dims[static_cast<int>(axis)];
     limit = limit == 0 ? size : std::min(limit, size);
   }
-  return limit;
+  // What the graph takes as int32 must fit it.
+  constexpr std::int64_t kInt32Limit = std::int64_t{INT32_MAX} + 1;
+  return limit == 0 && graph.value(ids).dtype == DType::kI32 ? kInt32Limit : limit;
 }
 
 }  // namespace kvik::runtime

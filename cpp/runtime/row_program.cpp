@@ -192,20 +192,25 @@ RowProgram::RowProgram(std::shared_ptr<const graph::RowGraph> rows, const Engine
   run_nodes(plan_.constant);
   probe();
   context_->set_probing(false);
-  place(max_rows_);
-}
-
-void RowProgram::place(int rows) {
-  place_slots(plan_, rows, /*reuse=*/true);
+  place_slots(plan_, max_rows_, /*reuse=*/true);
   bind_slots();
+  for (const auto* nodes : {&plan_.body, &plan_.tail}) {
+    for (const PlannedNode& node : *nodes) {
+      const auto& in = node.inputs;
+      reads_types_ = reads_types_ || (plan_.types != kNoSlot &&
+                                      std::find(in.begin(), in.end(), plan_.types) != in.end());
+    }
+  }
 }
 
 void RowProgram::grow(int rows) {
   if (rows <= max_rows_) return;
+  const RowPlan before = plan_;
   try {
-    place(rows);
+    place_slots(plan_, rows, /*reuse=*/true);
+    bind_arena(AlignedBuffer(static_cast<std::size_t>(plan_.arena_bytes)));
   } catch (...) {
-    place(max_rows_);
+    plan_ = before;
     throw;
   }
   max_rows_ = rows;
@@ -338,7 +343,11 @@ void RowProgram::mark_views() {
 // Gives the arena's slots their addresses.
 void RowProgram::bind_slots() {
   arena_ = AlignedBuffer();  // first give back, then take
-  arena_ = AlignedBuffer(static_cast<std::size_t>(plan_.arena_bytes));
+  bind_arena(AlignedBuffer(static_cast<std::size_t>(plan_.arena_bytes)));
+}
+
+void RowProgram::bind_arena(AlignedBuffer arena) {
+  arena_ = std::move(arena);
   for (std::size_t i = 0; i < plan_.slots.size(); ++i) {
     const Slot& own = plan_.slots[i];
     if (own.storage == Storage::kArena) tensors_[i].data = arena_.as<std::byte>() + own.offset;
@@ -399,8 +408,13 @@ std::vector<OpProfile> RowProgram::profiled_ops() const {
   return ops;
 }
 
-void RowProgram::run_nodes(const std::vector<PlannedNode>& nodes) {
-  for (const PlannedNode& node : nodes) run_node(node);
+void RowProgram::run_nodes(const std::vector<PlannedNode>& nodes, const CancelCheck* cancelled) {
+  for (const PlannedNode& node : nodes) {
+    if (cancelled != nullptr && !node.view && (*cancelled)()) {
+      throw Error(ErrorCode::kCancelled, "cancelled between operators");
+    }
+    run_node(node);
+  }
 }
 
 void RowProgram::gather(std::span<const std::int64_t> wanted, std::int64_t rows) {
@@ -433,14 +447,14 @@ void RowProgram::run(const RowInput& input) {
   fill_ids(plan_.tokens, input.tokens);
   fill_ids(plan_.positions, input.positions);
   fill_ids(plan_.types, input.types);
-  run_nodes(plan_.body);
+  run_nodes(plan_.body, input.cancelled);
   if (wanted == 0) return;
   set_rows(Part::kTail, wanted);
   for (std::size_t i = 0; i < plan_.slots.size(); ++i) {
     if (plan_.slots[i].storage == Storage::kLogits) tensors_[i].data = input.output;
   }
   gather(input.wanted, rows);
-  run_nodes(plan_.tail);
+  run_nodes(plan_.tail, input.cancelled);
   const Tensor& output = tensor(plan_.output);
   if (output.data != input.output) {
     std::memcpy(input.output, output.data,

@@ -23,8 +23,9 @@ struct RowInput {
   std::span<const std::int64_t> positions;  // [rows]
   std::span<const std::int64_t> types;      // [rows]; empty: zeros
   ops::RowBatch batch;
-  std::span<const std::int64_t> wanted;  // ascending rows whose output is wanted
-  float* output = nullptr;               // [wanted, output_features]
+  const CancelCheck* cancelled = nullptr;  // asked before every operator; null: never
+  std::span<const std::int64_t> wanted;    // ascending rows whose output is wanted
+  float* output = nullptr;                 // [wanted, output_features]
 };
 
 // A planned row graph: kernels made, constants computed, memory placed. One run() at a time.
@@ -42,11 +43,13 @@ class RowProgram {
   const KvLayout& source_layout() const { return source_layout_; }  // of what is read of a source
   std::span<const std::int64_t> layer_tables() const { return layer_tables_; }  // of RowBatch
   int max_rows() const { return max_rows_; }
-  // Makes room for calls of up to `rows` rows. Throws kvik::Error(kOutOfMemory), and is as before.
+  // Makes room for calls of up to `rows` rows; no fewer than before. On kvik::Error(kOutOfMemory)
+  // the program is as it was.
   void grow(int rows);
   std::int64_t output_features() const { return plan_.output_features; }
   std::int64_t arena_bytes() const { return plan_.arena_bytes; }
   std::int64_t constant_bytes() const;  // computed or copied constants that the program owns
+  bool reads_types() const { return reads_types_; }
   // How many nodes run once, for every row, and for the wanted rows alone.
   const RowPlan& plan() const { return plan_; }
 
@@ -69,8 +72,8 @@ class RowProgram {
   void probe();
   void mark_views();
   void bind_slots();
-  void place(int rows);
-  void run_nodes(const std::vector<PlannedNode>& nodes);
+  void bind_arena(AlignedBuffer arena);
+  void run_nodes(const std::vector<PlannedNode>& nodes, const CancelCheck* cancelled = nullptr);
   void run_node(const PlannedNode& node);
   void set_rows(Part part, std::int64_t rows);
   void gather(std::span<const std::int64_t> wanted, std::int64_t rows);
@@ -92,6 +95,7 @@ class RowProgram {
   AlignedBuffer arena_;
   std::int64_t body_rows_ = -1;  // rows that the tensors are dimensioned for
   std::int64_t tail_rows_ = -1;
+  bool reads_types_ = false;
   std::unique_ptr<Context> context_;
   Profiler* profiler_ = nullptr;
 };

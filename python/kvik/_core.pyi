@@ -161,6 +161,9 @@ class ModelInfo:
     def token_limit(self) -> int: ...
 
     @property
+    def reads_types(self) -> bool: ...
+
+    @property
     def type_limit(self) -> int: ...
 
     @property

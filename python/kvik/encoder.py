@@ -91,9 +91,8 @@ class Encoder:
             framing.text(text, truncate=truncate, where=f"text {index}")
             for index, text in enumerate(texts)
         ]
-        width = self._core.info.encoded[0][1]
         if not framed:
-            return np.zeros((0, width), np.float32)
+            return np.zeros((0, self._core.info.encoded[0][1]), np.float32)
         rows = self._run(framed)
         if self._core.info.encoded_per_token:
             how = self._metadata.pooling if pooling is None else check_choice(
@@ -122,8 +121,11 @@ class Encoder:
         if not framed:
             return []
         labels = self._labels()
+        rows = self._run(framed)
+        # A single logit says yes or no.
+        probabilities = _softmax(rows) if len(labels) > 1 else _sigmoid(rows)
         found = []
-        for scores in _softmax(self._run(framed)):
+        for scores in probabilities:
             best = int(scores.argmax())
             named = dict(zip(labels, map(float, scores), strict=True))
             found.append(Classification(labels[best], float(scores[best]), named))
@@ -132,7 +134,7 @@ class Encoder:
     def tag(self, texts: Sequence[str | Sequence[str]]) -> list[list[Tag]]:
         framing, labels = self._framing(), self._labels()
         framed = [
-            framing.text(text, where=f"text {index}")
+            framing.text(text, truncate=None, where=f"text {index}")
             if isinstance(text, str)
             else framing.words(text, where=f"text {index}")
             for index, text in enumerate(texts)
@@ -148,38 +150,33 @@ class Encoder:
     def answer(self, question: str, context: str, longest: int) -> Answer:
         """The likeliest span of at most `longest` tokens."""
         check_count(longest, "max_answer_tokens", 1)
-        parts = self._framing().windows(question, context)
-        best: tuple[float, int, int, int] | None = None
-        total = -np.inf
-        spans = list(self._split(self._run(parts), parts))
-        for index, (part, rows) in enumerate(zip(parts, spans, strict=True)):
-            own = [i for i, text in enumerate(part.texts) if text == 1]
-            if not own:
-                continue
-            start = rows[own, 0].astype(np.float64)
-            end = rows[own, 1].astype(np.float64)
-            sums = start[:, None] + end[None, :]
-            length = np.arange(len(own))[None, :] - np.arange(len(own))[:, None]
-            sums[(length < 0) | (length >= longest)] = -np.inf
-            first, last = np.unravel_index(int(sums.argmax()), sums.shape)
-            top = float(sums[first, last])
-            total = np.logaddexp(total, top + np.log(np.exp(sums - top).sum()))
-            if best is None or top > best[0]:
-                best = (top, index, own[first], own[last])
-        if best is None:
-            raise InvalidArgumentError("the context is empty: there is nothing to find in it")
-        top, index, begin, end_token = best
-        start_char = parts[index].offsets[begin][0]
-        end_char = parts[index].offsets[end_token][1]
-        return Answer(
-            context[start_char:end_char], float(np.exp(top - total)), start_char, end_char
-        )
+        whole, parts = self._framing().windows(question, context)
+        first = parts[0][0]
+        tokens = whole.texts.count(1)
+        longest = min(longest, tokens)
+        # The sum of the logits of each span, by its first token and its length. Of a span that
+        # stands in several parts, the largest.
+        spans = np.full((tokens, longest), -np.inf)
+        rows = self._split_outputs([part for _, part in parts], ("start_logits", "end_logits"))
+        for (begin, part), own in zip(parts, rows, strict=True):
+            places = [i for i, text in enumerate(part.texts) if text == 1]
+            start, end = own[places].astype(np.float64).T
+            for more in range(min(longest, len(places))):
+                sums = start[: len(places) - more] + end[more:]
+                here = spans[begin - first : begin - first + len(sums), more]
+                np.maximum(here, sums, out=here)
+        best, length = divmod(int(spans.argmax()), longest)
+        top = float(spans[best, length])
+        score = 1 / float(np.exp(spans - top).sum())
+        begin_char = whole.offsets[first + best][0]
+        end_char = whole.offsets[first + best + length][1]
+        return Answer(context[begin_char:end_char], score, begin_char, end_char)
 
     def fill_mask(self, text: str, top: int) -> list[list[Filling]]:
         """For each mask of the text, the `top` likeliest tokens."""
         check_count(top, "top", 1)
         tokenizer, mask_id = self._need_tokenizer(), self._mask_id()
-        framed = self._framing().text(text)
+        framed = self._framing().text(text, truncate=None)
         places = [int(place) for place in np.flatnonzero(framed.ids == mask_id)]
         mask = tokenizer.token(mask_id)
         if not places:
@@ -203,14 +200,37 @@ class Encoder:
 
     # ---- the engine ----------------------------------------------------------------------------
 
-    def _run(self, framed: Sequence[Framed]) -> npt.NDArray[np.float32]:
-        typed = self._core.info.type_limit > 0
+    def _encode(self, framed: Sequence[Framed]) -> npt.NDArray[np.float32]:
+        """All outputs, side by side."""
+        typed = self._core.info.reads_types
         return self._core.encode([(own.ids, own.types if typed else None) for own in framed])
+
+    def _run(self, framed: Sequence[Framed]) -> npt.NDArray[np.float32]:
+        """The first output."""
+        return self._encode(framed)[:, : self._core.info.encoded[0][1]]
 
     def _split(
         self, rows: npt.NDArray[np.float32], framed: Sequence[Framed]
     ) -> list[npt.NDArray[np.float32]]:
+        """The rows of each text."""
         return np.split(rows, np.cumsum([len(own.ids) for own in framed])[:-1])
+
+    def _split_outputs(
+        self, framed: Sequence[Framed], names: Sequence[str]
+    ) -> list[npt.NDArray[np.float32]]:
+        """Of each text float32 [tokens, len(names)]: outputs of one number, by name or in order."""
+        have = self._core.info.encoded
+        by_name = [name for name, _ in have]
+        columns = [by_name.index(name) if name in by_name else place
+                   for place, name in enumerate(names)]  # fmt: skip
+        if len(have) < len(names) and have[0][1] == len(names):
+            columns = list(range(len(names)))  # one output holds them all
+        elif len(have) < len(names) or any(size != 1 for _, size in have):
+            raise InvalidArgumentError(
+                f"answering needs the outputs {' and '.join(names)}; the model gives "
+                f"{', '.join(f'{name} [{size}]' for name, size in have)}"
+            )
+        return self._split(self._encode(framed)[:, columns], framed)
 
     def _framing(self) -> Framing:
         return Framing(self._need_tokenizer(), self._core.info.context_length or None)
@@ -262,6 +282,11 @@ def _softmax(logits: npt.NDArray[np.float32]) -> npt.NDArray[np.float64]:
     return found
 
 
+def _sigmoid(logits: npt.NDArray[np.float32]) -> npt.NDArray[np.float64]:
+    found: npt.NDArray[np.float64] = 0.5 + 0.5 * np.tanh(0.5 * logits.astype(np.float64))
+    return found
+
+
 def _tags(
     text: str | Sequence[str],
     framed: Framed,
@@ -279,6 +304,9 @@ def _tags(
         spelling = text[begin:end] if isinstance(text, str) else text[word]
         best = int(scores[places[0]].argmax())
         found.append(Tag(spelling, labels[best], float(scores[places[0], best]), begin, end))
+    if not isinstance(text, str) and len(found) != len(text):
+        missing = next(i for i in range(len(text)) if i not in spans)
+        raise InvalidArgumentError(f"text[{missing}] is {text[missing]!r}: no token stands for it")
     return found
 
 

@@ -58,6 +58,7 @@ class ModelInfo:
     cache: str  # precision of the keys and values: "f32", "bf16" or "int8"
     incremental: bool  # each token is computed once; else the whole sequence for each new token
     vocab_size: int
+    reads_types: bool  # of a model that reads whole texts: token_type_ids matter
     context_length: int | None  # positions that a sequence may have; None: no limit
     threads: int
     isa: str  # kernels in use, e.g. "avx512"
@@ -123,6 +124,7 @@ def model_info(core: _core.Model) -> ModelInfo:
         cache=info.cache,
         incremental=info.incremental,
         vocab_size=info.vocab_size,
+        reads_types=info.reads_types,
         context_length=info.context_length or None,
         threads=info.threads,
         isa=info.isa,

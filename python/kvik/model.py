@@ -89,8 +89,9 @@ def load(
         task: What the model is for, of "generate", "fill_mask", "classify", "tag", "answer" and
             "embed"; None: what the file's metadata says, else what its inputs and outputs look
             like.
-        outputs: Of a model that reads whole texts, the outputs to compute; (): all of floats where
-            they fit together, else the first that can be computed for each text by itself.
+        outputs: Of a model that reads whole texts, the outputs to compute; (): start_logits and
+            end_logits where there are both, else logits, else the first of floats that can be
+            computed for each text by itself.
 
     Raises:
         FileError: The file or the tokenizer can't be read.
@@ -362,6 +363,11 @@ class Model:
         """
         if not self._core.info.encoded:
             raise self._not_by_sequence("encode")
+        for name, value in (("ids", ids), ("types", types)):
+            if value is not None and not isinstance(value, (list, tuple)):
+                raise InvalidArgumentError(
+                    f"{name} must be a list of texts as token ids; found {type(value).__name__}"
+                )
         given = types if types is not None else [None] * len(ids)
         if len(given) != len(ids):
             raise InvalidArgumentError(
@@ -480,12 +486,13 @@ class Model:
         if self._info.incremental:
             reason = "this one generates: use generate(), stream(), score() or logits()"
         else:
-            reason = f"{self._core.explain[0]}; run it with kvik.InferenceSession"
+            why = [line for line in self._core.explain if line.startswith("not by sequence")]
+            reason = f"{(why or self._core.explain)[0]}; run it with kvik.InferenceSession"
         return UnsupportedError(f"{method}() needs a model that reads whole texts: {reason}")
 
     def _must_generate(self, method: str) -> None:
         """Also a model whose file does not say what it is for, if it gives logits of tokens."""
-        if self._task != "generate" and (self._told or not self._info.vocab_size):
+        if self._task != "generate" and (self._told or self._task != "fill_mask"):
             raise wrong_task(method, self._task)
 
     def start_profile(self) -> None:

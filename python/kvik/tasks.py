@@ -63,7 +63,10 @@ class Filling:
 
 @dataclass(frozen=True)
 class Tag:
-    """The label of one word; text[start:end] is the word."""
+    """The label of one word; text[start:end] is the word.
+
+    Of a text that was given as words, the places are within the word.
+    """
 
     word: str
     label: str
@@ -91,7 +94,7 @@ def find_task(
         InvalidModelError: the file names a task that no model of text has.
     """
     if given is not None:
-        return _known(given)
+        return _fitting(_known(given), core, InvalidArgumentError, "task=")
     if TASK_KEY in metadata:
         named = _OTHER_NAMES.get(metadata[TASK_KEY], metadata[TASK_KEY])
         if named not in _METHODS:
@@ -99,8 +102,22 @@ def find_task(
                 f"{file}: metadata {TASK_KEY} is {named[:40]!r}; kvik.load knows "
                 f"{', '.join(_METHODS)}: run the file with kvik.InferenceSession"
             )
-        return _known(named)
+        return _fitting(_known(named), core, InvalidModelError, f"{file}: metadata {TASK_KEY} ")
     return _judged(core.info)
+
+
+def _fitting(task: Task, core: _core.Model, error: type[Exception], who: str) -> Task:
+    """The task, if the model's outputs are of its kind; a model that can't encode says so later."""
+    info = core.info
+    if not info.encoded or task in ("generate", "embed"):
+        return task
+    if info.encoded_per_token == (task == "classify"):
+        rows = "for every token" if info.encoded_per_token else "for a whole text"
+        raise error(
+            f"{who}{task} does not fit the model's output {info.encoded[0][0]!r}, which has a row "
+            f"{rows}"
+        )
+    return task
 
 
 def _known(task: str) -> Task:

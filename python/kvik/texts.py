@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Framed", "Framing", "one_or_many"]
 
+_LEAST_ROOM = 8  # tokens of a part of a context, below which reading it in parts makes no sense
+
 
 @dataclass(frozen=True)
 class Framed:
@@ -43,61 +45,79 @@ class Framing:
         self._tokenizer = tokenizer
         self._limit = limit
 
-    def text(self, text: str, *, truncate: bool = False, where: str = "the text") -> Framed:
+    def text(self, text: str, *, truncate: bool | None = False, where: str = "the text") -> Framed:
+        """`truncate`: None where the caller has no such option."""
         return self._fit(self._tokenizer.frame(text), truncate, where)
 
     def words(self, words: Sequence[str], *, where: str = "the text") -> Framed:
         """A text that is cut into words already; words of the result are their indices."""
-        return self._fit(self._tokenizer.frame(list(words)), False, where)
+        return self._fit(self._tokenizer.frame(list(words)), None, where)
 
     def pair(
         self, first: str, second: str, *, truncate: bool = False, where: str = "the pair"
     ) -> Framed:
         return self._fit(self._tokenizer.frame(first, second), truncate, where)
 
-    def windows(self, first: str, second: str, overlap: float = 0.25) -> list[Framed]:
-        """The pair, with the second text in as many overlapping parts as the limit asks for.
+    def windows(
+        self, first: str, second: str, overlap: float = 0.25
+    ) -> tuple[Framed, list[tuple[int, Framed]]]:
+        """The whole pair, and the parts of it that the model can read at once.
+
+        A part is the first text with some of the second, which overlap, and comes with the place in
+        the whole at which its own some begin.
 
         Raises:
-            InvalidArgumentError: the first text alone leaves too little room.
+            InvalidArgumentError: the second text is empty, or the first leaves too little room.
         """
         whole = _framed(self._tokenizer.frame(first, second))
-        if self._limit is None or len(whole.ids) <= self._limit:
-            return [whole]
         places = [i for i, text in enumerate(whole.texts) if text == 1]
-        room = self._limit - (len(whole.ids) - len(places))
-        if room < 8:
+        if not places:
+            raise InvalidArgumentError("the context is empty: there is nothing to find in it")
+        if self._limit is None or len(whole.ids) <= self._limit:
+            return whole, [(places[0], whole)]
+        frame = len(whole.ids) - len(places)
+        room = self._limit - frame
+        if room < _LEAST_ROOM:
             raise InvalidArgumentError(
-                f"the question takes {len(whole.ids) - len(places)} of the {self._limit} tokens "
-                "that the model reads at once; ask a shorter one"
+                f"the question takes {frame} of the {self._limit} tokens that the model reads at "
+                "once; ask a shorter one"
             )
-        step = max(1, round(room * (1 - overlap)))
-        begins = [*range(places[0], places[-1] + 1 - room, step), places[-1] + 1 - room]
-        return [_without(whole, places[0], b, b + room, places[-1] + 1) for b in begins]
+        last = places[-1] + 1 - room
+        begins = [*range(places[0], last, max(1, round(room * (1 - overlap)))), last]
+        keep = [
+            [*range(places[0]), *range(b, b + room), *range(places[-1] + 1, len(whole.ids))]
+            for b in begins
+        ]
+        return whole, [(b, _picked(whole, own)) for b, own in zip(begins, keep, strict=True)]
 
-    def _fit(self, encoding: Any, truncate: bool, where: str) -> Framed:
+    def _fit(self, encoding: Any, truncate: bool | None, where: str) -> Framed:
         framed = _framed(encoding)
-        if self._limit is None or len(framed.ids) <= self._limit:
+        excess = 0 if self._limit is None else len(framed.ids) - self._limit
+        if excess <= 0:
             return framed
         if not truncate:
+            advice = "" if truncate is None else ", or pass truncate=True"
             raise InvalidArgumentError(
                 f"{where} has {len(framed.ids)} tokens, more than the {self._limit} that the model "
-                "reads at once: shorten it, or pass truncate=True"
+                f"reads at once: shorten it{advice}"
             )
-        # The longest text loses its end, then the next; the frame stays.
-        keep = list(range(len(framed.ids)))
-        while len(keep) > self._limit:
-            counts = {t: sum(framed.texts[i] == t for i in keep) for t in (0, 1)}
-            longest = max(counts, key=lambda t: counts[t])
-            excess = len(keep) - self._limit
-            other = counts[1 - longest]
-            cut = min(excess, max(1, counts[longest] - other))
-            if counts[longest] == 0:
-                raise InvalidArgumentError(
-                    f"the model reads {self._limit} tokens at once, fewer than a text's frame has"
-                )
-            last = [i for i in keep if framed.texts[i] == longest][-cut:]
-            keep = [i for i in keep if i not in set(last)]
+        # The longer text loses its end until both are equally long, then both do; the frame stays.
+        first, second = (framed.texts.count(text) for text in (0, 1))
+        room = first + second - excess
+        if room < 1:
+            raise InvalidArgumentError(
+                f"the model reads {self._limit} tokens at once, fewer than a text's frame has"
+            )
+        kept = [0, 0]
+        kept[0] = min(first, max(room - second, (room + 1) // 2))
+        kept[1] = room - kept[0]
+        keep, seen = [], [0, 0]
+        for place, text in enumerate(framed.texts):
+            if text is not None:
+                seen[text] += 1
+                if seen[text] > kept[text]:
+                    continue
+            keep.append(place)
         return _picked(framed, keep)
 
 
@@ -139,9 +159,3 @@ def _picked(whole: Framed, keep: list[int]) -> Framed:
         [whole.texts[i] for i in keep],
         [whole.words[i] for i in keep],
     )
-
-
-def _without(whole: Framed, first: int, begin: int, end: int, last: int) -> Framed:
-    """Tokens [first, last) but for those of [begin, end) are left out."""
-    keep = [i for i in range(len(whole.ids)) if not first <= i < last or begin <= i < end]
-    return _picked(whole, keep)

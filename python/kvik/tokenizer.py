@@ -6,7 +6,6 @@ The ``tokenizers`` library is imported when a tokenizer is first needed, not wit
 from __future__ import annotations
 
 import os
-import threading
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
 
@@ -37,7 +36,6 @@ class Tokenizer:
         #: Where it came from: "the model's metadata", a path, or "the tokenizer argument".
         self.source = source
         self._plain: tokenizers.Tokenizer | None = None
-        self._lock = threading.Lock()
 
     @property
     def vocab_size(self) -> int:
@@ -64,15 +62,15 @@ class Tokenizer:
         """
         for part in (*([text] if isinstance(text, str) else text), pair or ""):
             _check_text(part)
-        with self._lock:
-            return self._unlimited().encode(text, pair, is_pretokenized=isinstance(text, list))
+        return self._unlimited().encode(text, pair, is_pretokenized=isinstance(text, list))
 
     def _unlimited(self) -> tokenizers.Tokenizer:
         """A copy that neither truncates nor pads; files of encoders often say that they do."""
         if self._plain is None:
-            self._plain = type(self.raw).from_str(self.raw.to_str())
-            self._plain.no_truncation()
-            self._plain.no_padding()
+            plain = type(self.raw).from_str(self.raw.to_str())
+            plain.no_truncation()
+            plain.no_padding()
+            self._plain = plain  # when it is ready: another thread may have made one, too
         return self._plain
 
     def decode(self, ids: Sequence[int]) -> str:

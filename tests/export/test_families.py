@@ -226,7 +226,7 @@ def unequal_texts(vocab: int) -> list[tuple[np.ndarray, np.ndarray]]:
 
 
 def encode(model: kvik.Model, texts: list[tuple[np.ndarray, np.ndarray]]) -> np.ndarray:
-    typed = "token_type_ids" in [item.name for item in model.info.inputs]
+    typed = model.info.reads_types
     found = model.encode(
         [ids for ids, _ in texts], [types for _, types in texts] if typed else None
     )
@@ -322,6 +322,27 @@ def test_a_long_context_is_read_in_parts(files):
     context = " ".join(["one", "two", "three", "four", "five"] * 12)
     answer = model.answer("two", context)
     assert context[answer.start : answer.end] == answer.text
+    # Every span of at most four tokens once, however many parts have it: their scores add up to 1.
+    spans = model._encoder
+    whole, parts = spans._framing().windows("two", context)
+    assert len(parts) > 2
+    assert all(len(part.ids) <= CONTEXT for _, part in parts)
+    assert sorted({begin + i for begin, part in parts for i in range(part.texts.count(1))}) == [
+        place for place, text in enumerate(whole.texts) if text == 1
+    ]
+    logits = {}
+    for begin, part in parts:
+        own = model.encode([part.ids], [part.types])
+        places = [i for i, text in enumerate(part.texts) if text == 1]
+        start, end = (own[name][0][places, 0] for name in ("start_logits", "end_logits"))
+        for i in range(len(places)):
+            for j in range(i, min(i + 4, len(places))):
+                key = (begin + i, begin + j)
+                logits[key] = max(logits.get(key, -np.inf), float(start[i]) + float(end[j]))
+    (first, last), top = max(logits.items(), key=lambda item: item[1])
+    likeliest = model.answer("two", context, max_answer_tokens=4)
+    assert likeliest.score == pytest.approx(1 / sum(np.exp(x - top) for x in logits.values()))
+    assert (likeliest.start, likeliest.end) == (whole.offsets[first][0], whole.offsets[last][1])
     with pytest.raises(kvik.InvalidArgumentError, match="ask a shorter one"):
         model.answer(" ".join(["two"] * 30), context)
 
@@ -343,6 +364,71 @@ def test_what_does_not_fit_says_what_would(files):
         kvik.load(files["bert", "mlm", "embed"]).embed(3)
     with pytest.raises(kvik.InvalidArgumentError, match="no output 'nothing'"):
         kvik.load(files["bert", "mlm", "embed"], outputs=["nothing"])
+
+
+def with_outputs(path: Path, folder: Path, extra: list[str], order: list[int]) -> Path:
+    """The file with inner values of its graph as outputs too, in this order."""
+    model = onnx.shape_inference.infer_shapes(onnx.load(path))
+    inner = {item.name: item for item in model.graph.value_info}
+    outputs = [*model.graph.output, *(inner[name] for name in extra)]
+    del model.graph.output[:]
+    model.graph.output.extend(outputs[place] for place in order)
+    onnx.save(model, folder / "outputs.onnx")
+    return folder / "outputs.onnx"
+
+
+def test_every_task_reads_its_own_output(files, tmp_path):
+    path = files["bert", "answer", None]
+    expected = kvik.load(path).answer("two", TEXT)
+    swapped = with_outputs(path, tmp_path, [], [1, 0])
+    assert [name.name for name in kvik.load(swapped).info.outputs] == ["end_logits", "start_logits"]
+    assert kvik.load(swapped).answer("two", TEXT) == expected
+
+    path = files["bert", "tag", None]
+    norms = [n for n in onnx.load(path).graph.node if n.op_type == "LayerNormalization"]
+    hidden = norms[-1].output[0]
+    expected = kvik.load(path).tag(TEXT)
+    for order in ([0, 1], [1, 0]):
+        both = with_outputs(path, tmp_path, [hidden], order)
+        assert kvik.load(both).tag(TEXT) == expected
+        chosen = kvik.load(both, outputs=["logits", hidden])
+        assert chosen.tag(TEXT) == expected
+        found = chosen.encode([[5, 6, 7]])
+        assert [rows[0].shape for rows in found.values()] == [(3, 3), (3, 16)]
+
+
+def test_what_contradicts_the_outputs_is_refused(files):
+    with pytest.raises(kvik.InvalidArgumentError, match=r"task=tag does not fit .* a whole text"):
+        kvik.load(files["bert", "classify", None], task="tag")
+    with pytest.raises(kvik.InvalidArgumentError, match="outputs were chosen, but"):
+        kvik.load(files["gpt", "lm", None], outputs=["logits"])
+    model = kvik.load(files["gpt", "classify", None])
+    with pytest.raises(kvik.InvalidArgumentError, match="which the model does not read"):
+        model.encode([[1, 2]], [[0, 1]])
+    with pytest.raises(kvik.InvalidArgumentError, match="types must be of as many texts"):
+        model.encode([[1, 2]], [])
+    with pytest.raises(kvik.InvalidArgumentError, match="ids must be a list of texts"):
+        model.encode(3)
+    assert model.encode([]) == {"logits": []}
+
+
+def test_a_text_longer_than_the_model_is_cut_where_that_is_asked_for(files):
+    model = kvik.load(files["bert", "classify", None])
+    framing = model._encoder._framing()
+    long, short = " ".join(["one"] * 30), "two"
+    for first, second in ((long, short), (short, long), (long, long)):
+        framed = framing.pair(first, second, truncate=True)
+        assert len(framed.ids) == CONTEXT
+        counts = [framed.texts.count(text) for text in (0, 1)]
+        if first == second:
+            assert abs(counts[0] - counts[1]) <= 1
+        else:
+            assert min(counts) == 1
+    assert len(framing.text(long, truncate=True).ids) == CONTEXT
+    with pytest.raises(kvik.InvalidArgumentError, match=r"shorten it$"):
+        kvik.load(files["bert", "tag", None]).tag(long)
+    with pytest.raises(kvik.InvalidArgumentError, match=r"text\[1\] is ''"):
+        kvik.load(files["bert", "tag", None]).tag(["one", "", "two"])
 
 
 def test_a_file_without_metadata_is_judged_by_its_outputs(files, tmp_path):

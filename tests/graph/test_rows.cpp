@@ -384,6 +384,8 @@ KVIK_TEST(one_token_of_each_sequence) {
     Model m;
     const auto proof = m.prove(head(m, token(m, m.x, 1)), kWhole);
     CHECK(!proof.rows.has_value()) << "the second token, which a text may not have";
+    CHECK(proof.reason.find("picks from the token or batch axis") != std::string::npos)
+        << proof.reason;
   }
   {
     // x[:, 0] + x: every token's row would need the first token's.
@@ -399,6 +401,77 @@ KVIK_TEST(one_token_of_each_sequence) {
     CHECK(!proof.rows.has_value());
     CHECK(proof.reason.find("two tokens of each sequence") != std::string::npos) << proof.reason;
   }
+}
+
+KVIK_TEST(one_token_is_not_repeated_for_all) {
+  // Rows of the first token as a sequence again: each row would have to be the first's.
+  const auto repeated = [](Model& m) {
+    const ValueId first = m.b.node("Unsqueeze", {token(m, m.x, 0), m.b.ints({1})});
+    return m.b.node("Expand", {first, m.concat({m.batch, m.length, m.b.ints({kWidth})})});
+  };
+  const std::string reason = "repeats one token";
+  {
+    Model m;
+    const auto proof = m.prove(repeated(m), kWhole);
+    CHECK(!proof.rows.has_value());
+    CHECK(proof.reason.find(reason) != std::string::npos) << proof.reason;
+  }
+  {
+    Model m;
+    m.x = repeated(m);
+    const auto proof = m.prove(m.attend(graph::kNoValue), kWhole);
+    CHECK(!proof.rows.has_value());
+    CHECK(proof.reason.find(reason) != std::string::npos) << proof.reason;
+  }
+}
+
+KVIK_TEST(picks_by_gather_elements) {
+  const auto pick = [](Model& m, ValueId at, std::vector<ValueId> dims) {
+    const ValueId spread = m.b.node("Expand", {at, m.concat(std::move(dims))});
+    const ValueId one = m.b.node("GatherElements", {m.x, spread}, {{"axis", std::int64_t{1}}});
+    return m.b.node("Squeeze", {one, m.b.ints({1})});
+  };
+  {
+    // The last token by the length of a mask of ones.
+    Model m;
+    const ValueId mask = m.b.input("attention_mask", {sym("b"), sym("s")}, DType::kI64);
+    const ValueId length = m.b.node("ReduceSum", {mask, m.b.ints({1})});  // [b, 1]
+    const ValueId last = m.b.node("Sub", {length, m.whole(1)});
+    const ValueId wide = m.b.node("Unsqueeze", {last, m.b.ints({2})});
+    const auto proof = m.prove(pick(m, wide, {m.batch, m.b.ints({1}), m.b.ints({kWidth})}), kWhole);
+    CHECK(proof.rows.has_value()) << proof.reason;
+    CHECK(proof.rows->picked == -1);
+  }
+  {
+    Model m;
+    const ValueId at = m.indices({0, 0}, Dims{1, 1, 1, 2});
+    const ValueId one = m.b.node("GatherElements", {m.x, at}, {{"axis", std::int64_t{1}}});
+    const auto proof = m.prove(one, kWhole);
+    CHECK(!proof.rows.has_value()) << "indices of another rank";
+  }
+}
+
+KVIK_TEST(types_are_rows_beside_the_tokens) {
+  const auto typed = [](Model& m, std::vector<Expr> dims) {
+    const ValueId types = m.b.input("token_type_ids", std::move(dims), DType::kI64);
+    return m.b.node("Gather", {m.b.weight("kinds", Dims{2, kWidth}), types});
+  };
+  Model m;
+  const auto proof = m.prove(m.b.node("Add", {m.x, typed(m, {sym("b"), sym("s")})}), kWhole);
+  CHECK(proof.rows.has_value()) << proof.reason;
+  CHECK(proof.rows->types != graph::kNoValue);
+  Model flat;
+  flat.b.graph.value(flat.ids).shape = std::vector<Expr>{sym("s")};
+  const ValueId x = flat.b.node("Add", {flat.x, typed(flat, {Expr(1), sym("t")})});
+  CHECK(!flat.prove(x, kWhole).rows.has_value()) << "of another rank than the ids";
+}
+
+KVIK_TEST(a_bias_must_leave_a_key_to_see) {
+  Model m;
+  const ValueId apart =
+      m.b.node("Where", {m.compare("Equal"), m.b.scalar(-1e9F), m.b.scalar(0.0F)});
+  const auto proof = m.prove(m.attend(apart), kWhole);
+  CHECK(!proof.rows.has_value()) << "a text of one token sees nothing";
 }
 
 KVIK_TEST(several_outputs_lie_side_by_side) {

@@ -5,6 +5,8 @@
 
 #include <algorithm>
 #include <cmath>
+#include <cstdio>
+#include <cstdlib>
 #include <cstring>
 #include <limits>
 #include <stdexcept>
@@ -22,6 +24,21 @@ std::uint32_t bits_of(float value) {
   std::uint32_t bits;
   std::memcpy(&bits, &value, sizeof bits);
   return bits;
+}
+
+// Says once which tables there are. A machine may lack any of them, and tests of it would then pass
+// without having run: who knows what it has names them in KVIK_TEST_TABLES, the best first.
+void expect_tables() {
+  static const std::string have = [] {
+    std::string names;
+    for (const kernels::KernelTable* table : kernels::available_tables()) {
+      names += (names.empty() ? "" : " ") + std::string(table->name);
+    }
+    std::printf("tables: %s\n", names.c_str());
+    return names;
+  }();
+  const char* want = std::getenv("KVIK_TEST_TABLES");
+  CHECK(want == nullptr || have == want) << ": found " << have << "; KVIK_TEST_TABLES is " << want;
 }
 
 }  // namespace
@@ -131,6 +148,7 @@ void expect_close(const std::string& what, const std::vector<float>& got,
 }
 
 void for_each_isa(const std::function<void(const kernels::KernelTable&)>& body) {
+  expect_tables();
   for (const kernels::KernelTable* table : kernels::available_tables()) body(*table);
 #if defined(KVIK_KERNELS_X86)
   // Instruction sets that few CPUs have, over the parts of others.

@@ -139,7 +139,7 @@ KVIK_TEST(encode_refuses) {
   refused(causal, {tokens, {}}, "does not encode");
   refused(model, {none, {}}, "text 0: no tokens");
   refused(model, {wrong, {}}, "token id 40; the model accepts 0 to 39");
-  refused(model, {tokens, types}, "3 token types for 5 tokens");
+  refused(model, {tokens, types}, "token types, which the model does not read");
   refused(model, {longest, {}}, "71 tokens exceed the model's context of 70");
   refused(model, {std::span(tokens).first(4), {}}, "holds 200 floats");
   model.encode({{tokens, {}}}, out);

@@ -69,6 +69,9 @@ std::map<ValueId, Expr> supplied_inputs(Graph& graph, ValueId tokens, Mixing mix
       if (value.name != k.name || !value.shape || value.shape->size() != 2) continue;
       const bool integral = value.dtype == DType::kI64 || value.dtype == DType::kI32;
       if (mixing == Mixing::kWhole && integral && value.name == kTypes) {
+        if (graph.value(tokens).shape->size() != 2) {
+          stop("'" + value.name + "' and the token ids have different ranks");
+        }
         types = id;
       } else {
         known.emplace(id, integral ? k.content : cast(k.content, ExprType::kFloat));
@@ -162,7 +165,8 @@ RowProof prove_rowwise(const Graph& graph, std::vector<ValueId> outputs, const D
   } catch (const ProofStop& stopped) {
     proof.rows.reset();
     proof.reason = stopped.reason;
-    proof.explanation = {"not incremental: " + stopped.reason};
+    const char* what = mixing == Mixing::kWhole ? "not by sequence: " : "not incremental: ";
+    proof.explanation = {what + stopped.reason};
   }
   return proof;
 }

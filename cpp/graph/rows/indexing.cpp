@@ -205,6 +205,7 @@ void gather_elements(Prover& p, const Node& node) {
   const int axis = p.axis_attr(node, "axis", 0, data.layout.size());
   const auto& from = p.shape(node.input(0));
   const auto& to = p.shape(node.input(1));
+  if (from.size() != to.size()) stop(node.label() + " has indices of another rank than its data");
   if (data.rows && is_token_axis(data.layout[static_cast<std::size_t>(axis)])) {
     for (std::size_t i = 0; i < to.size(); ++i) {
       if (!(static_cast<int>(i) == axis ? to[i].is(1) : to[i] == from[i])) {

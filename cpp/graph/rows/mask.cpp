@@ -261,6 +261,7 @@ MaskProof whole_mask(const Expr& mask, const std::string& name) {
   }
   MaskProof proof{.how = "every token sees its whole sequence", .mixing = Mixing::kWhole};
   if (!shows(mask)) {
+    if (!sees_a_key(mask)) stop(name + " may hide every position from a token");
     proof.bias = mask;
     proof.how += "; a bias of the positions is evaluated for the rows at hand";
   }

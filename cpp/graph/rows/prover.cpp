@@ -91,6 +91,11 @@ int Prover::axis_attr(const Node& node, std::string_view key, std::int64_t fallb
 void Prover::set(ValueId source_id, RowValue value) {
   if (source_id == kNoValue) return;
   value.layout = joined(value.layout, kFeatureRole);
+  if (value.rows && picked(value.id) &&
+      std::any_of(value.layout.begin(), value.layout.end(),
+                  [](const Axis& axis) { return has_role(axis, kTokenRole); })) {
+    stop("'" + source_.value(source_id).name + "' repeats one token of each sequence for all");
+  }
   values_[static_cast<std::size_t>(source_id)] = std::move(value);
 }
 

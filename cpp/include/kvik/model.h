@@ -56,10 +56,12 @@ struct LoadOptions {
                             // comparing). Numbers may differ in the last bits.
   bool incremental = true;  // false: always recompute the whole sequence (for comparing)
   // Token rows that are computed at once; a longer prefill is cut into chunks of this size. It
-  // sets the size of the activations and never the numbers. 1 .. 65536.
+  // sets the size of the activations and never the numbers. A text that is encoded is never cut:
+  // one that is longer makes the activations grow. 1 .. 65536.
   int max_rows = 256;
-  // Of a model that encodes: the outputs that encode() gives, side by side; none: all of floats
-  // where they fit together, else the first that can be computed by sequence.
+  // Of a model that encodes: the outputs that encode() gives, side by side; none: start_logits and
+  // end_logits where there are both, else "logits", else the first of floats that can be computed
+  // by sequence.
   std::vector<std::string> outputs;
 };
 
@@ -94,7 +96,8 @@ struct ModelInfo {
   bool incremental = false;
   std::int64_t vocab_size = 0;             // logits a row
   std::int64_t token_limit = 0;            // ids below this are accepted; 0: not known
-  std::int64_t type_limit = 0;             // the same for token types; 0: none are read
+  bool reads_types = false;                // encode() reads token types
+  std::int64_t type_limit = 0;             // the same for token types
   std::vector<EncoderOutput> encoded;      // what encode() gives; empty: the model does not encode
   bool encoded_per_token = false;          // a row for every token; else one row for each text
   std::int64_t encoded_features() const {  // elements in a row of encode()
@@ -266,8 +269,8 @@ class KVIK_API Model {
   // side in a row, in the order of info().encoded.
   //
   // Throws Error: kInvalidArgument (a model that does not encode, an id or type beyond the limits,
-  // a text longer than context_length, no tokens, a wrong number of types, a wrong buffer size),
-  // kOutOfMemory, kCancelled, kIo (see load()).
+  // a text longer than context_length, no tokens, a wrong number of types, types that the model
+  // does not read, a wrong buffer size), kOutOfMemory, kCancelled, kIo (see load()).
   void encode(std::span<const EncoderInput> inputs, std::span<float> out,
               const CancelCheck& cancelled = {}) const;
   void encode(std::initializer_list<EncoderInput> inputs, std::span<float> out,

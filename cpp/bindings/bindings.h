@@ -12,6 +12,7 @@ void init_session(nanobind::module_& module);
 void init_model(nanobind::module_& module);
 void init_sampler(nanobind::module_& module);
 void init_generate(nanobind::module_& module);
+void init_beam_search(nanobind::module_& module);
 void init_machine(nanobind::module_& module);
 
 }  // namespace kvik::bindings

@@ -157,6 +157,9 @@ void init_info(nb::module_& module) {
           nb::sig("def encoded(self) -> list[tuple[str, int]]"))
       .def_ro("encoded_per_token", &ModelInfo::encoded_per_token)
       .def_ro("context_length", &ModelInfo::context_length)
+      .def_ro("two_sequences", &ModelInfo::two_sequences)
+      .def_ro("source_limit", &ModelInfo::source_limit)
+      .def_ro("source_length", &ModelInfo::source_length)
       .def_ro("threads", &ModelInfo::threads)
       .def_ro("isa", &ModelInfo::isa);
 }
@@ -276,6 +279,19 @@ void init_model(nb::module_& module) {
            "A matrix that is kept as int8 or int4: values [rows, columns] and their scales, of the "
            "same rank: one for each channel (int8), or channel and 32 inputs (int4).")
       .def("new_sequence", &Model::new_sequence, "An empty sequence.")
+      .def(
+          "new_sequences",
+          [](const Model& self, const std::vector<Ids>& sources) {
+            std::vector<EncoderInput> inputs;
+            for (const Ids& ids : sources) inputs.push_back({span_of(ids), {}});
+            const CancelCheck check = signal_check();
+            nb::gil_scoped_release release;
+            return self.new_sequences(inputs, check);
+          },
+          nb::arg("sources"),
+          nb::sig("def new_sequences(self, sources: collections.abc.Sequence["
+                  "numpy.typing.NDArray[numpy.int64]]) -> list[Sequence]"),
+          "An empty target for each source; sources are computed together.")
       .def("start_profile", &Model::start_profile, nb::call_guard<nb::gil_scoped_release>(),
            "Time every operator from now on, forgetting what was recorded before.")
       .def("stop_profile", &Model::stop_profile, nb::call_guard<nb::gil_scoped_release>(),

@@ -12,5 +12,6 @@ NB_MODULE(_core, module) {
   kvik::bindings::init_model(module);
   kvik::bindings::init_sampler(module);
   kvik::bindings::init_generate(module);
+  kvik::bindings::init_beam_search(module);
   kvik::bindings::init_machine(module);
 }

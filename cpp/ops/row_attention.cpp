@@ -61,8 +61,8 @@ class RowAttentionKernel : public OpKernel {
 
  private:
   struct Operand {
-    const float* data;
-    std::int64_t stride;  // elements between rows
+    const float* data = nullptr;
+    std::int64_t stride = 0;  // elements between rows
   };
   struct Rows {
     Operand q;   // [rows, heads · head_dim]
@@ -102,6 +102,7 @@ class RowAttentionKernel : public OpKernel {
   void attend(const Call& call, const Tile& tile, const Scratch& scratch,
               const Segment* segment = nullptr, const void* next_block = nullptr) const;
   std::int64_t first_segment(const RowRun& run) const;
+  std::int64_t segments_of(const RowRun& run) const;
   std::int64_t segments_to_share(const RowBatch& batch, int threads) const;
   std::size_t part_out_floats() const;
   std::size_t part_floats() const;
@@ -112,6 +113,10 @@ class RowAttentionKernel : public OpKernel {
   void fill_bias(std::int64_t head, std::int64_t position, std::int64_t first, std::int64_t last,
                  void* program_scratch, float* bias) const;
   double work(const RowBatch& batch) const;
+  bool from_source() const { return a_.mixing == graph::Mixing::kSource; }
+  const KvTables& tables_of(const RowRun& run) const {
+    return from_source() ? run.source : run.keys;
+  }
   std::int64_t first_key(const RowRun& run, std::int64_t i) const;
   std::int64_t last_key(const RowRun& run, std::int64_t i) const;
   std::int64_t seen(const RowRun& run, std::int64_t i) const;
@@ -129,7 +134,8 @@ RowAttentionKernel::Rows RowAttentionKernel::rows_of(OpContext& context,
   const std::int64_t features[] = {std::int64_t{a_.heads} * a_.head_dim,
                                    std::int64_t{a_.kv_heads} * a_.head_dim,
                                    std::int64_t{a_.kv_heads} * a_.value_dim};
-  for (int i = 0; i < 3; ++i) {
+  const int inputs = from_source() ? 1 : 3;
+  for (int i = 0; i < inputs; ++i) {
     const Tensor& input = context.input(i);
     if (input.dtype != DType::kF32 || input.elements() != batch.rows * features[i]) {
       fail(ErrorCode::kInvalidModel,
@@ -142,6 +148,7 @@ RowAttentionKernel::Rows RowAttentionKernel::rows_of(OpContext& context,
     if (dims[i] < 0) dims[i] = batch.rows;
   }
   const auto operand = [&](int i) -> Operand {
+    if (i >= inputs) return {};
     const Tensor& input = context.input(i);
     return {input.as<const float>(), input.contiguous() ? features[i] : input.row_stride};
   };
@@ -162,26 +169,17 @@ double RowAttentionKernel::work(const RowBatch& batch) const {
 }
 
 void RowAttentionKernel::store(const Call& call, const RowRun& run, int kv_head) const {
-  const std::int64_t table = call.first_table + kv_head;
+  if (from_source()) return;
   const Operand &k = call.rows.k, &v = call.rows.v;
-  for (std::int64_t i = 0; i < run.rows;) {
-    const std::int64_t row = run.first_row + i;
-    const std::int64_t position = run.first_position + i;
-    const std::int64_t block = position / kernels::kKvBlock;
-    const std::int64_t slot = position % kernels::kKvBlock;
-    const std::int64_t count = std::min(kernels::kKvBlock - slot, run.rows - i);
-    const kernels::CacheRows rows{
-        .k = k.data + row * k.stride + std::int64_t{kv_head} * a_.head_dim,
-        .k_stride = k.stride,
-        .v = v.data + row * v.stride + std::int64_t{kv_head} * a_.value_dim,
-        .v_stride = v.stride,
-        .head_dim = a_.head_dim,
-        .value_dim = a_.value_dim,
-        .slot = static_cast<int>(slot),
-        .count = static_cast<int>(count)};
-    call.kernels.store_kv(run.cache, rows, run.k_blocks(table)[block], run.v_blocks(table)[block]);
-    i += count;
-  }
+  store_rows(call.kernels, run.keys, call.first_table + kv_head,
+             {.k = k.data + run.first_row * k.stride + std::int64_t{kv_head} * a_.head_dim,
+              .k_stride = k.stride,
+              .v = v.data + run.first_row * v.stride + std::int64_t{kv_head} * a_.value_dim,
+              .v_stride = v.stride,
+              .head_dim = a_.head_dim,
+              .value_dim = a_.value_dim,
+              .rows = run.rows,
+              .first_position = run.first_position});
 }
 
 void RowAttentionKernel::attend(const Call& call, const Tile& tile, const Scratch& scratch,
@@ -196,9 +194,10 @@ void RowAttentionKernel::attend(const Call& call, const Tile& tile, const Scratc
   kernels::AttentionArgs args{};
   args.head_dim = a_.head_dim;
   args.value_dim = a_.value_dim;
-  args.cache = tile.run->cache;
-  args.k_blocks = tile.run->k_blocks(table);
-  args.v_blocks = tile.run->v_blocks(table);
+  const KvTables& tables = tables_of(*tile.run);
+  args.cache = tables.cache;
+  args.k_blocks = tables.k_blocks(table);
+  args.v_blocks = tables.v_blocks(table);
   args.first_key = a_.window > 0 ? first_key.data() : nullptr;
   args.last_key = last_key.data();
   args.scale = a_.scale;
@@ -320,8 +319,8 @@ void RowAttentionKernel::run_whole(const Call& call, bool one_tile_each) const {
       if (i + 1 < heads) {
         const auto next_head = static_cast<int>((i + 1) % a_.kv_heads);
         const RowRun& next_run = run_of(i + 1);
-        next = next_run.k_blocks(call.first_table +
-                                 next_head)[first_key(next_run, 0) / kernels::kKvBlock];
+        next = tables_of(next_run).k_blocks(call.first_table +
+                                            next_head)[first_key(next_run, 0) / kernels::kKvBlock];
       }
       store(call, run, kv_head);
       attend(call, {&run, kv_head, 0, static_cast<int>(run.rows)}, scratch, nullptr, next);
@@ -350,10 +349,12 @@ void RowAttentionKernel::run_whole(const Call& call, bool one_tile_each) const {
   });
 }
 
-// Of a run of one row.
+// Of a run of one row: the segments of its keys.
 std::int64_t RowAttentionKernel::first_segment(const RowRun& run) const {
-  const std::int64_t key = a_.window > 0 ? run.first_position - a_.window + 1 : 0;
-  return std::max<std::int64_t>(key, 0) / kernels::kKvSegment;
+  return first_key(run, 0) / kernels::kKvSegment;
+}
+std::int64_t RowAttentionKernel::segments_of(const RowRun& run) const {
+  return last_key(run, 0) / kernels::kKvSegment - first_segment(run) + 1;
 }
 
 // The segments of all runs together where the threads should share them: few heads, each of one
@@ -366,7 +367,7 @@ std::int64_t RowAttentionKernel::segments_to_share(const RowBatch& batch, int th
   std::int64_t segments = 0;
   for (const RowRun& run : batch.runs) {
     if (run.rows != 1) return 0;
-    segments += run.first_position / kernels::kKvSegment - first_segment(run) + 1;
+    segments += segments_of(run);
   }
   return segments > runs ? segments : 0;
 }
@@ -389,13 +390,10 @@ void RowAttentionKernel::run_segments(const Call& call, std::int64_t segments) c
     float* top = out + part_out_floats();
     return kernels::AttentionPart{out, a_.value_dim, top, top + group_};
   };
-  const auto count_of = [&](const RowRun& run) {
-    return run.first_position / kernels::kKvSegment - first_segment(run) + 1;
-  };
   for_each(call, segments * a_.kv_heads, [&](std::int64_t i, const Scratch& scratch) {
     std::int64_t left = i;
     for (const RowRun& run : call.batch.runs) {
-      const std::int64_t count = count_of(run);
+      const std::int64_t count = segments_of(run);
       if (left >= count * a_.kv_heads) {
         left -= count * a_.kv_heads;
         continue;
@@ -413,7 +411,7 @@ void RowAttentionKernel::run_segments(const Call& call, std::int64_t segments) c
     const std::int64_t out_row = std::int64_t{a_.heads} * a_.value_dim;
     for (int kv_head = 0; kv_head < a_.kv_heads; ++kv_head) {
       const kernels::AttentionPart sums = part_of(next++);
-      for (std::int64_t i = 1; i < count_of(run); ++i) {
+      for (std::int64_t i = 1; i < segments_of(run); ++i) {
         call.kernels.attention_join_f32(sums, part_of(next++), group_, a_.value_dim);
       }
       call.kernels.attention_divide_f32(
@@ -435,7 +433,7 @@ void RowAttentionKernel::run(OpContext& context) const {
     }
     tile_rows = std::max(tile_rows, std::min<std::int64_t>(run.rows, kQueryTile));
     one_tile_each = one_tile_each && run.rows <= kQueryTile;
-    max_keys = std::max(max_keys, run.first_position + run.rows);
+    max_keys = std::max(max_keys, last_key(run, run.rows - 1) + 1);
   }
   max_keys = (max_keys + kernels::kKvBlock - 1) / kernels::kKvBlock * kernels::kKvBlock;
   const int threads = context.pool().threads();
@@ -467,10 +465,11 @@ OpCost RowAttentionKernel::cost(const OpContext& context) const {
   for (const RowRun& run : batch.runs) {
     double pairs = 0;  // of a query and a key that it sees
     for (std::int64_t i = 0; i < run.rows; ++i) pairs += static_cast<double>(seen(run, i));
-    const std::int64_t keys = std::min(run.first_position + run.rows, seen(run, 0) + run.rows - 1);
+    const std::int64_t keys = last_key(run, run.rows - 1) - first_key(run, 0) + 1;
     const double features = static_cast<double>(a_.head_dim) + static_cast<double>(a_.value_dim);
-    const double key_bytes = features * kernels::cache_element_bytes(run.cache) +
-                             2.0 * kernels::cache_scale_bytes(run.cache) / kernels::kKvBlock;
+    const double key_bytes =
+        features * kernels::cache_element_bytes(tables_of(run).cache) +
+        2.0 * kernels::cache_scale_bytes(tables_of(run).cache) / kernels::kKvBlock;
     cost.bytes += static_cast<double>(keys) * a_.kv_heads * key_bytes;
     cost.operations += 2 * pairs * a_.heads * features;
   }
@@ -484,13 +483,17 @@ std::int64_t RowAttentionKernel::first_key(const RowRun& run, std::int64_t i) co
 
 // The last position that the run's query i sees.
 std::int64_t RowAttentionKernel::last_key(const RowRun& run, std::int64_t i) const {
-  return a_.mixing == graph::Mixing::kWhole ? run.rows - 1 : run.first_position + i;
+  switch (a_.mixing) {
+    case graph::Mixing::kEarlier: break;
+    case graph::Mixing::kWhole: return run.rows - 1;
+    case graph::Mixing::kSource: return run.source_length - 1;
+  }
+  return run.first_position + i;
 }
 
 // How many it sees.
 std::int64_t RowAttentionKernel::seen(const RowRun& run, std::int64_t i) const {
-  const std::int64_t keys = last_key(run, i) + 1;
-  return a_.window > 0 ? std::min<std::int64_t>(keys, a_.window) : keys;
+  return last_key(run, i) - first_key(run, i) + 1;
 }
 
 OpDescription RowAttentionKernel::describe() const {
@@ -506,15 +509,37 @@ void require(bool holds, const NodeInfo& info, const std::string& what) {
 
 }  // namespace
 
+void store_rows(const kernels::KernelTable& kernels, const KvTables& tables, std::int64_t table,
+                const KvRows& rows) {
+  for (std::int64_t i = 0; i < rows.rows;) {
+    const std::int64_t position = rows.first_position + i;
+    const std::int64_t block = position / kernels::kKvBlock;
+    const std::int64_t slot = position % kernels::kKvBlock;
+    const std::int64_t count = std::min(kernels::kKvBlock - slot, rows.rows - i);
+    const kernels::CacheRows part{.k = rows.k + i * rows.k_stride,
+                                  .k_stride = rows.k_stride,
+                                  .v = rows.v + i * rows.v_stride,
+                                  .v_stride = rows.v_stride,
+                                  .head_dim = rows.head_dim,
+                                  .value_dim = rows.value_dim,
+                                  .slot = static_cast<int>(slot),
+                                  .count = static_cast<int>(count)};
+    kernels.store_kv(tables.cache, part, tables.k_blocks(table)[block],
+                     tables.v_blocks(table)[block]);
+    i += count;
+  }
+}
+
 std::unique_ptr<OpKernel> make_row_attention(const graph::RowAttention& a, const NodeInfo& info) {
   constexpr int kMost = 1 << 20;  // of heads, and of dimensions of one
   require(a.heads > 0 && a.kv_heads > 0 && a.head_dim > 0 && a.value_dim > 0 &&
               a.heads % a.kv_heads == 0 && a.heads <= kMost && a.head_dim <= kMost &&
               a.value_dim <= kMost,
           info, "impossible head counts or sizes");
-  require(
-      info.dtype(0) == DType::kF32 && info.dtype(1) == DType::kF32 && info.dtype(2) == DType::kF32,
-      info, "queries, keys and values must be float32");
+  const auto inputs = a.mixing == graph::Mixing::kSource ? std::size_t{1} : std::size_t{3};
+  for (std::size_t i = 0; i < inputs; ++i) {
+    require(info.dtype(i) == DType::kF32, info, "queries, keys and values must be float32");
+  }
   require(info.graph.value(info.node.output(0)).shape.has_value(), info, "its output has no shape");
   require(!a.bias || a.bias->type() != graph::ExprType::kInt, info,
           "its bias must be boolean or float");

@@ -35,6 +35,12 @@ class Decoder {
  public:
   virtual ~Decoder() = default;
   virtual std::unique_ptr<SequenceState> new_state() const = 0;
+  // Of a model of two sequences: one for each source. One call at a time, not while forward() runs.
+  virtual std::vector<std::unique_ptr<SequenceState>> new_states(
+      [[maybe_unused]] std::span<const EncoderInput> sources,
+      [[maybe_unused]] const CancelCheck& cancelled) {
+    throw Error(ErrorCode::kInternal, "a decoder without sources");
+  }
   // One call at a time. On an error every state is as it was.
   // logits: float32 [wanted rows, vocab_size].
   virtual void forward(std::span<const DecodeStep> steps, float* logits,

@@ -182,14 +182,13 @@ void KvCache::truncate(std::int64_t length) {
   length_ = length;
 }
 
+ops::KvTables KvCache::tables() const {
+  return {.tables = tables_.data(), .stride = capacity_, .cache = pool_->layout().type()};
+}
+
 ops::RowRun KvCache::run(std::int64_t first_row, std::int64_t rows,
                          std::int64_t first_position) const {
-  return {.first_row = first_row,
-          .rows = rows,
-          .first_position = first_position,
-          .tables = tables_.data(),
-          .table_stride = capacity_,
-          .cache = pool_->layout().type()};
+  return {.first_row = first_row, .rows = rows, .first_position = first_position, .keys = tables()};
 }
 
 }  // namespace kvik::runtime

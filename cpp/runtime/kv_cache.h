@@ -96,6 +96,7 @@ class KvCache {
 
   // A run of rows at positions [first_position, first_position + rows), all reserved.
   ops::RowRun run(std::int64_t first_row, std::int64_t rows, std::int64_t first_position) const;
+  ops::KvTables tables() const;  // until the next reserve()
 
  private:
   void push_page(KvPage* page);

@@ -103,6 +103,7 @@ struct Model::Impl {
   void describe_file(const graph::Model& loaded);
   void make_row_decoder(const LoadOptions& options, const graph::DimLimits& limits);
   void make_encoder(const LoadOptions& options, const graph::DimLimits& limits);
+  void make_encoder_decoder(const LoadOptions& options, const graph::DimLimits& limits);
   void make_recompute_decoder(const runtime::DeclaredWidths& declared);
   std::unique_ptr<runtime::RowProgram> make_program(graph::RowProof& proof,
                                                     const LoadOptions& options);
@@ -114,6 +115,8 @@ struct Model::Impl {
   void check_step(const Step& step, std::size_t index) const;
   void check_ids(std::span<const std::int64_t> ids, std::int64_t limit, const char* what,
                  const std::string& where) const;
+  void check_text(std::span<const std::int64_t> tokens, std::int64_t id_limit,
+                  std::int64_t length_limit, const std::string& where) const;
   void check_input(const EncoderInput& input, std::size_t index) const;
   const graph::Graph& running() const { return rows ? rows->graph : optimized; }
 
@@ -125,9 +128,10 @@ struct Model::Impl {
   std::vector<std::string> explanation;
   graph::Graph imported;
   graph::Graph optimized;
-  std::shared_ptr<const graph::RowGraph> rows;   // null: runs as it stands
-  std::unique_ptr<runtime::RowEncoder> encoder;  // of rows that read later ones
-  std::unique_ptr<runtime::Decoder> decoder;     // null: an encoder of one row for a text
+  std::shared_ptr<const graph::RowGraph> rows;         // null: runs as it stands
+  std::shared_ptr<const graph::RowGraph> source_rows;  // of a model of two sequences
+  std::unique_ptr<runtime::RowEncoder> encoder;        // of rows that read later ones
+  std::unique_ptr<runtime::Decoder> decoder;           // null: an encoder of one row for a text
   runtime::Profiler profiler;
 
   std::mutex mutex;                        // held during forward(): one arena, one pool
@@ -162,6 +166,7 @@ Model::Impl::Impl(graph::Model loaded, const runtime::DeclaredWidths& declared,
     runtime::prepare_graph(optimized, workshop.engine(), how, &limits);
     make_row_decoder(options, limits);
     if (!rows) make_encoder(options, limits);
+    if (!rows) make_encoder_decoder(options, limits);
   } else {
     explanation.push_back("not incremental: switched off when the model was loaded");
   }
@@ -257,6 +262,34 @@ void Model::Impl::make_encoder(const LoadOptions& options, const graph::DimLimit
     return;
   }
   explanation.insert(explanation.end(), reasons.begin(), reasons.end());
+}
+
+void Model::Impl::make_encoder_decoder(const LoadOptions& options, const graph::DimLimits& limits) {
+  graph::EncoderDecoderProof proof =
+      graph::prove_encoder_decoder(optimized, runtime::logits_output(optimized), limits);
+  if (!proof.rows) {
+    explanation.insert(explanation.end(), proof.explanation.begin(), proof.explanation.end());
+    return;
+  }
+  explanation = std::move(proof.explanation);
+  auto source = std::make_shared<const graph::RowGraph>(std::move(proof.rows->source));
+  graph::RowProof target;
+  target.rows = std::move(proof.rows->target);
+  auto program = make_program(target, options);
+  if (!program) return;
+  auto source_encoder = std::make_unique<runtime::RowEncoder>(
+      std::make_unique<runtime::RowProgram>(source, workshop.engine(), options.max_rows),
+      std::nullopt);
+  info.two_sequences = true;
+  info.vocab_size = program->output_features();
+  info.source_limit = runtime::index_limit(*source, source->tokens);
+  info.source_length = stricter(metadata_number(metadata, kContextKey), source->context_limit);
+  info.packed_bytes += source_encoder->program().constant_bytes();
+  info.activation_bytes += source_encoder->program().arena_bytes();
+  source_rows = std::move(source);
+  auto sources = std::make_unique<runtime::SourceEncoder>(
+      std::move(source_encoder), *rows, program->source_layout(), workshop.engine().kernels);
+  decoder = std::make_unique<runtime::RowDecoder>(std::move(program), std::move(sources));
 }
 
 void Model::Impl::make_recompute_decoder(const runtime::DeclaredWidths& declared) {
@@ -362,7 +395,30 @@ IntegerMatrix Model::integers(const MatrixInfo& matrix) const {
   return runtime::read_integers(impl_->running(), impl_->workshop.engine(), matrix);
 }
 
+std::vector<Sequence> Model::new_sequences(std::span<const EncoderInput> sources,
+                                           const CancelCheck& cancelled) const {
+  Impl& self = *impl_;
+  self.home.check();
+  if (!self.info.two_sequences) {
+    fail_argument("the model has no source: use new_sequence()");
+  }
+  for (std::size_t i = 0; i < sources.size(); ++i) {
+    const std::string where = "source " + std::to_string(i) + ": ";
+    if (!sources[i].types.empty()) fail_argument(where + "token types, which the model lacks");
+    self.check_text(sources[i].tokens, self.info.source_limit, self.info.source_length, where);
+  }
+  const std::lock_guard lock(self.mutex);
+  self.check_files();
+  std::vector<Sequence> out;
+  for (auto& state : self.decoder->new_states(sources, cancelled)) {
+    out.push_back(
+        Sequence(std::make_unique<Sequence::Impl>(Sequence::Impl{impl_, std::move(state)})));
+  }
+  return out;
+}
+
 Sequence Model::new_sequence() const {
+  if (impl_->info.two_sequences) fail_argument("the model needs a source: use new_sequences()");
   if (!impl_->decoder) {
     fail_argument("the model has no logits of tokens: use encode()");
   }
@@ -411,10 +467,22 @@ void Model::Impl::check_step(const Step& step, std::size_t index) const {
   }
 }
 
+// A text that is computed as a whole.
+void Model::Impl::check_text(std::span<const std::int64_t> tokens, std::int64_t id_limit,
+                             std::int64_t length_limit, const std::string& where) const {
+  if (tokens.empty()) fail_argument(where + "no tokens");
+  check_ids(tokens, id_limit, "token id", where);
+  const auto length = static_cast<std::int64_t>(tokens.size());
+  const std::int64_t limit = stricter(length_limit, kMaxRows);
+  if (length > limit) {
+    fail_argument(where + std::to_string(length) + " tokens exceed the model's context of " +
+                  std::to_string(limit));
+  }
+}
+
 void Model::Impl::check_input(const EncoderInput& input, std::size_t index) const {
   const std::string where = "text " + std::to_string(index) + ": ";
-  if (input.tokens.empty()) fail_argument(where + "no tokens");
-  check_ids(input.tokens, info.token_limit, "token id", where);
+  check_text(input.tokens, info.token_limit, info.context_length, where);
   if (!input.types.empty() && !info.reads_types) {
     fail_argument(where + "token types, which the model does not read");
   }
@@ -423,12 +491,6 @@ void Model::Impl::check_input(const EncoderInput& input, std::size_t index) cons
                   std::to_string(input.tokens.size()) + " tokens");
   }
   check_ids(input.types, info.type_limit, "token type", where);
-  const auto length = static_cast<std::int64_t>(input.tokens.size());
-  const std::int64_t limit = stricter(info.context_length, kMaxRows);
-  if (length > limit) {
-    fail_argument(where + std::to_string(length) + " tokens exceed the model's context of " +
-                  std::to_string(limit));
-  }
 }
 
 // Checks the steps and marks their sequences, which shows one that occurs twice.

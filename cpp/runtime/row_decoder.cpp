@@ -9,11 +9,14 @@ namespace kvik::runtime {
 
 class RowDecoder::State final : public SequenceState {
  public:
-  explicit State(std::shared_ptr<KvPool> pool) : cache(std::move(pool)) {}
+  explicit State(std::shared_ptr<KvPool> pool, std::shared_ptr<const Source> from = nullptr)
+      : cache(std::move(pool)), source(std::move(from)) {}
   State(const State&) = default;
 
   std::int64_t length() const override { return cache.length(); }
-  std::int64_t bytes() const override { return cache.bytes(); }
+  std::int64_t bytes() const override {
+    return cache.bytes() + (source ? source->cache.bytes() : 0);
+  }
   std::unique_ptr<SequenceState> fork() const override {
     auto copy = std::make_unique<State>(*this);
     copy->taken = false;
@@ -22,10 +25,13 @@ class RowDecoder::State final : public SequenceState {
   void truncate(std::int64_t length) override { cache.truncate(length); }
 
   KvCache cache;
+  std::shared_ptr<const Source> source;  // null: the model has one sequence
 };
 
-RowDecoder::RowDecoder(std::unique_ptr<RowProgram> program)
-    : program_(std::move(program)), pool_(std::make_shared<KvPool>(program_->kv_layout())) {
+RowDecoder::RowDecoder(std::unique_ptr<RowProgram> program, std::unique_ptr<SourceEncoder> sources)
+    : program_(std::move(program)),
+      sources_(std::move(sources)),
+      pool_(std::make_shared<KvPool>(program_->kv_layout())) {
   const auto rows = static_cast<std::size_t>(program_->max_rows());
   tokens_.reserve(rows);
   positions_.reserve(rows);
@@ -35,6 +41,15 @@ RowDecoder::RowDecoder(std::unique_ptr<RowProgram> program)
 
 std::unique_ptr<SequenceState> RowDecoder::new_state() const {
   return std::make_unique<State>(pool_);
+}
+
+std::vector<std::unique_ptr<SequenceState>> RowDecoder::new_states(
+    std::span<const EncoderInput> sources, const CancelCheck& cancelled) {
+  std::vector<std::unique_ptr<SequenceState>> states;
+  for (auto& source : sources_->encode(sources, cancelled)) {
+    states.push_back(std::make_unique<State>(pool_, std::move(source)));
+  }
+  return states;
 }
 
 void RowDecoder::forward(std::span<const DecodeStep> steps, float* logits,
@@ -93,11 +108,16 @@ void RowDecoder::clear_chunk() {
 }
 
 void RowDecoder::add_rows(const DecodeStep& step, std::int64_t first, std::int64_t count) {
-  const KvCache& cache = static_cast<const State*>(step.state)->cache;
+  const State& state = *static_cast<const State*>(step.state);
+  const KvCache& cache = state.cache;
   const auto first_row = static_cast<std::int64_t>(tokens_.size());
   const std::int64_t position = cache.length() + first;
   const auto last = static_cast<std::int64_t>(step.tokens.size()) - 1;
   runs_.push_back(cache.run(first_row, count, position));
+  if (state.source) {
+    runs_.back().source = state.source->cache.tables();
+    runs_.back().source_length = state.source->cache.length();
+  }
   for (std::int64_t i = 0; i < count; ++i) {
     tokens_.push_back(step.tokens[static_cast<std::size_t>(first + i)]);
     positions_.push_back(position + i);
@@ -112,7 +132,7 @@ void RowDecoder::run_chunk(float*& logits) {
                  .positions = positions_,
                  .batch = {.runs = runs_,
                            .rows = static_cast<std::int64_t>(tokens_.size()),
-                           .layer_tables = program_->kv_layout().layer_tables()},
+                           .layer_tables = program_->layer_tables()},
                  .wanted = wanted_,
                  .output = logits});
   logits += static_cast<std::int64_t>(wanted_.size()) * program_->output_features();

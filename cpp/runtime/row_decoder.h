@@ -7,15 +7,20 @@
 #include "runtime/decoder.h"
 #include "runtime/kv_cache.h"
 #include "runtime/row_program.h"
+#include "runtime/source_encoder.h"
 
 namespace kvik::runtime {
 
 class RowDecoder final : public Decoder {
  public:
-  explicit RowDecoder(std::unique_ptr<RowProgram> program);
+  // `sources`: of a model of two sequences, whose states are made by new_states() alone.
+  explicit RowDecoder(std::unique_ptr<RowProgram> program,
+                      std::unique_ptr<SourceEncoder> sources = nullptr);
 
   const RowProgram& program() const { return *program_; }
   std::unique_ptr<SequenceState> new_state() const override;
+  std::vector<std::unique_ptr<SequenceState>> new_states(std::span<const EncoderInput> sources,
+                                                         const CancelCheck& cancelled) override;
   void forward(std::span<const DecodeStep> steps, float* logits,
                const CancelCheck& cancelled) override;
   std::vector<OpProfile> profiled_ops() const override { return program_->profiled_ops(); }
@@ -30,6 +35,7 @@ class RowDecoder final : public Decoder {
   void run_chunk(float*& logits);
 
   std::unique_ptr<RowProgram> program_;
+  std::unique_ptr<SourceEncoder> sources_;
   std::shared_ptr<KvPool> pool_;
   // The chunk being put together. Reserved for max_rows: a call allocates nothing.
   std::vector<std::int64_t> tokens_;

@@ -68,7 +68,7 @@ void RowEncoder::run(float*& out, const CancelCheck& cancelled) {
                  .types = types_,
                  .batch = {.runs = runs_,
                            .rows = static_cast<std::int64_t>(tokens_.size()),
-                           .layer_tables = program_->kv_layout().layer_tables()},
+                           .layer_tables = program_->layer_tables()},
                  .cancelled = cancelled ? &cancelled : nullptr,
                  .wanted = wanted_,
                  .output = out});

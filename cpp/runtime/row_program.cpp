@@ -21,15 +21,29 @@ namespace {
 
 constexpr std::int64_t kProbeRows = 2;  // one row would make views of what many rows must move
 
-std::vector<KvLayerShape> layer_shapes(const graph::RowGraph& rows) {
+// Of the attentions that read the sequence itself, or of those that read its source.
+std::vector<KvLayerShape> layer_shapes(const graph::RowGraph& rows, bool source) {
   std::vector<KvLayerShape> shapes;
   for (const graph::RowAttention& layer : rows.attention) {
     if (layer.kv_heads < 1 || layer.head_dim < 1 || layer.value_dim < 1) {
       throw Error(ErrorCode::kUnsupported, "an attention without heads or head dimensions");
     }
+    if ((layer.mixing == graph::Mixing::kSource) != source) continue;
     shapes.push_back({layer.kv_heads, layer.head_dim, layer.value_dim});
   }
   return shapes;
+}
+
+// The first table of each attention, in its own layout.
+std::vector<std::int64_t> tables_of(const graph::RowGraph& rows, const KvLayout& own,
+                                    const KvLayout& source) {
+  std::vector<std::int64_t> tables;
+  std::size_t next_own = 0, next_source = 0;
+  for (const graph::RowAttention& layer : rows.attention) {
+    const bool other = layer.mixing == graph::Mixing::kSource;
+    tables.push_back(other ? source.layer_tables()[next_source++] : own.layer_tables()[next_own++]);
+  }
+  return tables;
 }
 
 bool aligned_for(const void* data, DType dtype) {
@@ -165,7 +179,9 @@ RowProgram::RowProgram(std::shared_ptr<const graph::RowGraph> rows, const Engine
       engine_(engine),
       max_rows_(max_rows),
       plan_(make_row_plan(*rows_)),
-      layout_(layer_shapes(*rows_), cache, rows_->mixing == graph::Mixing::kWhole),
+      layout_(layer_shapes(*rows_, false), cache, rows_->mixing == graph::Mixing::kWhole),
+      source_layout_(layer_shapes(*rows_, true), cache),
+      layer_tables_(tables_of(*rows_, layout_, source_layout_)),
       tensors_(plan_.slots.size()),
       context_(std::make_unique<Context>(*this)) {
   make_kernels();
@@ -212,7 +228,7 @@ std::int64_t RowProgram::constant_bytes() const {
 // that asks for much memory.
 void RowProgram::check_page_size() const {
   constexpr std::int64_t kSmall = std::int64_t{64} << 20, kTimesWeights = 4;
-  const std::int64_t page = layout_.page_bytes();
+  const std::int64_t page = std::max(layout_.page_bytes(), source_layout_.page_bytes());
   if (page <= kSmall || page / kTimesWeights <= weigh(rows_->graph).bytes) return;
   throw Error(ErrorCode::kUnsupported,
               "the keys and values of " + std::to_string(kernels::kKvBlock) + " tokens take " +
@@ -289,7 +305,11 @@ void RowProgram::probe() {
   bind_slots();
   KvCache cache(std::make_shared<KvPool>(layout_));
   cache.reserve(kProbeRows);
-  const std::array<ops::RowRun, 1> runs{cache.run(0, kProbeRows, 0)};
+  KvCache source(std::make_shared<KvPool>(source_layout_));
+  source.reserve(kProbeRows);
+  std::array<ops::RowRun, 1> runs{cache.run(0, kProbeRows, 0)};
+  runs[0].source = source.tables();
+  runs[0].source_length = kProbeRows;
   const std::array<std::int64_t, 2> tokens{0, 0};
   const std::array<std::int64_t, 2> positions{0, 1};
   // One wanted row of two, so that the gather is seen too.
@@ -297,7 +317,7 @@ void RowProgram::probe() {
   std::vector<float> output(static_cast<std::size_t>(plan_.output_features));
   run({.tokens = tokens,
        .positions = positions,
-       .batch = {.runs = runs, .rows = kProbeRows, .layer_tables = layout_.layer_tables()},
+       .batch = {.runs = runs, .rows = kProbeRows, .layer_tables = layer_tables_},
        .wanted = wanted,
        .output = output.data()});
   view_columns(plan_, rows_->graph, made_);

@@ -40,6 +40,8 @@ class RowProgram {
   ~RowProgram();
 
   const KvLayout& kv_layout() const { return layout_; }
+  const KvLayout& source_layout() const { return source_layout_; }  // of what is read of a source
+  std::span<const std::int64_t> layer_tables() const { return layer_tables_; }  // of RowBatch
   int max_rows() const { return max_rows_; }
   // Makes room for calls of up to `rows` rows; no fewer than before. On kvik::Error(kOutOfMemory)
   // the program is as it was.
@@ -85,6 +87,8 @@ class RowProgram {
   int max_rows_;
   RowPlan plan_;
   KvLayout layout_;
+  KvLayout source_layout_;
+  std::vector<std::int64_t> layer_tables_;
   std::vector<std::unique_ptr<ops::OpKernel>> made_;  // by node
   std::vector<Tensor> tensors_;                       // by slot
   std::vector<AlignedBuffer> owned_;                  // constants

@@ -26,6 +26,7 @@ from kvik.profile import OpProfile, Profile
 from kvik.session import InferenceSession, NodeArg
 from kvik.tasks import Answer, Classification, Filling, Tag
 from kvik.tokenizer import Tokenizer
+from kvik.translation import Translation
 
 __version__ = version()
 
@@ -50,6 +51,7 @@ __all__ = [
     "Tag",
     "TensorInfo",
     "Tokenizer",
+    "Translation",
     "UnsupportedError",
     "__version__",
     "load",

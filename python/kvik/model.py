@@ -36,6 +36,7 @@ from kvik.tasks import (
 )
 from kvik.texts import one_or_many
 from kvik.tokenizer import Tokenizer, find_tokenizer
+from kvik.translation import Translation, Translator, read_start_id
 
 if TYPE_CHECKING:
     import os
@@ -86,9 +87,9 @@ def load(
             incremental has no cache.
         max_rows: Tokens of the prompts that are computed at once, 1 to 65536. More need more memory
             for activations; the numbers are the same.
-        task: What the model is for, of "generate", "fill_mask", "classify", "tag", "answer" and
-            "embed"; None: what the file's metadata says, else what its inputs and outputs look
-            like.
+        task: What the model is for, of "generate", "fill_mask", "classify", "tag", "answer",
+            "embed" and "translate"; None: what the file's metadata says, else what its inputs and
+            outputs look like.
         outputs: Of a model that reads whole texts, the outputs to compute; (): start_logits and
             end_logits where there are both, else logits, else the first of floats that can be
             computed for each text by itself.
@@ -116,6 +117,7 @@ def load(
         find_task(core, metadata, task, file),
         read_encoder_metadata(metadata, file),
         told=task is not None or TASK_KEY in metadata,
+        start_id=read_start_id(metadata, file),
     )
 
 
@@ -136,6 +138,7 @@ class Model:
         encoder: EncoderMetadata,
         *,
         told: bool,
+        start_id: int | None,
     ) -> None:
         self._core = core
         self._tokenizer = tokenizer
@@ -147,6 +150,7 @@ class Model:
         self._task: Task = task
         self._told = told  # what it is for
         self._encoder = Encoder(core, tokenizer, encoder)
+        self._translator = Translator(core, tokenizer, start_id, self._stop_ids)
 
     @property
     def info(self) -> ModelInfo:
@@ -476,10 +480,74 @@ class Model:
             raise InvalidArgumentError(f"text must be a text; found {type(text).__name__}")
         return self._encoder.fill_mask(text, top)
 
+    # ---- models of two sequences ---------------------------------------------------------------
+
+    @overload
+    def translate(
+        self, texts: str, *, beams: int = ..., n_best: None = ..., length_penalty: float = ...,
+        max_new_tokens: int | None = ..., truncate: bool = ...,
+    ) -> str: ...  # fmt: skip
+    @overload
+    def translate(
+        self, texts: list[str] | tuple[str, ...], *, beams: int = ..., n_best: None = ...,
+        length_penalty: float = ..., max_new_tokens: int | None = ..., truncate: bool = ...,
+    ) -> list[str]: ...  # fmt: skip
+    @overload
+    def translate(
+        self, texts: str, *, beams: int = ..., n_best: int, length_penalty: float = ...,
+        max_new_tokens: int | None = ..., truncate: bool = ...,
+    ) -> list[Translation]: ...  # fmt: skip
+    @overload
+    def translate(
+        self, texts: list[str] | tuple[str, ...], *, beams: int = ..., n_best: int,
+        length_penalty: float = ..., max_new_tokens: int | None = ..., truncate: bool = ...,
+    ) -> list[list[Translation]]: ...  # fmt: skip
+
+    def translate(
+        self,
+        texts: str | list[str] | tuple[str, ...],
+        *,
+        beams: int = 4,
+        n_best: int | None = None,
+        length_penalty: float = 0.6,
+        max_new_tokens: int | None = None,
+        truncate: bool = False,
+    ) -> str | list[str] | list[Translation] | list[list[Translation]]:
+        """The translation of a text, or of each of a list.
+
+        The source is encoded once and kept; sentences of unequal lengths run together without
+        padding, and each gets what it would get alone.
+
+        Args:
+            texts: A text or a list of them.
+            beams: Hypotheses that are kept of each text, 1 to 256; 1 is greedy decoding.
+            n_best: None: the best translation as text. Else a list of this many of the best, with
+                their scores.
+            length_penalty: 0 judges a hypothesis by its probability alone, more favours longer
+                ones: log p / ((5 + length) / 6) ** length_penalty, arXiv:1609.08144.
+            max_new_tokens: The most tokens of a target; None: what the model has room for, or four
+                times the longest source.
+            truncate: A text that is longer than the model reads loses its end; False: an error.
+        """
+        self._fits("translate", "translate")
+        several, many = one_or_many(texts, "texts")
+        found = self._translator.translate(
+            several,
+            beams=beams,
+            n_best=1 if n_best is None else n_best,
+            length_penalty=length_penalty,
+            max_new_tokens=max_new_tokens,
+            truncate=truncate,
+        )
+        if n_best is not None:
+            return found if many else found[0]
+        best = [hypotheses[0].text for hypotheses in found]
+        return best if many else best[0]
+
     def _fits(self, method: str, task: Task) -> None:
         if self._task != task:
             raise wrong_task(method, self._task)
-        if not self._core.info.encoded:
+        if not self._core.info.encoded and not self._core.info.two_sequences:
             raise self._not_by_sequence(method)
 
     def _not_by_sequence(self, method: str) -> UnsupportedError:

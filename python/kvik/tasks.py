@@ -24,7 +24,9 @@ __all__ = [
     "wrong_task",
 ]
 
-Task: TypeAlias = Literal["generate", "fill_mask", "classify", "tag", "answer", "embed"]
+Task: TypeAlias = Literal[
+    "generate", "fill_mask", "classify", "tag", "answer", "embed", "translate"
+]
 
 TASK_KEY = "kvik.task"
 _OTHER_NAMES = {"text-generation": "generate"}  # in files of earlier versions
@@ -36,6 +38,7 @@ _METHODS = {
     "tag": "tag()",
     "answer": "answer()",
     "embed": "embed()",
+    "translate": "translate()",
 }
 
 
@@ -109,6 +112,9 @@ def find_task(
 def _fitting(task: Task, core: _core.Model, error: type[Exception], who: str) -> Task:
     """The task, if the model's outputs are of its kind; a model that can't encode says so later."""
     info = core.info
+    if info.two_sequences != (task == "translate"):
+        kind = "a source and a target" if info.two_sequences else "one sequence"
+        raise error(f"{who}{task} does not fit a model of {kind}")
     if not info.encoded or task in ("generate", "embed"):
         return task
     if info.encoded_per_token == (task == "classify"):
@@ -128,6 +134,8 @@ def _known(task: str) -> Task:
 
 
 def _judged(info: _core.ModelInfo) -> Task:
+    if info.two_sequences:
+        return "translate"
     names = [name for name, _ in info.encoded]
     if not names:
         return "generate"

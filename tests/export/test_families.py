@@ -13,6 +13,7 @@ import pytest
 import torch
 
 import kvik
+from kvik import _core
 from kvik_export import ExportError
 from kvik_export.cli import report
 from kvik_export.engines import onnxruntime_session
@@ -479,3 +480,115 @@ def test_the_command_runs_every_task(files, capsys, tmp_path, monkeypatch):
     assert "ends in .npy" in refused(embed, TEXT, "--out", "vectors.txt")
     assert "can't write" in refused(embed, TEXT, "--out", str(tmp_path / "no" / "v.npy"))
     assert "task must be one of" in refused(tag, TEXT, "--task", "translate")
+
+
+# ---- two sequences -------------------------------------------------------------------------------
+
+TRANSFORMER = ("transformer", "translate", None)
+
+
+def target_logits(model: kvik.Model, pairs: list[tuple[np.ndarray, np.ndarray]], *, step: int):
+    """Logits [target, vocab] of each pair, the targets fed in pieces of `step` tokens."""
+    core = model._core
+    sequences = core.new_sequences([source for source, _ in pairs])
+    found: list[list[np.ndarray]] = [[] for _ in pairs]
+    longest = max(len(target) for _, target in pairs)
+    for begin in range(0, longest, step):
+        part = [(i, pair[1][begin : begin + step]) for i, pair in enumerate(pairs)]
+        part = [(i, ids) for i, ids in part if len(ids)]
+        rows = core.forward([(sequences[i], ids, _core.Logits.ALL) for i, ids in part])
+        for (i, ids), own in zip(
+            part, np.split(rows, np.cumsum([len(ids) for _, ids in part])[:-1]), strict=True
+        ):
+            assert len(own) == len(ids)
+            found[i].append(own)
+    return [np.concatenate(parts) for parts in found]
+
+
+def unequal_pairs() -> list[tuple[np.ndarray, np.ndarray]]:
+    random = np.random.default_rng(11)
+    sizes = ((5, 7), (1, 1), (CONTEXT, 3), (2, CONTEXT), (13, 13))
+    return [(random.integers(0, 300, s), random.integers(0, 300, t)) for s, t in sizes]
+
+
+def test_a_source_is_computed_once_and_the_target_row_by_row(files):
+    path, pairs = files[TRANSFORMER], unequal_pairs()
+    model = kvik.load(path, threads=2, max_rows=16)
+    assert model.info.incremental
+    assert "the source alone" in model.explain()
+    feeds = {
+        "source_ids": np.zeros((len(pairs), CONTEXT), np.int64),
+        "source_mask": np.zeros((len(pairs), CONTEXT), np.int64),
+        "target_ids": np.zeros((len(pairs), CONTEXT), np.int64),
+    }
+    for row, (source, target) in enumerate(pairs):
+        feeds["source_ids"][row, : len(source)] = source
+        feeds["source_mask"][row, : len(source)] = 1
+        feeds["target_ids"][row, : len(target)] = target
+    (expected,) = onnxruntime_session(str(path)).run(["logits"], feeds)
+    together = target_logits(model, pairs, step=CONTEXT)
+    for own, padded in zip(together, expected, strict=True):
+        assert np.abs(own - padded[: len(own)]).max() < 1e-5 * max(1, np.abs(padded).max())
+
+
+@pytest.mark.parametrize("weights", ["f32", "bf16", "int8", "int4"])
+def test_a_target_has_the_same_bits_in_any_pieces_and_company(files, weights):
+    pairs = unequal_pairs()
+    model = kvik.load(files[TRANSFORMER], threads=3, weights=weights)
+    together = target_logits(model, pairs, step=CONTEXT)
+    single = kvik.load(files[TRANSFORMER], threads=1, weights=weights)
+    for pair, own in zip(pairs, together, strict=True):
+        for step in (1, 4):
+            assert target_logits(single, [pair], step=step)[0].tobytes() == own.tobytes()
+
+
+def test_forks_share_a_source(files):
+    core = kvik.load(files[TRANSFORMER], threads=1)._core
+    (one,) = core.new_sequences([np.array([5, 6, 7])])
+    core.forward([(one, np.array([1, 8]), _core.Logits.NONE)])
+    other = one.fork()
+    del one
+    next_token = [(other, np.array([9]), _core.Logits.LAST)]
+    expected = target_logits(
+        kvik.load(files[TRANSFORMER], threads=1), [(np.array([5, 6, 7]), np.array([1, 8, 9]))],
+        step=3,
+    )  # fmt: skip
+    assert core.forward(next_token)[0].tobytes() == expected[0][2].tobytes()
+
+
+def test_translations(files, capsys):
+    model = kvik.load(files[TRANSFORMER], threads=2)
+    texts = ["one two", "three", "four five"]
+    best = model.translate(texts, n_best=3, beams=5)
+    assert [len(found) for found in best] == [3, 3, 3]
+    assert [found[0].text for found in best] == model.translate(texts, beams=5)
+    for text, found in zip(texts, best, strict=True):
+        assert model.translate(text, n_best=3, beams=5) == found
+        assert [t.score for t in found] == sorted((t.score for t in found), reverse=True)
+    greedy = model.translate("one two", beams=1, n_best=1, max_new_tokens=4)[0]
+    ids, tokens = model.tokenizer.encode("one two"), [1]
+    for _ in greedy.ids:
+        logits = target_logits(model, [(np.array(ids), np.array(tokens))], step=CONTEXT)[0]
+        tokens.append(int(logits[-1].argmax()))
+    assert tokens[1:] == greedy.ids
+    assert model.translate([]) == []
+    with pytest.raises(kvik.InvalidArgumentError, match="beams must be at most 256"):
+        model.translate("one", beams=1000)
+    with pytest.raises(kvik.InvalidArgumentError, match="n_best must be at most 2"):
+        model.translate("one", beams=2, n_best=3)
+    with pytest.raises(kvik.InvalidArgumentError, match=r"use translate\(\)"):
+        model.generate("one")
+    with pytest.raises(kvik.InvalidArgumentError, match="does not fit a model of one sequence"):
+        kvik.load(files["bert", "tag", None], task="translate")
+    with pytest.raises(kvik.InvalidArgumentError, match="needs a source"):
+        model._core.new_sequence()
+    with pytest.raises(kvik.InvalidArgumentError, match="source 0: no tokens"):
+        model._core.new_sequences([np.zeros(0, np.int64)])
+
+
+def test_two_sequences_without_metadata(files, tmp_path):
+    model = onnx.load(files[TRANSFORMER])
+    del model.metadata_props[:]
+    path = tmp_path / "plain.onnx"
+    onnx.save(model, path)
+    assert kvik.load(path).task == "translate"

@@ -35,8 +35,8 @@ void append(KvCache& cache, std::int64_t end, float tag) {
   const auto run = cache.run(0, end - cache.length(), cache.length());
   for (std::int64_t table = 0; table < 3; ++table) {
     for (std::int64_t p = cache.length(); p < end; ++p) {
-      auto* k = static_cast<float*>(run.k_blocks(table)[p / kKvBlock]);
-      auto* v = static_cast<float*>(run.v_blocks(table)[p / kKvBlock]);
+      auto* k = static_cast<float*>(run.keys.k_blocks(table)[p / kKvBlock]);
+      auto* v = static_cast<float*>(run.keys.v_blocks(table)[p / kKvBlock]);
       for (int d = 0; d < kHeadDim; ++d) k[d * kKvBlock + p % kKvBlock] = mark(table, p, d, tag);
       for (int d = 0; d < kValueDim; ++d) {
         v[(p % kKvBlock) * kValueDim + d] = -mark(table, p, d, tag);
@@ -52,8 +52,8 @@ void expect(const KvCache& cache, std::int64_t split, float tag, float tail) {
   for (std::int64_t table = 0; table < 3; ++table) {
     for (std::int64_t p = 0; p < cache.length(); ++p) {
       const float own = p < split ? tag : tail;
-      const auto* k = static_cast<const float*>(run.k_blocks(table)[p / kKvBlock]);
-      const auto* v = static_cast<const float*>(run.v_blocks(table)[p / kKvBlock]);
+      const auto* k = static_cast<const float*>(run.keys.k_blocks(table)[p / kKvBlock]);
+      const auto* v = static_cast<const float*>(run.keys.v_blocks(table)[p / kKvBlock]);
       for (int d = 0; d < kHeadDim; ++d) {
         CHECK_EQ(k[d * kKvBlock + p % kKvBlock], mark(table, p, d, own))
             << "key, table " << table << " position " << p;
@@ -81,14 +81,14 @@ KVIK_TEST(kv_fork_shares_then_copies_the_last_page) {
   KvCache cache(pool);
   append(cache, 100, 0.5F);
   KvCache fork(cache);
-  CHECK_EQ(cache.run(0, 0, 0).k_blocks(0)[0], fork.run(0, 0, 0).k_blocks(0)[0]);
-  CHECK_EQ(cache.run(0, 0, 0).k_blocks(0)[1], fork.run(0, 0, 0).k_blocks(0)[1]);
+  CHECK_EQ(cache.run(0, 0, 0).keys.k_blocks(0)[0], fork.run(0, 0, 0).keys.k_blocks(0)[0]);
+  CHECK_EQ(cache.run(0, 0, 0).keys.k_blocks(0)[1], fork.run(0, 0, 0).keys.k_blocks(0)[1]);
   append(fork, 140, 0.25F);
   append(cache, 130, 0.75F);
   expect(cache, 100, 0.5F, 0.75F);
   expect(fork, 100, 0.5F, 0.25F);
-  CHECK_EQ(cache.run(0, 0, 0).k_blocks(0)[0], fork.run(0, 0, 0).k_blocks(0)[0]) << "full page";
-  CHECK(cache.run(0, 0, 0).k_blocks(0)[1] != fork.run(0, 0, 0).k_blocks(0)[1]) << "partial page";
+  CHECK_EQ(cache.run(0, 0, 0).keys.k_blocks(0)[0], fork.run(0, 0, 0).keys.k_blocks(0)[0]) << "full page";
+  CHECK(cache.run(0, 0, 0).keys.k_blocks(0)[1] != fork.run(0, 0, 0).keys.k_blocks(0)[1]) << "partial page";
 }
 
 KVIK_TEST(kv_fork_outlives_its_parent) {

@@ -24,6 +24,7 @@ namespace kvik::graph {
 enum class Mixing : std::uint8_t {
   kEarlier,  // itself and earlier ones: each row can be computed once, as it comes
   kWhole,    // any: all rows of a sequence are computed together
+  kSource,   // of an attention alone: the tokens of another sequence, the source
 };
 
 // One attention of the row graph: node `kvik.RowAttention(q, k, v)` with
@@ -41,7 +42,9 @@ struct RowAttention {
   int value_dim = 0;
   float scale = 1.0F;
   float softcap = 0.0F;
-  Mixing mixing = Mixing::kEarlier;  // kWhole: every row attends to all positions of its sequence
+  // kWhole: every row attends to all positions of its sequence. kSource: to all of its source,
+  // whose keys and values were stored before; the node has no inputs k and v.
+  Mixing mixing = Mixing::kEarlier;
   // Added to the score of query position Expr::index(1), key position Expr::index(2), query head
   // Expr::index(0); nothing: nothing is added. A boolean expression: true attends, false hides.
   std::optional<Expr> bias;
@@ -75,6 +78,29 @@ struct RowProof {
       explanation;     // what was proved, or where the proof stopped; one line each
   std::string reason;  // not proved: one sentence that names the node
 };
+
+// A graph of two sequences, (source ids, target ids) -> [batch, target, features...]: what depends
+// on the source alone is computed once for each source and kept, and the target is run
+// incrementally.
+struct EncoderDecoder {
+  // Rows of the source (Mixing::kWhole). Their output: what the target's attentions of kSource
+  // read, in the order of those, keys [kv_heads · head_dim] and values [kv_heads · value_dim] of
+  // each.
+  RowGraph source;
+  RowGraph target;  // rows of the target
+};
+
+struct EncoderDecoderProof {
+  std::optional<EncoderDecoder> rows;
+  std::vector<std::string> explanation;
+  std::string reason;
+};
+
+// Proves a graph of two sequences. Its inputs are told apart by the symbols of their lengths: the
+// target's is that of the output. Of each sequence one input holds the ids; others must be masks
+// (any name with "mask": all ones) or position_ids.
+EncoderDecoderProof prove_encoder_decoder(const Graph& graph, ValueId output = kNoValue,
+                                          const DimLimits& limits = {});
 
 // The input that holds the token ids, as the proof chooses it; kNoValue: none, or no telling.
 ValueId token_input(const Graph& graph);

@@ -64,14 +64,15 @@ Heads three_dimensional(Prover& p, const Node& node, std::size_t input, std::int
   return out;
 }
 
-void attention(Prover& p, const Node& node) {
-  for (std::size_t i = 4; i < node.inputs.size(); ++i) {
-    if (node.inputs[i] != kNoValue) stop(node.label() + " has a past of its own");
-  }
-  const bool flat = p.shape(node.input(0)).size() == 3;
-  const std::int64_t q_heads = node.int_attr("q_num_heads", 0);
+Heads queries(Prover& p, const Node& node) {
+  if (p.shape(node.input(0)).size() == 4) return four_dimensional(p, node, 0, false);
+  return three_dimensional(p, node, 0, node.int_attr("q_num_heads", 0));
+}
+
+// Of as many stored heads.
+std::pair<Heads, Heads> keys_and_values(Prover& p, const Node& node) {
+  const bool flat = p.shape(node.input(1)).size() == 3;
   const std::int64_t kv_heads = node.int_attr("kv_num_heads", 0);
-  Heads q = flat ? three_dimensional(p, node, 0, q_heads) : four_dimensional(p, node, 0, false);
   Heads k = flat ? three_dimensional(p, node, 1, kv_heads) : four_dimensional(p, node, 1, true);
   Heads v = flat ? three_dimensional(p, node, 2, kv_heads) : four_dimensional(p, node, 2, true);
   if (k.stored != v.stored) {  // repeated on one side only
@@ -82,35 +83,77 @@ void attention(Prover& p, const Node& node) {
       v.stored = constant_size(v.value.layout[1], true);
     }
   }
-  if (!q.value.rows || !k.value.rows || !v.value.rows) {
-    stop(node.label() + " attends to weights, not to tokens");
-  }
-  if (k.stored != v.stored || q.stored % k.stored != 0 || q.dim != k.dim) {
-    stop(node.label() + " has heads that do not fit together");
-  }
+  if (!k.value.rows || !v.value.rows) stop(node.label() + " attends to weights, not to tokens");
+  if (k.stored != v.stored) stop(node.label() + " has heads that do not fit together");
+  return {std::move(k), std::move(v)};
+}
+
+// Adds the attention of these queries to the row graph, and to its entries.
+void emit_attention(Prover& p, const Node& node, const Heads& q, std::vector<ValueId> inputs,
+                    RowAttention entry, const std::string& how) {
+  const Value& result = p.source().value(node.outputs[0]);
+  RowValue out = q.value;
+  const bool flat = out.layout.size() == 3;
+  const std::int64_t width = flat ? std::int64_t{entry.heads} * entry.value_dim : entry.value_dim;
+  out.layout.back() = width == 1 ? Axis{} : Axis{{kFeatureRole, Expr(width), false}};
+  const auto layer = static_cast<std::int64_t>(p.result().attention.size());
+  out.id = p.emit("RowAttention", "kvik", std::move(inputs), {{"layer", layer}}, result.dtype,
+                  stored_dims(out.layout), true, result.name);
+  p.notes.push_back("attention '" + node.name + "': " + how);
+  p.result().attention.push_back(std::move(entry));
+  p.set(node.outputs[0], std::move(out));
+}
+
+RowAttention entry_of(const Node& node, const Heads& q) {
   RowAttention entry;
   entry.heads = q.stored;
-  entry.kv_heads = k.stored;
   entry.head_dim = q.dim;
-  entry.value_dim = v.dim;
   entry.scale = node.float_attr("scale", 1.0F / std::sqrt(static_cast<float>(q.dim)));
   entry.softcap = node.float_attr("softcap", 0.0F);
+  return entry;
+}
+
+// The target attends to the source: to all of it, since the engine gives it no padding. Its keys
+// and values become rows when the source is proved, and the entry gets their sizes then.
+void cross_attention(Prover& p, const Node& node) {
+  const Heads q = queries(p, node);
+  if (!q.value.rows) stop(node.label() + " attends with weights, not with tokens");
+  if (node.int_attr("is_causal", 0) != 0) stop(node.label() + " is causal between two sequences");
+  if (node.input(3) != kNoValue && !shows_everything(p, node)) {
+    stop(node.label() + " hides some of the source");
+  }
+  const auto width = p.shape(node.input(2)).back().constant();
+  const std::int64_t heads =
+      p.shape(node.input(2)).size() == 3 ? node.int_attr("kv_num_heads", 0) : 1;
+  if (!width || heads < 1 || *width % heads != 0 || *width / heads > INT32_MAX) {
+    stop(node.label() + " has values of unknown size");
+  }
+  RowAttention entry = entry_of(node, q);
+  entry.mixing = Mixing::kSource;
+  entry.value_dim = static_cast<int>(*width / heads);
+  emit_attention(p, node, q, {q.value.id}, std::move(entry), "reads the whole source");
+  p.crosses.push_back({&node, p.result().attention.size() - 1});
+}
+
+void attention(Prover& p, const Node& node) {
+  for (std::size_t i = 4; i < node.inputs.size(); ++i) {
+    if (node.inputs[i] != kNoValue) stop(node.label() + " has a past of its own");
+  }
+  if (p.is_other(node.input(1)) && p.is_other(node.input(2))) return cross_attention(p, node);
+  const Heads q = queries(p, node);
+  const auto [k, v] = keys_and_values(p, node);
+  if (!q.value.rows) stop(node.label() + " attends with weights, not with tokens");
+  if (q.stored % k.stored != 0 || q.dim != k.dim) {
+    stop(node.label() + " has heads that do not fit together");
+  }
+  RowAttention entry = entry_of(node, q);
+  entry.kv_heads = k.stored;
+  entry.value_dim = v.dim;
   MaskProof mask = prove_mask(p, node, entry.heads, node.int_attr("is_causal", 0) != 0);
   entry.bias = mask.bias;
   entry.mixing = mask.mixing;
   if (mask.mixing == Mixing::kWhole) p.result().mixing = Mixing::kWhole;
-
-  const Value& result = p.source().value(node.outputs[0]);
-  RowValue out = q.value;
-  Axis& last = out.layout.back();
-  const std::int64_t width = flat ? std::int64_t{entry.heads} * entry.value_dim : entry.value_dim;
-  last = width == 1 ? Axis{} : Axis{{kFeatureRole, Expr(width), false}};
-  const auto layer = static_cast<std::int64_t>(p.result().attention.size());
-  out.id = p.emit("RowAttention", "kvik", {q.value.id, k.value.id, v.value.id}, {{"layer", layer}},
-                  result.dtype, stored_dims(out.layout), true, result.name);
-  p.notes.push_back("attention '" + node.name + "': " + mask.how);
-  p.result().attention.push_back(std::move(entry));
-  p.set(node.outputs[0], std::move(out));
+  emit_attention(p, node, q, {q.value.id, k.value.id, v.value.id}, std::move(entry), mask.how);
 }
 
 void rotary(Prover& p, const Node& node) {
@@ -164,6 +207,15 @@ void rotary(Prover& p, const Node& node) {
 }
 
 }  // namespace
+
+std::pair<KeyRows, KeyRows> key_value_rows(Prover& p, const Node& node) {
+  const auto [k, v] = keys_and_values(p, node);
+  const auto flat = [&](const Heads& heads) -> KeyRows {
+    const std::int64_t features = std::int64_t{heads.stored} * heads.dim;
+    return {p.reshaped(heads.value.id, {features}), heads.stored, heads.dim};
+  };
+  return {flat(k), flat(v)};
+}
 
 std::vector<RowEntry> rowwise_attention_rules() {
   return {{"", "Attention", attention}, {"", "RotaryEmbedding", rotary}};

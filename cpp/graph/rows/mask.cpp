@@ -310,4 +310,9 @@ MaskProof prove_mask(Prover& p, const Node& node, int heads, bool causal_flag) {
   }
 }
 
+bool shows_everything(const Prover& p, const Node& node) {
+  const auto content = p.content(node.input(3));
+  return content && shows(*content);
+}
+
 }  // namespace kvik::graph

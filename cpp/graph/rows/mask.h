@@ -18,4 +18,7 @@ struct MaskProof {
 // later ones, unless it may. `causal_flag`: the node hides them whatever the mask says.
 MaskProof prove_mask(Prover& p, const Node& node, int heads, bool causal_flag);
 
+// Whether the mask of an Attention node hides nothing and adds nothing, whatever its axes.
+bool shows_everything(const Prover& p, const Node& node);
+
 }  // namespace kvik::graph

@@ -62,7 +62,8 @@ Layout broadcast_layouts(const std::vector<const Layout*>& layouts, const std::s
   return out;
 }
 
-Prover::Prover(const Graph& source, const Contents& contents, Expr batch, Expr token, Mixing mixing)
+Prover::Prover(const Graph& source, const Contents& contents, std::optional<Expr> batch, Expr token,
+               Mixing mixing)
     : source_(source),
       contents_(contents),
       batch_(std::move(batch)),
@@ -102,6 +103,7 @@ RowValue Prover::get(ValueId id) {
   if (id == kNoValue) return {};
   auto& known = values_[static_cast<std::size_t>(id)];
   if (!known) {
+    if (is_other(id)) stop("'" + source_.value(id).name + "' belongs to the source");
     if (source_.value(id).constant) {
       known = from_constant(id);
     } else if (const auto content = this->content(id)) {

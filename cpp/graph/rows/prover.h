@@ -11,6 +11,7 @@
 #include <optional>
 #include <string>
 #include <string_view>
+#include <utility>
 #include <vector>
 
 #include "graph/axes.h"
@@ -38,7 +39,9 @@ struct RowValue {
 class Prover {
  public:
   // `source` must be inferred; `contents` as infer() returned them.
-  Prover(const Graph& source, const Contents& contents, Expr batch, Expr token, Mixing mixing);
+  // No `batch`: the graph has none, or one of size 1.
+  Prover(const Graph& source, const Contents& contents, std::optional<Expr> batch, Expr token,
+         Mixing mixing);
 
   const Graph& source() const { return source_; }
   bool may_read_later() const { return mixing_ == Mixing::kWhole; }
@@ -47,11 +50,25 @@ class Prover {
   // ---- what is known of the source ---------------------------------------------------------
   const std::vector<Expr>& shape(ValueId id) const;  // stops when unknown
   std::optional<Expr> content(ValueId id) const;
-  bool is_batch(const Expr& dim) const { return dim == batch_; }
+  bool is_batch(const Expr& dim) const { return batch_ && dim == *batch_; }
   bool is_token(const Expr& dim) const { return dim == token_; }
   const Expr& token() const { return token_; }  // the length of the sequence
+  bool batched() const { return batch_.has_value(); }
   int axis_attr(const Node& node, std::string_view key, std::int64_t fallback,
                 std::size_t rank) const;
+
+  // ---- the other sequence ------------------------------------------------------------------
+  // An attention of the target that reads the source.
+  struct Cross {
+    const Node* node;   // of the source graph: its inputs 1 and 2 are the keys and values
+    std::size_t layer;  // in result().attention
+  };
+  // Which values of the source graph depend on the other sequence: only attentions may read them.
+  void set_other(std::vector<bool> values) { other_ = std::move(values); }
+  bool is_other(ValueId id) const {
+    return id != kNoValue && !other_.empty() && other_[static_cast<std::size_t>(id)];
+  }
+  std::vector<Cross> crosses;  // in the order of their layers
 
   // ---- values of the row graph -------------------------------------------------------------
   // The row value of a source value: as a rule made it, a constant, or made from its contents.
@@ -87,13 +104,23 @@ class Prover {
 
   const Graph& source_;
   const Contents& contents_;
-  Expr batch_;
+  std::optional<Expr> batch_;
   Expr token_;
   Mixing mixing_;
   RowGraph result_;
   std::map<ValueId, std::int64_t> picked_;       // by the row graph's ids
+  std::vector<bool> other_;                      // by source ValueId
   std::vector<std::optional<RowValue>> values_;  // by source ValueId
 };
+
+// Keys or values of an Attention node as rows [rows, heads · dim].
+struct KeyRows {
+  ValueId id = kNoValue;
+  int heads = 1;
+  int dim = 1;
+};
+// Inputs 1 and 2 of an Attention node, of as many heads. Stops where they are no rows.
+std::pair<KeyRows, KeyRows> key_value_rows(Prover& p, const Node& node);
 
 // Dimensions of the stored tensor behind a layout: the feature size of every axis, broadcast atoms
 // left out.

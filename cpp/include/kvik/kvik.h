@@ -1,6 +1,8 @@
-// All of Kvik's public interface. Reading order: model.h, generate.h, sampler.h, session.h.
+// All of Kvik's public interface. Reading order: model.h, generate.h, sampler.h,
+// beam_search.h, session.h.
 #pragma once
 
+#include "kvik/beam_search.h"
 #include "kvik/cache_type.h"
 #include "kvik/dtype.h"
 #include "kvik/error.h"

@@ -18,6 +18,11 @@
 //   std::vector<float> rows(model.encoded_rows({{ids}}) * model.info().encoded_features());
 //   model.encode({{ids}}, rows);
 //
+// A model of two sequences (a translator) computes what depends on the source alone once, when the
+// sequence is made, and then runs its target like any other:
+//
+//   std::vector<kvik::Sequence> targets = model.new_sequences({{source_ids}});
+//
 // For one file, one precision and one ISA the logits of a token are bitwise the same whatever the
 // number of threads, the sequences that share the call, and how the tokens before it were split
 // into calls. Nothing is padded, so padding cannot change a result.
@@ -101,6 +106,9 @@ struct ModelInfo {
     return sum;
   }
   std::int64_t context_length = 0;  // positions a sequence may have; 0: not limited
+  bool two_sequences = false;       // (source ids, target ids) -> logits of the target
+  std::int64_t source_limit = 0;    // the same for ids of a source
+  std::int64_t source_length = 0;   // tokens that a source may have; 0: not limited
   int threads = 1;
   std::string isa;  // kernels in use: "avx512", ...
 };
@@ -168,7 +176,7 @@ struct Step {
   Logits logits = Logits::kLast;
 };
 
-// A text for encode(). Borrowed: ids and types must outlive the call.
+// A text for encode(), or a source. Borrowed: ids and types must outlive the call.
 struct EncoderInput {
   std::span<const std::int64_t> tokens;  // at least one
   std::span<const std::int64_t> types;   // token_type_ids, as many; empty: zeros
@@ -216,7 +224,19 @@ class KVIK_API Model {
   // Error(kInvalidArgument). Also kIo, see load().
   IntegerMatrix integers(const MatrixInfo& matrix) const;
 
+  // Of a model of one sequence; throws Error(kInvalidArgument) for others.
   Sequence new_sequence() const;
+  // Of a model of two sequences: an empty target for each source. The sources are computed
+  // together, each as it would be alone, and kept for as long as a target of theirs, or a fork of
+  // it, lives. Throws Error: kInvalidArgument (a model of one sequence, no tokens, an id beyond
+  // source_limit, a source longer than source_length, types), kOutOfMemory, kCancelled, kIo (see
+  // load()).
+  std::vector<Sequence> new_sequences(std::span<const EncoderInput> sources,
+                                      const CancelCheck& cancelled = {}) const;
+  std::vector<Sequence> new_sequences(std::initializer_list<EncoderInput> sources,
+                                      const CancelCheck& cancelled = {}) const {
+    return new_sequences(std::span<const EncoderInput>(sources.begin(), sources.size()), cancelled);
+  }
 
   // Appends each step's tokens to its sequence and computes the logits that the steps ask for.
   // The steps may have any number of tokens each; nothing is padded. A sequence may occur once.

@@ -1,4 +1,4 @@
-"""`kvik run`: what a model that reads whole texts says of them."""
+"""`kvik run`: what a model that reads whole texts says of them, or makes of them."""
 
 from __future__ import annotations
 
@@ -42,6 +42,10 @@ def run(
         Path | None,
         typer.Option("--out", "-o", help="Write the vectors of an embedder to this .npy file."),
     ] = None,
+    beams: Annotated[
+        int, typer.Option("--beams", help="Hypotheses that a translator keeps of each text.")
+    ] = 4,
+    n_best: Annotated[int, typer.Option("--n-best", help="Translations to show of each text.")] = 1,
     as_json: Annotated[
         bool, typer.Option("--json", help="One line of JSON for each text.")
     ] = False,
@@ -52,18 +56,18 @@ def run(
         str | None,
         typer.Option(
             show_default="what the file says",
-            help="fill_mask, classify, tag, answer or embed.",
+            help="fill_mask, classify, tag, answer, embed or translate.",
         ),
     ] = None,
     weights: Weights = "f32",
     threads: Threads = None,
     tokenizer: TokenizerPath = None,
 ) -> None:
-    """Fill in masks, classify, tag, answer or embed: what the model's task is.
+    """Fill in masks, classify, tag, answer, embed or translate: what the model's task is.
 
     fill_mask: the likeliest tokens. classify: the label of each text, of one text all labels. tag:
     a line for each word. answer: the part of each text that answers --question. embed: the cosines
-    between the texts, or with --out their vectors.
+    between the texts, or with --out their vectors. translate: a line for each text.
     """
     from kvik.model import load
 
@@ -84,6 +88,7 @@ def run(
         "tag": lambda: _tag(loaded, lines),
         "answer": lambda: _answer(loaded, lines, question or ""),
         "embed": lambda: _embed(loaded, lines, truncate, out),
+        "translate": lambda: _translate(loaded, lines, beams, n_best, truncate),
     }
     for found, shown in answers[loaded.task]():
         print(json.dumps(found, ensure_ascii=False) if as_json else shown)
@@ -142,6 +147,15 @@ def _answer(model: Model, texts: list[str], question: str) -> Iterator[tuple[Any
     for text in texts:
         answer = model.answer(question, text)
         yield vars(answer), f"{answer.text}\t{answer.score:.2%}"
+
+
+def _translate(
+    model: Model, texts: list[str], beams: int, n_best: int, truncate: bool
+) -> Iterator[tuple[Any, str]]:
+    found = model.translate(texts, beams=beams, n_best=n_best, truncate=truncate)
+    for text, best in zip(texts, found, strict=True):
+        shown = [best[0].text] if n_best == 1 else [f"{t.score:8.3f}  {t.text}" for t in best]
+        yield {"text": text, "translations": [vars(t) for t in best]}, "\n".join(shown)
 
 
 def _embed(

@@ -1,0 +1,244 @@
+#include "kvik/beam_search.h"
+
+#include <algorithm>
+#include <array>
+#include <cmath>
+#include <limits>
+#include <string>
+#include <utility>
+
+#include "base/fail.h"
+#include "kernels/dispatch.h"
+#include "kernels/kernels.h"
+
+namespace kvik {
+
+namespace {
+
+constexpr int kMostBeams = 256;
+
+// A hypothesis that is not finished, with its state.
+struct Live {
+  Sequence sequence;
+  Hypothesis found;
+  std::vector<std::int64_t> next;  // what is to be fed
+};
+
+// One token more for one of the live.
+struct Candidate {
+  std::size_t parent = 0;
+  std::int64_t token = 0;
+  double log_probability = 0;
+};
+
+// The better first; equal ones by their parents and ids, so that the order is one.
+bool better(const Candidate& a, const Candidate& b) {
+  if (a.log_probability != b.log_probability) return a.log_probability > b.log_probability;
+  return std::pair(a.parent, a.token) < std::pair(b.parent, b.token);
+}
+
+// log Σ e^logit. One order of additions for every number of beams and threads.
+double log_sum_exp(std::span<const float> logits) {
+  constexpr std::size_t kPart = 1024;
+  const kernels::KernelTable& table = kernels::active_table();
+  float top = -std::numeric_limits<float>::infinity();
+  for (const float logit : logits) {
+    if (!(logit <= std::numeric_limits<float>::max())) {
+      fail_argument("the model computed a logit that is NaN or infinite");
+    }
+    top = std::max(top, logit);
+  }
+  if (top == -std::numeric_limits<float>::infinity()) {
+    fail_argument("the model gives no token any probability");
+  }
+  std::array<float, kPart> part{};
+  double sum = 0;
+  for (std::size_t begin = 0; begin < logits.size(); begin += kPart) {
+    const std::size_t count = std::min(kPart, logits.size() - begin);
+    for (std::size_t i = 0; i < count; ++i) part[i] = logits[begin + i] - top;
+    table.unary_f32(kernels::Unary::kExp, part.data(), static_cast<std::int64_t>(count),
+                    part.data());
+    std::array<double, 8> sums{};
+    for (std::size_t i = 0; i < count; ++i) sums[i % 8] += static_cast<double>(part[i]);
+    for (const double own : sums) sum += own;
+  }
+  return static_cast<double>(top) + std::log(sum);
+}
+
+// The search from one start.
+class Search {
+ public:
+  Search(BeamStart start, const BeamOptions& options) : options_(options) {
+    live_.push_back({std::move(start.sequence), {}, std::move(start.prompt)});
+  }
+
+  std::vector<Live>& live() { return live_; }
+
+  // Takes the logits [live, vocabulary] that come next.
+  void advance(std::span<const float> logits, std::size_t vocabulary, std::int64_t context);
+  // Once nothing is live.
+  std::vector<Hypothesis> results();
+
+ private:
+  double score(double log_probability, std::size_t tokens) const {
+    return log_probability /
+           std::pow((5.0 + static_cast<double>(tokens)) / 6.0, options_.length_penalty);
+  }
+  void add_candidates(std::size_t parent, std::span<const float> logits,
+                      std::vector<Candidate>& found) const;
+  void finish(Hypothesis hypothesis, std::size_t tokens);
+  bool settled() const;
+
+  const BeamOptions& options_;
+  std::vector<Live> live_;
+  std::vector<Hypothesis> finished_;  // the best first, no more than there are beams
+  std::int64_t tokens_ = 0;
+};
+
+// The likeliest tokens: as many as can be kept, beside as many ends as there may be before them.
+void Search::add_candidates(std::size_t parent, std::span<const float> logits,
+                            std::vector<Candidate>& found) const {
+  const double base = live_[parent].found.log_probability - log_sum_exp(logits);
+  const std::size_t most =
+      std::min(logits.size(), static_cast<std::size_t>(options_.beams) + options_.end_ids.size());
+  const auto first = static_cast<std::ptrdiff_t>(found.size());
+  float least = -std::numeric_limits<float>::infinity();
+  // A heap with the worst on top, of what is better than it.
+  for (std::size_t id = 0; id < logits.size(); ++id) {
+    const auto size = found.size() - static_cast<std::size_t>(first);
+    if (size == most && !(logits[id] > least)) continue;
+    if (size == most) {
+      std::pop_heap(found.begin() + first, found.end(), better);
+      found.pop_back();
+    }
+    found.push_back(
+        {parent, static_cast<std::int64_t>(id), base + static_cast<double>(logits[id])});
+    std::push_heap(found.begin() + first, found.end(), better);
+    least = logits[static_cast<std::size_t>(found[static_cast<std::size_t>(first)].token)];
+  }
+}
+
+void Search::finish(Hypothesis hypothesis, std::size_t tokens) {
+  hypothesis.score = score(hypothesis.log_probability, tokens);
+  const auto place =
+      std::upper_bound(finished_.begin(), finished_.end(), hypothesis,
+                       [](const Hypothesis& a, const Hypothesis& b) { return a.score > b.score; });
+  finished_.insert(place, std::move(hypothesis));
+  if (finished_.size() > static_cast<std::size_t>(options_.beams)) finished_.pop_back();
+}
+
+// Whether nothing that is live can become better than what is wanted of the finished ones: log p
+// can only fall, and the penalty is largest for the longest.
+bool Search::settled() const {
+  if (finished_.size() < static_cast<std::size_t>(options_.beams)) return false;
+  double most = -std::numeric_limits<double>::infinity();
+  for (const Live& own : live_) {
+    most = std::max(
+        most, score(own.found.log_probability, static_cast<std::size_t>(options_.max_new_tokens)));
+  }
+  return most <= finished_[static_cast<std::size_t>(options_.results) - 1].score;
+}
+
+void Search::advance(std::span<const float> logits, std::size_t vocabulary, std::int64_t context) {
+  std::vector<Candidate> found;
+  for (std::size_t i = 0; i < live_.size(); ++i) {
+    add_candidates(i, logits.subspan(i * vocabulary, vocabulary), found);
+  }
+  std::sort(found.begin(), found.end(), better);
+  ++tokens_;
+  std::vector<Candidate> kept;
+  for (const Candidate& candidate : found) {
+    if (kept.size() == static_cast<std::size_t>(options_.beams)) break;
+    const auto& ends = options_.end_ids;
+    if (std::find(ends.begin(), ends.end(), candidate.token) == ends.end()) {
+      kept.push_back(candidate);
+      continue;
+    }
+    Hypothesis ended = live_[candidate.parent].found;
+    ended.log_probability = candidate.log_probability;
+    ended.ended = true;
+    finish(std::move(ended), static_cast<std::size_t>(tokens_));
+  }
+  std::vector<std::size_t> children(live_.size(), 0);
+  for (const Candidate& candidate : kept) ++children[candidate.parent];
+  std::vector<Live> next;
+  for (const Candidate& candidate : kept) {
+    Live& parent = live_[candidate.parent];
+    // The last child takes the parent's state, the others a fork.
+    Sequence sequence =
+        --children[candidate.parent] == 0 ? std::move(parent.sequence) : parent.sequence.fork();
+    Hypothesis longer = parent.found;
+    longer.tokens.push_back(candidate.token);
+    longer.log_probability = candidate.log_probability;
+    next.push_back({std::move(sequence), std::move(longer), {candidate.token}});
+  }
+  live_ = std::move(next);
+  if (settled()) {
+    live_.clear();
+  } else if (tokens_ >= options_.max_new_tokens || live_.empty() ||
+             (context > 0 && live_.front().sequence.length() + 1 > context)) {
+    for (Live& own : live_) finish(std::move(own.found), static_cast<std::size_t>(tokens_));
+    live_.clear();
+  }
+}
+
+std::vector<Hypothesis> Search::results() {
+  const auto wanted = std::min(finished_.size(), static_cast<std::size_t>(options_.results));
+  finished_.resize(wanted);
+  return std::move(finished_);
+}
+
+void check(const BeamOptions& options, std::span<const BeamStart> starts) {
+  if (options.beams < 1 || options.beams > kMostBeams) {
+    fail_argument("beams is " + std::to_string(options.beams) + "; expected 1 to " +
+                  std::to_string(kMostBeams));
+  }
+  if (options.results < 1 || options.results > options.beams) {
+    fail_argument("results is " + std::to_string(options.results) + "; expected 1 to the " +
+                  std::to_string(options.beams) + " beams");
+  }
+  if (options.max_new_tokens < 1) {
+    fail_argument("max_new_tokens is " + std::to_string(options.max_new_tokens) +
+                  "; expected at least 1");
+  }
+  if (!(options.length_penalty >= 0 && options.length_penalty <= 1000)) {
+    fail_argument("length_penalty is " + std::to_string(options.length_penalty) +
+                  "; expected 0 or more");
+  }
+  for (std::size_t i = 0; i < starts.size(); ++i) {
+    if (starts[i].prompt.empty()) fail_argument("start " + std::to_string(i) + ": no prompt");
+  }
+}
+
+}  // namespace
+
+std::vector<std::vector<Hypothesis>> beam_search(const Model& model, std::vector<BeamStart> starts,
+                                                 const BeamOptions& options,
+                                                 const CancelCheck& cancelled) {
+  check(options, starts);
+  std::vector<Search> searches;
+  searches.reserve(starts.size());
+  for (BeamStart& start : starts) searches.emplace_back(std::move(start), options);
+  const auto vocabulary = static_cast<std::size_t>(model.info().vocab_size);
+  std::vector<Step> steps;
+  std::vector<float> logits;
+  for (;;) {
+    steps.clear();
+    for (Search& search : searches) {
+      for (Live& own : search.live()) steps.push_back({&own.sequence, own.next});
+    }
+    if (steps.empty()) break;
+    logits.resize(steps.size() * vocabulary);
+    model.forward(steps, logits, cancelled);
+    std::span<const float> rest = logits;
+    for (Search& search : searches) {
+      const std::size_t own = search.live().size() * vocabulary;
+      if (own > 0) search.advance(rest.first(own), vocabulary, model.info().context_length);
+      rest = rest.subspan(own);
+    }
+  }
+  std::vector<std::vector<Hypothesis>> found;
+  for (Search& search : searches) found.push_back(search.results());
+  return found;
+}
+}  // namespace kvik

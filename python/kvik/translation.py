@@ -1,0 +1,124 @@
+"""Translation: a text in, the likeliest targets out."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from kvik import _core
+from kvik.arguments import check_count, check_number
+from kvik.errors import InvalidArgumentError, InvalidModelError
+from kvik.texts import Framing
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+    from pathlib import Path
+
+    from kvik.tokenizer import Tokenizer
+
+__all__ = ["Translation", "Translator", "read_start_id"]
+
+_START = "kvik.start_token_id"  # the id with which a target begins
+# How vocabularies spell it, for files that do not say.
+_START_TOKENS = ("<s>", "[CLS]", "<pad>")
+
+
+@dataclass(frozen=True)
+class Translation:
+    """One of the best targets of a text."""
+
+    text: str
+    score: float  # log probability, divided by the length penalty
+    log_probability: float
+    ids: list[int]  # without the end of the text
+    ended: bool  # else it was cut at the limit
+
+
+def read_start_id(metadata: Mapping[str, str], file: Path) -> int | None:
+    """The id with which targets begin, as the file says; None: it does not.
+
+    Raises:
+        InvalidModelError: the entry is no token id.
+    """
+    if _START not in metadata:
+        return None
+    text = metadata[_START]
+    if not (text.isascii() and text.isdigit() and len(text) < 10):
+        raise InvalidModelError(
+            f"{file}: metadata {_START} must be a token id; found {text[:60]!r}"
+        )
+    return int(text)
+
+
+class Translator:
+    """Searches for targets."""
+
+    def __init__(
+        self,
+        core: _core.Model,
+        tokenizer: Tokenizer | None,
+        start_id: int | None,
+        end_ids: tuple[int, ...],
+    ) -> None:
+        self._core = core
+        self._tokenizer = tokenizer
+        self._start_id = start_id
+        self._end_ids = end_ids
+
+    def translate(
+        self,
+        texts: Sequence[str],
+        *,
+        beams: int,
+        n_best: int,
+        length_penalty: float,
+        max_new_tokens: int | None,
+        truncate: bool,
+    ) -> list[list[Translation]]:
+        check_count(beams, "beams", 1, 256)
+        check_count(n_best, "n_best", 1, beams)
+        penalty = check_number(length_penalty, "length_penalty")
+        tokenizer = self._need_tokenizer()
+        limit = self._core.info.source_length or None
+        framing = Framing(tokenizer, limit)
+        sources = [
+            framing.text(text, truncate=truncate, where=f"text {index}").ids
+            for index, text in enumerate(texts)
+        ]
+        if not sources:
+            return []
+        most = self._core.info.context_length or 4 * max(map(len, sources)) + 16
+        if max_new_tokens is not None:
+            most = check_count(max_new_tokens, "max_new_tokens", 1)
+        prompt = np.array([self._start()], np.int64)
+        found = _core.beam_search(
+            self._core, [prompt] * len(sources), sources, beams, n_best, most, penalty,
+            list(self._end_ids),
+        )  # fmt: skip
+        return [
+            [
+                Translation(tokenizer.decode(ids), score, log_probability, ids, ended)
+                for ids, log_probability, score, ended in best
+            ]
+            for best in found
+        ]
+
+    def _need_tokenizer(self) -> Tokenizer:
+        if self._tokenizer is None:
+            raise InvalidArgumentError(
+                "the model has no tokenizer: load it with tokenizer= (a tokenizer.json)"
+            )
+        return self._tokenizer
+
+    def _start(self) -> int:
+        if self._start_id is not None:
+            return self._start_id
+        for spelling in _START_TOKENS:
+            found = self._need_tokenizer().id_of(spelling)
+            if found is not None:
+                return found
+        raise InvalidArgumentError(
+            f"the file does not say with which id targets begin: its metadata lack {_START}"
+        )

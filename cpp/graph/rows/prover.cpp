@@ -103,7 +103,13 @@ RowValue Prover::get(ValueId id) {
   if (id == kNoValue) return {};
   auto& known = values_[static_cast<std::size_t>(id)];
   if (!known) {
-    if (is_other(id)) stop("'" + source_.value(id).name + "' belongs to the source");
+    if (is_other(id)) {
+      stop("'" + source_.value(id).name +
+           (may_read_later()
+                ? "' depends on the target: what the source gives must not"
+                : "' is of the source: it may be read by attentions alone, as keys and "
+                  "values"));
+    }
     if (source_.value(id).constant) {
       known = from_constant(id);
     } else if (const auto content = this->content(id)) {

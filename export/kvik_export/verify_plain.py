@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
 KVIK = "kvik, the graph as it stands"
 KVIK_TEXTS = "kvik, each text by itself"
+KVIK_TARGETS = "kvik, target by target"
 Arrays = list[npt.NDArray[Any]]
 PlainEngine = Callable[[Feeds], Arrays]
 _BATCHES = (1, 2, 3)
@@ -122,9 +123,15 @@ def verify_plain(
     if any(item.name.endswith("mask") for item in file.inputs):
         on_step("padding")
         result.checks.append(_padding(file, cases, references))
-    if engines is None and any(item.name == "input_ids" for item in file.inputs):
-        on_step(KVIK_TEXTS)
-        result.checks.append(_texts(file, cases, references, threads))
+    if engines is None:
+        names = {item.name for item in file.inputs}
+        for name, wanted, check in (
+            (KVIK_TEXTS, "input_ids", _texts),
+            (KVIK_TARGETS, "target_ids", _targets),
+        ):
+            if wanted in names:
+                on_step(name)
+                result.checks.append(check(file, cases, references, threads))
     return result
 
 
@@ -270,6 +277,31 @@ def _texts(file: _File, cases: list[Feeds], references: list[Arrays], threads: i
                 count += wanted.size
                 worst = max(worst, _error(text, wanted))
     return Check(KVIK_TEXTS, "random", f"{count:,} values", worst, worst <= TOLERANCE)
+
+
+def _targets(
+    file: _File, cases: list[Feeds], references: list[Arrays], threads: int | None
+) -> Check:
+    """Each source encoded by itself, its target in two pieces, against the padded batch."""
+    import kvik
+
+    try:
+        model = kvik.load(file.path, threads=threads)
+    except kvik.KvikError as error:
+        return Check(KVIK_TARGETS, "random", "nothing", None, True, first_line(error), skipped=True)
+    place = next(i for i, item in enumerate(file.session.get_outputs()) if item.name == "logits")
+    worst, count = 0.0, 0
+    for feeds, expected in zip(cases, references, strict=True):
+        lengths = feeds["source_mask"].sum(axis=1)
+        rows = zip(feeds["source_ids"], lengths, feeds["target_ids"], expected[place], strict=True)
+        for source, length, target, reference in rows:
+            try:
+                found = model.logits(target, source=source[:length], chunk=len(target) // 2 + 1)
+            except kvik.KvikError as error:
+                return Check(KVIK_TARGETS, "random", "", None, False, first_line(error))
+            count += reference.size
+            worst = max(worst, _error(found, reference))
+    return Check(KVIK_TARGETS, "random", f"{count:,} values", worst, worst <= TOLERANCE)
 
 
 def _error(found: npt.NDArray[Any], reference: npt.NDArray[Any]) -> float:

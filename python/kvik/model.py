@@ -303,40 +303,56 @@ class Model:
         return (piece.token for piece in run if piece.token is not None)
 
     def logits(
-        self, ids: str | Ids, *, cache: bool = True, chunk: int | None = None
+        self,
+        ids: str | Ids,
+        *,
+        source: str | Ids | None = None,
+        cache: bool = True,
+        chunk: int | None = None,
     ) -> npt.NDArray[np.float32]:
         """Logits after every token: float32 [len(ids), vocab_size].
 
-        Row i depends on ids[: i + 1] alone. Neither ``cache`` nor ``chunk`` changes a bit of it.
+        Row i depends on ids[: i + 1] alone, and on the source where there is one. Neither
+        ``cache`` nor ``chunk`` changes a bit of it.
 
         Args:
-            ids: Token ids, or text.
+            ids: Token ids, or text. Of a target: a text gets the id with which targets begin.
+            source: What a translator translates, text or token ids; None for other models.
             cache: False: compute every prefix from nothing, for checking; that costs len(ids) times
                 as much and more.
             chunk: Feed the ids in pieces of this many tokens; None: all at once. Checked, but of
                 no effect, without the cache.
         """
-        self._must_generate("logits")
-        tokens = np.asarray(self._prompts_of_one(ids), dtype=np.int64)
+        self._must_generate("logits", source)
+        begin = self._translator.begin() if source is not None and isinstance(ids, str) else []
+        tokens = np.asarray(self._prompts_of_one(ids, begin), dtype=np.int64)
         size = len(tokens) if chunk is None else check_count(chunk, "chunk", 1)
         if not cache:
             rows = [
                 self._core.forward(
-                    [(self._core.new_sequence(), tokens[: i + 1], _core.Logits.LAST)]
+                    [(self._new_sequence(source), tokens[: i + 1], _core.Logits.LAST)]
                 )
                 for i in range(len(tokens))
             ]
             return np.concatenate(rows)
-        return np.concatenate(list(self._logits_in_chunks(tokens, size)))
+        return np.concatenate(list(self._logits_in_chunks(tokens, size, source)))
 
-    def score(self, text: str | Ids) -> Score:
+    def score(self, text: str | Ids, *, source: str | Ids | None = None) -> Score:
         """Log-probability of every token of a text (or of token ids) given those before it.
+
+        Args:
+            text: Text or token ids. Of a target: a text is scored from the id with which targets
+                begin to the one that ends them, as a whole translation.
+            source: What a translator translates, text or token ids; None for other models.
 
         Raises:
             InvalidArgumentError: as :meth:`generate`, and for fewer than two tokens.
         """
-        self._must_generate("score")
-        tokens = self._prompts_of_one(text)
+        self._must_generate("score", source)
+        begin, end = [], []
+        if source is not None and isinstance(text, str):
+            begin, end = self._translator.begin(), list(self._stop_ids[:1])
+        tokens = self._prompts_of_one(text, begin, end)
         if len(tokens) < 2:
             raise InvalidArgumentError(
                 "score needs at least two tokens: the first has nothing before it to predict it"
@@ -344,7 +360,7 @@ class Model:
         logprobs = np.full(len(tokens), np.nan)
         row = 0
         inputs = np.asarray(tokens[:-1], dtype=np.int64)
-        for logits in self._logits_in_chunks(inputs, _SCORE_ROWS):
+        for logits in self._logits_in_chunks(inputs, _SCORE_ROWS, source):
             wanted = tokens[row + 1 : row + 1 + len(logits)]
             logprobs[row + 1 : row + 1 + len(logits)] = _log_softmax_at(logits, wanted)
             row += len(logits)
@@ -558,8 +574,19 @@ class Model:
             reason = f"{(why or self._core.explain)[0]}; run it with kvik.InferenceSession"
         return UnsupportedError(f"{method}() needs a model that reads whole texts: {reason}")
 
-    def _must_generate(self, method: str) -> None:
-        """Also a model whose file does not say what it is for, if it gives logits of tokens."""
+    def _must_generate(self, method: str, source: object = None) -> None:
+        """Also a model whose file does not say what it is for, if it gives logits of tokens.
+
+        And a translator, but not without a source.
+        """
+        if self._task == "translate" and method in ("logits", "score"):
+            if source is None:
+                raise InvalidArgumentError(f"{method}() of a translator needs source=")
+            return
+        if source is not None:
+            raise InvalidArgumentError(
+                f"source= is for models that translate; this one's task is {self._task!r}"
+            )
         if self._task != "generate" and (self._told or self._task != "fill_mask"):
             raise wrong_task(method, self._task)
 
@@ -578,9 +605,9 @@ class Model:
         return f"<id {token}>" if self._tokenizer is None else self._tokenizer.token(token)
 
     def _logits_in_chunks(
-        self, tokens: npt.NDArray[np.int64], size: int
+        self, tokens: npt.NDArray[np.int64], size: int, source: str | Ids | None
     ) -> Iterator[npt.NDArray[np.float32]]:
-        sequence = self._core.new_sequence()
+        sequence = self._new_sequence(source)
         for begin in range(0, len(tokens), size):
             part = tokens[begin : begin + size]
             yield self._core.forward([(sequence, part, _core.Logits.ALL)])
@@ -588,16 +615,29 @@ class Model:
     def _prompts(self, prompt: object) -> Prompts:
         return read_prompts(prompt, self._tokenizer, self._id_limit)
 
-    def _prompts_of_one(self, prompt: object) -> list[int]:
+    def _new_sequence(self, source: str | Ids | None) -> _core.Sequence:
+        if source is None:
+            return self._core.new_sequence()
+        if isinstance(source, str):
+            ids = self._translator.source_ids([source], truncate=False)[0]
+        else:
+            ids = np.array(check_ids(source, "source", self._core.info.source_limit), np.int64)
+        return self._core.new_sequences([ids])[0]
+
+    def _prompts_of_one(
+        self, prompt: object, begin: Sequence[int] = (), end: Sequence[int] = ()
+    ) -> list[int]:
+        """The ids of one text or list of ids, framed by those at the beginning and the end."""
         prompts = self._prompts(prompt)
         if prompts.many:
             raise InvalidArgumentError("expected one text or one list of token ids; found several")
+        ids = [*begin, *prompts.ids[0], *end]
         limit = self._info.context_length
-        if limit is not None and len(prompts.ids[0]) > limit:
+        if limit is not None and len(ids) > limit:
             raise InvalidArgumentError(
-                f"{len(prompts.ids[0])} tokens are more than the model's context of {limit}"
+                f"{len(ids)} tokens are more than the model's context of {limit}"
             )
-        return prompts.ids[0]
+        return ids
 
     def _run(self, prompts: Prompts, settings: Settings) -> Run:
         return Run(self._core, prompts, settings, self._stop_ids, self._tokenizer)

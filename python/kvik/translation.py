@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from pathlib import Path
 
+    import numpy.typing as npt
+
     from kvik.tokenizer import Tokenizer
 
 __all__ = ["Translation", "Translator", "read_start_id"]
@@ -81,18 +83,13 @@ class Translator:
         check_count(n_best, "n_best", 1, beams)
         penalty = check_number(length_penalty, "length_penalty")
         tokenizer = self._need_tokenizer()
-        limit = self._core.info.source_length or None
-        framing = Framing(tokenizer, limit)
-        sources = [
-            framing.text(text, truncate=truncate, where=f"text {index}").ids
-            for index, text in enumerate(texts)
-        ]
+        sources = self.source_ids(texts, truncate=truncate)
         if not sources:
             return []
         most = self._core.info.context_length or 4 * max(map(len, sources)) + 16
         if max_new_tokens is not None:
             most = check_count(max_new_tokens, "max_new_tokens", 1)
-        prompt = np.array([self._start()], np.int64)
+        prompt = np.array(self.begin(), np.int64)
         found = _core.beam_search(
             self._core, [prompt] * len(sources), sources, beams, n_best, most, penalty,
             list(self._end_ids),
@@ -112,13 +109,21 @@ class Translator:
             )
         return self._tokenizer
 
-    def _start(self) -> int:
+    def source_ids(self, texts: Sequence[str], *, truncate: bool) -> list[npt.NDArray[np.int64]]:
+        framing = Framing(self._need_tokenizer(), self._core.info.source_length or None)
+        return [
+            framing.text(text, truncate=truncate, where=f"text {index}").ids
+            for index, text in enumerate(texts)
+        ]
+
+    def begin(self) -> list[int]:
+        """The ids with which every target begins."""
         if self._start_id is not None:
-            return self._start_id
+            return [self._start_id]
         for spelling in _START_TOKENS:
             found = self._need_tokenizer().id_of(spelling)
             if found is not None:
-                return found
+                return [found]
         raise InvalidArgumentError(
             f"the file does not say with which id targets begin: its metadata lack {_START}"
         )

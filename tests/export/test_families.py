@@ -18,7 +18,13 @@ from kvik_export import ExportError
 from kvik_export.cli import report
 from kvik_export.engines import onnxruntime_session
 from kvik_export.exporter import export_checkpoint
-from kvik_export.verify_plain import KVIK_TEXTS, PlainEngine, is_generator, verify_plain
+from kvik_export.verify_plain import (
+    KVIK_TARGETS,
+    KVIK_TEXTS,
+    PlainEngine,
+    is_generator,
+    verify_plain,
+)
 from kvik_train.checkpoint import Checkpoint, Progress, save_checkpoint
 from kvik_train.config import DataConfig, RunConfig, TrainConfig
 from kvik_train.data.framing import DECODER, ENCODER, SOURCE, with_frame
@@ -116,7 +122,10 @@ def test_torch_equals_onnxruntime(files, family, task, use, kvik_task, capsys):
     assert result.ok, result.checks
     compared = [check for check in result.checks if check.what == "torch"]
     assert 0 < compared[0].error < 1e-5
-    assert not any(check.skipped for check in result.checks), result.checks  # kvik among them
+    targets = [check for check in result.checks if check.what == KVIK_TARGETS]
+    assert bool(targets) == (kvik_task == "translate")
+    skipped = [check.what for check in result.checks if check.skipped]
+    assert skipped == ([KVIK_TARGETS] if family == "seq2seq" else [])  # kvik among the others
     padded = [check for check in result.checks if "padding" in check.what]
     texts = [check for check in result.checks if check.what == KVIK_TEXTS]
     assert bool(texts) == (kvik_task in ("fill_mask", "classify", "tag", "answer", "embed"))
@@ -584,6 +593,36 @@ def test_translations(files, capsys):
         model._core.new_sequence()
     with pytest.raises(kvik.InvalidArgumentError, match="source 0: no tokens"):
         model._core.new_sequences([np.zeros(0, np.int64)])
+
+
+def test_targets_are_scored_and_give_logits(files):
+    model = kvik.load(files[TRANSFORMER], threads=2)
+    source = model.tokenizer.encode("one two")
+    found = model.translate("one two", n_best=4, length_penalty=0, max_new_tokens=6)
+    for one in found:
+        ids = [1, *one.ids, *model.stop_ids[: one.ended]]
+        score = model.score(ids, source="one two")
+        assert score.total == pytest.approx(one.log_probability, abs=1e-4)
+        assert (
+            model.score(ids, source=source).logprobs[1:].tobytes() == score.logprobs[1:].tobytes()
+        )
+    target = np.array([1, 7, 9, 30])
+    logits = model.logits(target, source=source, chunk=2)
+    assert logits.tobytes() == model.logits(target, source="one two", cache=False).tobytes()
+    (expected,) = target_logits(model, [(np.array(source), target)], step=4)
+    assert logits.tobytes() == expected.tobytes()
+    text = model.score("three", source="one two")
+    assert text.ids == [1, *model.tokenizer.encode("three"), model.stop_ids[0]]
+    with pytest.raises(kvik.InvalidArgumentError, match="needs source="):
+        model.score("three")
+    with pytest.raises(kvik.InvalidArgumentError, match="source 0: no tokens"):
+        model.logits([1], source=[])
+    with pytest.raises(kvik.InvalidArgumentError, match=r"source\[1\]"):
+        model.logits([1], source=[3, 10_000_000])
+    with pytest.raises(kvik.InvalidArgumentError, match=r"use translate\(\)"):
+        next(model.stream("one"))
+    with pytest.raises(kvik.InvalidArgumentError, match="source= is for models that translate"):
+        kvik.load(files["bert", "tag", None]).score("one", source="two")
 
 
 def test_two_sequences_without_metadata(files, tmp_path):

@@ -59,7 +59,11 @@ def test_readme_commands(folder: Path) -> None:
 
 def test_readme_python(folder: Path) -> None:
     found = blocks("README.md", "python")
-    proofs = ["incremental: every row of 'logits'", "by sequence: 'logits' is computed"]
+    proofs = [
+        "incremental: every row of 'logits'",
+        "by sequence: 'logits' is computed",
+        "earlier ones, and the source alone",
+    ]
     for block, proof in zip(found, proofs, strict=True):
         done = subprocess.run(
             [sys.executable, "-c", block], cwd=folder, capture_output=True, text=True, timeout=300

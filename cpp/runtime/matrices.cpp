@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <map>
+#include <utility>
 
 #include "base/fail.h"
 #include "base/text.h"
@@ -54,17 +55,31 @@ MatrixInfo describe(const Graph& graph, const Node& node, const MatrixUse& use,
   return info;
 }
 
+// The first node that uses a matrix as it says, and its graph; null: none.
+std::pair<const Graph*, const Node*> find(const Graphs& graphs, const MatrixInfo& matrix) {
+  for (const Graph* graph : graphs) {
+    for (const Node& node : graph->nodes) {
+      const auto use = use_of(node);
+      if (use && graph->value(node.input(use->input)).name == matrix.name &&
+          use->looked_up == !matrix.multiplied) {
+        return {graph, &node};
+      }
+    }
+  }
+  return {nullptr, nullptr};
+}
+
 }  // namespace
 
-std::vector<MatrixInfo> list_matrices(const Graph& graph, const WeightCache& weights) {
+std::vector<MatrixInfo> list_matrices(const Graphs& graphs, const WeightCache& weights) {
   std::vector<MatrixInfo> out;
   // By their elements. One that is kept in two precisions, its rows in 8 bits and its columns in 4,
   // is listed once for each.
   std::multimap<const void*, std::size_t> known;
-  for (const Node& node : graph.nodes) {
+  const auto add = [&](const Graph& graph, const Node& node) {
     const auto use = use_of(node);
     const auto* values = use ? graph.constant(node.input(use->input)) : nullptr;
-    if (values == nullptr) continue;
+    if (values == nullptr) return;
     MatrixInfo info = describe(graph, node, *use, weights);
     const auto [begin, end] = known.equal_range(values->data.data());
     const auto same = std::find_if(begin, end, [&](const auto& entry) {
@@ -75,7 +90,7 @@ std::vector<MatrixInfo> list_matrices(const Graph& graph, const WeightCache& wei
       MatrixInfo& first = out[same->second];
       first.multiplied = first.multiplied || info.multiplied;
       first.looked_up = first.looked_up || info.looked_up;
-      continue;
+      return;
     }
     const bool apart = std::all_of(begin, end, [&](const auto& entry) {
       const MatrixInfo& other = out[entry.second];
@@ -87,8 +102,8 @@ std::vector<MatrixInfo> list_matrices(const Graph& graph, const WeightCache& wei
     } else {
       out[begin->second].other_use = node.label();
     }
-  }
-  for (const Node& node : graph.nodes) {
+  };
+  const auto note_other_uses = [&](const Graph& graph, const Node& node) {
     const auto use = use_of(node);
     for (std::size_t i = 0; i < node.inputs.size(); ++i) {
       const auto* values = graph.constant(node.inputs[i]);
@@ -96,23 +111,24 @@ std::vector<MatrixInfo> list_matrices(const Graph& graph, const WeightCache& wei
       const auto [begin, end] = known.equal_range(values->data.data());
       for (auto it = begin; it != end; ++it) out[it->second].other_use = node.label();
     }
+  };
+  for (const Graph* graph : graphs) {
+    for (const Node& node : graph->nodes) add(*graph, node);
+  }
+  for (const Graph* graph : graphs) {
+    for (const Node& node : graph->nodes) note_other_uses(*graph, node);
   }
   return out;
 }
 
-IntegerMatrix read_integers(const Graph& graph, const Engine& engine, const MatrixInfo& matrix) {
-  const auto is_it = [&](const Node& node) {
-    const auto use = use_of(node);
-    return use && graph.value(node.input(use->input)).name == matrix.name &&
-           use->looked_up == !matrix.multiplied;
-  };
-  const auto node = std::find_if(graph.nodes.begin(), graph.nodes.end(), is_it);
-  if (node == graph.nodes.end()) fail_argument("the model has no matrix " + quote(matrix.name));
+IntegerMatrix read_integers(const Graphs& graphs, const Engine& engine, const MatrixInfo& matrix) {
+  const auto [graph, node] = find(graphs, matrix);
+  if (node == nullptr) fail_argument("the model has no matrix " + quote(matrix.name));
   if ((matrix.type != WeightType::kI8 && matrix.type != WeightType::kI4) ||
       !matrix.other_use.empty()) {
     fail_argument("the matrix " + quote(matrix.name) + " is not kept as integers alone");
   }
-  const WeightSource source = source_of(graph, *node, *use_of(*node));
+  const WeightSource source = source_of(*graph, *node, *use_of(*node));
   // A table of its own is packed for this call alone: its rows are rounded as they are looked up.
   WeightCache passing;
   const bool packed = matrix.multiplied;

@@ -9,12 +9,14 @@
 
 namespace kvik::runtime {
 
-// Of the graph that runs, in the order of its nodes.
-std::vector<MatrixInfo> list_matrices(const graph::Graph& graph, const ops::WeightCache& weights);
+// Graphs that run, and may share matrices: one, or those of a source and of a target.
+using Graphs = std::vector<const graph::Graph*>;
+
+// In the order of the graphs' nodes.
+std::vector<MatrixInfo> list_matrices(const Graphs& graphs, const ops::WeightCache& weights);
 
 // Those of a matrix that list_matrices() gave. Throws kvik::Error(kInvalidArgument) for one
 // without.
-IntegerMatrix read_integers(const graph::Graph& graph, const Engine& engine,
-                            const MatrixInfo& matrix);
+IntegerMatrix read_integers(const Graphs& graphs, const Engine& engine, const MatrixInfo& matrix);
 
 }  // namespace kvik::runtime

@@ -118,7 +118,10 @@ struct Model::Impl {
   void check_text(std::span<const std::int64_t> tokens, std::int64_t id_limit,
                   std::int64_t length_limit, const std::string& where) const;
   void check_input(const EncoderInput& input, std::size_t index) const;
-  const graph::Graph& running() const { return rows ? rows->graph : optimized; }
+  runtime::Graphs running() const {
+    if (source_rows) return {&source_rows->graph, &rows->graph};
+    return {rows ? &rows->graph : &optimized};
+  }
 
   runtime::HomeProcess home;
   runtime::Workshop workshop;
@@ -284,7 +287,8 @@ void Model::Impl::make_encoder_decoder(const LoadOptions& options, const graph::
   info.vocab_size = program->output_features();
   info.source_limit = runtime::index_limit(*source, source->tokens);
   info.source_length = stricter(metadata_number(metadata, kContextKey), source->context_limit);
-  info.packed_bytes += source_encoder->program().constant_bytes();
+  info.packed_bytes = workshop.weights.bytes() + program->constant_bytes() +
+                      source_encoder->program().constant_bytes();
   info.activation_bytes += source_encoder->program().arena_bytes();
   source_rows = std::move(source);
   auto sources = std::make_unique<runtime::SourceEncoder>(

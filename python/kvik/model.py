@@ -168,6 +168,11 @@ class Model:
         return self._task
 
     @property
+    def generates(self) -> bool:
+        """Whether generate() fits: token ids alone give logits, and the task is no other."""
+        return self._task == "generate" or (self._task == "fill_mask" and not self._told)
+
+    @property
     def stop_ids(self) -> tuple[int, ...]:
         """The ids that end a text unless a call says otherwise (end-of-text)."""
         return self._stop_ids
@@ -587,7 +592,7 @@ class Model:
             raise InvalidArgumentError(
                 f"source= is for models that translate; this one's task is {self._task!r}"
             )
-        if self._task != "generate" and (self._told or self._task != "fill_mask"):
+        if not self.generates:
             raise wrong_task(method, self._task)
 
     def start_profile(self) -> None:
@@ -648,7 +653,8 @@ class Model:
         if self._task == "generate":
             what = f"vocabulary {info.vocab_size}"
         else:
-            what, how = f"task {self._task}", "by sequence"
+            what = f"task {self._task}"
+            how = how if self._core.info.two_sequences else "by sequence"
         return (
             f"<kvik.Model: {info.parameters:,} parameters, {what}, "
             f"context {info.context_length or 'unlimited'}, {how}, {info.isa}, "

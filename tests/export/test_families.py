@@ -18,6 +18,7 @@ from kvik_export import ExportError
 from kvik_export.cli import report
 from kvik_export.engines import onnxruntime_session
 from kvik_export.exporter import export_checkpoint
+from kvik_export.quantize import quantize_model
 from kvik_export.verify_plain import (
     KVIK_TARGETS,
     KVIK_TEXTS,
@@ -42,9 +43,10 @@ from kvik_train.tokenizer import BERT_TOKENS, END_OF_TEXT, TRANSLATION_TOKENS, t
 CONTEXT = 20
 MODELS = {
     "gpt": GPTConfig(300, CONTEXT, n_layer=1, n_head=2, n_embd=16),
-    "bert": BERTConfig(60, CONTEXT, n_layer=1, n_head=2, n_embd=16, n_feed_forward=32),
+    # Wide enough that low precisions take hold: of matrices with 4096 elements and more.
+    "bert": BERTConfig(60, CONTEXT, n_layer=1, n_head=2, n_embd=64, n_feed_forward=128),
     "transformer": TransformerConfig(
-        300, CONTEXT, n_layer=1, n_head=2, n_embd=16, n_feed_forward=32
+        300, CONTEXT, n_layer=1, n_head=2, n_embd=64, n_feed_forward=128
     ),
     "rnn": RNNConfig("rnn", 300, 9, n_layer=2, n_embd=8, n_hidden=12),
     "lstm": RNNConfig("lstm", 300, 9, n_layer=2, n_embd=8, n_hidden=12),
@@ -70,6 +72,7 @@ CASES = [
     ("vit", "classify-image", None, "classify_image"),
     ("cnn", "classify-image", None, "classify_image"),
 ]
+TRANSFORMER = ("transformer", "translate", None)
 LABELS = ("ham", "spam", "other")
 
 
@@ -320,7 +323,7 @@ def test_methods_fit_the_task(files):
 
     model = kvik.load(files["bert", "mlm", "embed"])
     vectors = model.embed([TEXT, "two"])
-    assert vectors.shape == (2, 16)
+    assert vectors.shape == (2, 64)
     assert np.allclose(np.linalg.norm(vectors, axis=1), 1)
     assert model.embed("two").tobytes() == vectors[1].tobytes()
     rows = encode(model, [(np.array(model.tokenizer.encode("two")), np.zeros(3, np.int64))])
@@ -480,7 +483,7 @@ def test_the_command_runs_every_task(files, capsys, tmp_path, monkeypatch):
     assert len(run(mask, "one [MASK]", "--top", "2").splitlines()) == 2
     assert run(embed, "one", "two").split()[0] == "1.000"
     run(embed, "one", "two", "--out", str(tmp_path / "v.npy"))
-    assert np.load(tmp_path / "v.npy").shape == (2, 16)
+    assert np.load(tmp_path / "v.npy").shape == (2, 64)
     monkeypatch.setattr("sys.stdin", io.StringIO("one\n\ntwo\n"))
     assert len(run(classify, "-").splitlines()) == 2
 
@@ -488,12 +491,23 @@ def test_the_command_runs_every_task(files, capsys, tmp_path, monkeypatch):
     assert "--question is for models that answer" in refused(tag, TEXT, "--question", "two")
     assert "ends in .npy" in refused(embed, TEXT, "--out", "vectors.txt")
     assert "can't write" in refused(embed, TEXT, "--out", str(tmp_path / "no" / "v.npy"))
-    assert "task must be one of" in refused(tag, TEXT, "--task", "translate")
+    assert "does not fit a model of one sequence" in refused(tag, TEXT, "--task", "translate")
+    assert "task must be one of" in refused(tag, TEXT, "--task", "tagg")
+
+    assert len(run(TRANSFORMER, "one", "two three", "--beams", "2").splitlines()) == 2
+    best = json.loads(run(TRANSFORMER, "one", "--n-best", "3", "--json"))["translations"]
+    assert len(best) == 3
+    assert best[0]["text"] == run(TRANSFORMER, "one").rstrip("\n")
+    assert "beams must be at least 1" in refused(TRANSFORMER, "one", "--beams", "0")
+    for case, command in ((TRANSFORMER, "generate"), (tag, "generate"), (TRANSFORMER, "bench")):
+        arguments = ["one"] if command == "generate" else ["--prompt-tokens", "4"]
+        with pytest.raises(SystemExit) as stopped:
+            main([command, str(files[case]), *arguments])
+        assert stopped.value.code == 2
+        assert "continues no texts, its task is t" in capsys.readouterr().err
 
 
 # ---- two sequences -------------------------------------------------------------------------------
-
-TRANSFORMER = ("transformer", "translate", None)
 
 
 def target_logits(model: kvik.Model, pairs: list[tuple[np.ndarray, np.ndarray]], *, step: int):
@@ -544,11 +558,26 @@ def test_a_source_is_computed_once_and_the_target_row_by_row(files):
 def test_a_target_has_the_same_bits_in_any_pieces_and_company(files, weights):
     pairs = unequal_pairs()
     model = kvik.load(files[TRANSFORMER], threads=3, weights=weights)
+    kept = {matrix.weights for matrix in model._core.matrices() if matrix.multiplied}
+    assert kept == {weights}
     together = target_logits(model, pairs, step=CONTEXT)
     single = kvik.load(files[TRANSFORMER], threads=1, weights=weights)
     for pair, own in zip(pairs, together, strict=True):
         for step in (1, 4):
             assert target_logits(single, [pair], step=step)[0].tobytes() == own.tobytes()
+
+
+@pytest.mark.parametrize("weights", ["int8", "int4"])
+def test_both_sequences_are_quantised(files, weights, tmp_path):
+    path = tmp_path / "small.onnx"
+    result = quantize_model(files[TRANSFORMER], path, weights=weights)
+    assert not [one for one in result.kept if "Linear" in one.reason]
+    shared = [one for one in result.matrices if one.shape == (300, 64)]
+    assert len(shared) == (1 if weights == "int8" else 2)  # rows in 8 bits beside columns in 4
+    pairs = unequal_pairs()
+    expected = target_logits(kvik.load(files[TRANSFORMER], weights=weights), pairs, step=CONTEXT)
+    found = target_logits(kvik.load(path), pairs, step=CONTEXT)
+    assert [own.tobytes() for own in found] == [own.tobytes() for own in expected]
 
 
 def test_forks_share_a_source(files):

@@ -14,11 +14,17 @@ namespace kvik::graph {
 
 namespace {
 
-// Whether v holds the elements of `tokens`, under whatever shape.
-bool holds_tokens(const Rewriter& r, ValueId v, ValueId tokens) {
+using Inputs = std::vector<ValueId>;
+
+bool contains(const Inputs& inputs, ValueId v) {
+  return std::find(inputs.begin(), inputs.end(), v) != inputs.end();
+}
+
+// Whether v holds the elements of one of `tokens`, under whatever shape.
+bool holds_tokens(const Rewriter& r, ValueId v, const Inputs& tokens) {
   constexpr std::array<std::string_view, 6> kSame = {"Reshape", "Squeeze",  "Unsqueeze",
                                                      "Flatten", "Identity", "Cast"};
-  while (v != tokens) {
+  while (!contains(tokens, v)) {
     const Node* node = r.producer(v);
     if (node == nullptr || !node->domain.empty() ||
         std::find(kSame.begin(), kSame.end(), node->op) == kSame.end()) {
@@ -26,10 +32,10 @@ bool holds_tokens(const Rewriter& r, ValueId v, ValueId tokens) {
     }
     v = node->input(0);
   }
-  return tokens != kNoValue;
+  return true;
 }
 
-bool fuse(Rewriter& r, NodeId n, ValueId tokens) {
+bool fuse(Rewriter& r, NodeId n, const Inputs& tokens) {
   const Node& node = r.node(n);
   if (!node.is("Gather") || r.constant(node.input(1)) != nullptr) return false;
   const std::int64_t axis = node.int_attr("axis", 0);
@@ -52,7 +58,7 @@ bool fuse(Rewriter& r, NodeId n, ValueId tokens) {
 }  // namespace
 
 void fuse_embedding(Rewriter& r, PassState& /*state*/) {
-  const ValueId tokens = token_input(r.graph());
+  const Inputs tokens = token_inputs(r.graph());
   for (NodeId n = 0; n < r.count(); ++n) {
     if (r.alive(n)) fuse(r, n, tokens);
   }

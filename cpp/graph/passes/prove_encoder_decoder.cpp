@@ -21,13 +21,13 @@ bool is_mask(const Value& value) {
 }
 
 // Which inputs belong to the target, and which to the source; what the engine supplies goes to
-// `known`. The inputs of a sequence get the shape of its ids, since that is what the engine passes.
+// `known`.
 struct TwoSequences {
   Inputs source;
   Inputs target;
   std::map<ValueId, Expr> known;
 
-  TwoSequences(Graph& graph, ValueId output) {
+  TwoSequences(const Graph& graph, ValueId output) {
     const auto& out = graph.value(output).shape;
     if (!out || out->size() < 2 || (*out)[1].kind() != ExprKind::kSymbol) {
       stop("the output '" + graph.value(output).name + "' has no axis of tokens");
@@ -46,10 +46,16 @@ struct TwoSequences {
         stop(std::string("no input holds the token ids of the ") +
              (inputs == &source ? "source" : "target"));
       }
-      for (const ValueId id : inputs->all) graph.value(id).shape = graph.value(inputs->ids).shape;
     }
     if (!((*graph.value(source.ids).shape)[0] == (*graph.value(target.ids).shape)[0])) {
       stop("source and target have batches of different sizes");
+    }
+  }
+
+  // The inputs of a sequence get the shape of its ids, since that is what the engine passes.
+  void unify(Graph& graph) const {
+    for (const Inputs* inputs : {&source, &target}) {
+      for (const ValueId id : inputs->all) graph.value(id).shape = graph.value(inputs->ids).shape;
     }
   }
 
@@ -110,13 +116,16 @@ Prover make_prover(const Graph& graph, const Contents& contents, const Inputs& i
   return prover;
 }
 
+ValueId first_output(const Graph& graph) {
+  if (graph.outputs.empty()) stop("the graph has no output");
+  return graph.outputs[0];
+}
+
 EncoderDecoder prove(Graph graph, ValueId output, DimLimits limits,
                      std::vector<std::string>& explanation) {
-  if (output == kNoValue) {
-    if (graph.outputs.empty()) stop("the graph has no output");
-    output = graph.outputs[0];
-  }
+  if (output == kNoValue) output = first_output(graph);
   const TwoSequences inputs(graph, output);
+  inputs.unify(graph);
   const Contents contents = infer_with_limits(graph, inputs.known, limits);
   const auto from_source = dependants(graph, inputs.source.all, contents);
   const auto from_target = dependants(graph, inputs.target.all, contents);
@@ -179,6 +188,15 @@ EncoderDecoder prove(Graph graph, ValueId output, DimLimits limits,
 }
 
 }  // namespace
+
+std::vector<ValueId> ids_of_two_sequences(const Graph& graph) {
+  try {
+    const TwoSequences inputs(graph, first_output(graph));
+    return {inputs.source.ids, inputs.target.ids};
+  } catch (const ProofStop&) {
+    return {};
+  }
+}
 
 EncoderDecoderProof prove_encoder_decoder(const Graph& graph, ValueId output,
                                           const DimLimits& limits) {

@@ -102,8 +102,13 @@ struct EncoderDecoderProof {
 EncoderDecoderProof prove_encoder_decoder(const Graph& graph, ValueId output = kNoValue,
                                           const DimLimits& limits = {});
 
-// The input that holds the token ids, as the proof chooses it; kNoValue: none, or no telling.
-ValueId token_input(const Graph& graph);
+// The ids of the source and of the target, as that proof chooses them; nothing: the inputs of the
+// graph are not of two sequences.
+std::vector<ValueId> ids_of_two_sequences(const Graph& graph);
+
+// The inputs that hold token ids, as the proofs choose them: one, or those of the source and of the
+// target; none where there is no telling.
+std::vector<ValueId> token_inputs(const Graph& graph);
 
 // Never throws for a valid graph: what can't be proved is said in the result.
 // `outputs`: the graph outputs to follow, which are joined along their features; none: the first.

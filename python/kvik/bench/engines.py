@@ -67,6 +67,11 @@ class KvikEngine:
         self.name = "kvik"
         self.version = kvik.__version__
         self.model = kvik.load(path, threads=threads, weights=weights, cache=cache)
+        if not self.model.generates:
+            raise kvik.InvalidArgumentError(
+                f"{path} continues no texts, its task is {self.model.task}: there are no prefill "
+                "and decode to time; python -m benchmarks.families times models of every task"
+            )
         self.how = (
             "one row a token, keys and values cached"
             if self.model.info.incremental

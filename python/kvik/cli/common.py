@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, cast, get_args
+from typing import TYPE_CHECKING, Annotated, cast, get_args
 
 import typer
 
 from kvik.arguments import CacheType, WeightType, check_choice
 from kvik.errors import FileError, InvalidArgumentError
+
+if TYPE_CHECKING:
+    from kvik.model import Model
 
 __all__ = [
     "Cache",
@@ -17,6 +20,7 @@ __all__ = [
     "TokenizerPath",
     "Weights",
     "check_cache",
+    "check_generates",
     "check_model_path",
     "check_weights",
 ]
@@ -60,6 +64,14 @@ def check_cache(name: str) -> CacheType:
     """One of the cache's precisions, or an error that lists them."""
     check_choice(name, "--cache", get_args(CacheType))
     return cast("CacheType", name)
+
+
+def check_generates(model: Model, path: Path) -> None:
+    """That a model continues texts, or an error that names the command for what it does."""
+    if not model.generates:
+        raise InvalidArgumentError(
+            f"{path} continues no texts, its task is {model.task}: use kvik run"
+        )
 
 
 def check_model_path(path: Path) -> Path:

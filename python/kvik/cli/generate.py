@@ -17,6 +17,7 @@ from kvik.cli.common import (
     TokenizerPath,
     Weights,
     check_cache,
+    check_generates,
     check_model_path,
     check_weights,
 )
@@ -120,6 +121,7 @@ def generate(
         weights=check_weights(weights),
         cache=check_cache(cache),
     )
+    check_generates(loaded, model)
     sampling = {
         "temperature": temperature,
         "top_k": top_k,

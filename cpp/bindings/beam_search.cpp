@@ -26,9 +26,11 @@ using PythonHypothesis = std::tuple<std::vector<std::int64_t>, double, double, b
 std::vector<std::vector<PythonHypothesis>> search(const Model& model,
                                                   const std::vector<Ids>& prompts,
                                                   const std::optional<std::vector<Ids>>& sources,
+                                                  const std::vector<std::int64_t>& max_new_tokens,
                                                   const BeamOptions& options) {
-  if (sources && sources->size() != prompts.size()) {
-    throw Error(ErrorCode::kInvalidArgument, "as many prompts as sources are needed");
+  if (max_new_tokens.size() != prompts.size() || (sources && sources->size() != prompts.size())) {
+    throw Error(ErrorCode::kInvalidArgument,
+                "as many prompts as sources, and as max_new_tokens, are needed");
   }
   std::vector<std::vector<Hypothesis>> found;
   {
@@ -45,7 +47,7 @@ std::vector<std::vector<PythonHypothesis>> search(const Model& model,
     std::vector<BeamStart> starts;
     for (std::size_t i = 0; i < prompts.size(); ++i) {
       const auto ids = span_of(prompts[i]);
-      starts.push_back({std::move(sequences[i]), {ids.begin(), ids.end()}});
+      starts.push_back({std::move(sequences[i]), {ids.begin(), ids.end()}, max_new_tokens[i]});
     }
     found = beam_search(model, std::move(starts), options, check);
   }
@@ -66,11 +68,11 @@ void init_beam_search(nb::module_& module) {
       "beam_search",
       [](const Model& model, const std::vector<Ids>& prompts,
          const std::optional<std::vector<Ids>>& sources, int beams, int results,
-         std::int64_t max_new_tokens, double length_penalty, std::vector<std::int64_t> end_ids) {
-        return search(model, prompts, sources,
+         const std::vector<std::int64_t>& max_new_tokens, double length_penalty,
+         std::vector<std::int64_t> end_ids) {
+        return search(model, prompts, sources, max_new_tokens,
                       {.beams = beams,
                        .results = results,
-                       .max_new_tokens = max_new_tokens,
                        .length_penalty = length_penalty,
                        .end_ids = std::move(end_ids)});
       },
@@ -79,7 +81,7 @@ void init_beam_search(nb::module_& module) {
       nb::sig("def beam_search(model: Model, prompts: collections.abc.Sequence["
               "numpy.typing.NDArray[numpy.int64]], sources: collections.abc.Sequence["
               "numpy.typing.NDArray[numpy.int64]] | None, beams: int, results: int, "
-              "max_new_tokens: int, length_penalty: float, end_ids: "
+              "max_new_tokens: collections.abc.Sequence[int], length_penalty: float, end_ids: "
               "collections.abc.Sequence[int]) -> list[list[tuple[list[int], float, float, bool]]]"),
       "The likeliest continuations of each prompt, given its source if there are any: tokens, log "
       "probability, score, and whether they ended.");

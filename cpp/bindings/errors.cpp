@@ -29,7 +29,11 @@ void translate(const std::exception_ptr& exception, void* /*payload*/) {
   } catch (const Error& error) {
     nanobind::object type =
         nanobind::module_::import_("kvik.errors").attr(class_name(error.code()));
-    PyErr_SetString(type.ptr(), error.what());
+    // Messages quote files, whose strings need not be UTF-8.
+    const std::string_view what = error.what();
+    const auto size = static_cast<Py_ssize_t>(what.size());
+    const auto text = nanobind::steal(PyUnicode_DecodeUTF8(what.data(), size, "backslashreplace"));
+    PyErr_SetObject(type.ptr(), text.ptr());
   }
 }
 

@@ -1,4 +1,5 @@
 // Conv and ConvTranspose over any number of spatial axes.
+#include <algorithm>
 #include <cstring>
 #include <string>
 #include <utility>
@@ -111,6 +112,21 @@ std::vector<ConvWeights> pack_convolution(const ConvShape& shape, const Constant
   return out;
 }
 
+// Whether the panels of many small groups would take far more memory than their weights: a file of
+// some megabytes must not become gigabytes. Such a convolution is computed as plain sums.
+bool wasteful(const ConvShape& shape, const Dims& w, std::int64_t panel) {
+  constexpr double kPanels = 1024;  // bytes beside a group's own
+  constexpr double kFree = 64 << 20;
+  if (shape.depthwise(w)) return false;
+  const auto floats = static_cast<double>(w.elements());
+  const std::int64_t columns = std::max<std::int64_t>(shape.out_channels(w), 1);
+  const auto padded = static_cast<double>((columns + panel - 1) / panel * panel);
+  const double groups =
+      static_cast<double>(shape.groups()) * static_cast<double>(shape.phases(w).size());
+  return 4 * floats * padded / static_cast<double>(columns) + kPanels * groups >
+         16 * floats + kFree;
+}
+
 // ---- The operators -----------------------------------------------------------------------------
 
 class Convolution final : public OpKernel {
@@ -119,6 +135,7 @@ class Convolution final : public OpKernel {
     const ConstantTensor* w = info.constant(1);
     if (w == nullptr || !dtype_is_float(w->dtype) || w->dtype == DType::kF64) return;
     shape_.check_weights(w->dims);
+    if (w->dims.elements() == 0 || wasteful(shape_, w->dims, info.kernels.panel)) return;
     weights_ = pack_convolution(shape_, *w, info.weights, info.kernels, info.pool);
     dims_ = w->dims;
   }
@@ -139,7 +156,12 @@ class Convolution final : public OpKernel {
     }
     Tensor& y = context.output(0, x.dtype, plan.result);
     if (y.elements() == 0) return;
-    if (x.dtype == DType::kF64) return run_in_double(context, plan, x, w, bias, y);
+    if (w.elements() == 0) return fill_with_bias(context, plan, bias, y);
+    if (x.dtype == DType::kF64) return run_plainly<double>(context, plan, x, w, bias, y);
+    if (wasteful(shape_, w.dims, context.kernels().panel)) {
+      return visit_float(x.dtype,
+                         [&]<typename T>() { run_plainly<T>(context, plan, x, w, bias, y); });
+    }
     if (!weights_.empty()) return run_with(context, plan, weights_, x, bias, y);
     WeightCache cache;
     run_with(context, plan,
@@ -187,14 +209,33 @@ class Convolution final : public OpKernel {
     run_convolution(context, plan.sizes, grids, weights, x, bias, y);
   }
 
-  void run_in_double(OpContext& context, const ConvPlan& plan, const Tensor& x, const Tensor& w,
-                     const Tensor* bias, Tensor& y) const {
-    convolve_plainly<double>(
+  template <typename T>
+  void run_plainly(OpContext& context, const ConvPlan& plan, const Tensor& x, const Tensor& w,
+                   const Tensor* bias, Tensor& y) const {
+    using Sum = Compute<T>;
+    const auto value = [](const Tensor& t, std::int64_t i) {
+      return static_cast<Sum>(widen(t.as<T>()[i]));
+    };
+    convolve_plainly<Sum>(
         context, shape_, plan,
-        [&](std::int64_t i, std::int64_t j) { return x.as<double>()[i] * w.as<double>()[j]; },
-        [&](std::int64_t i, std::int64_t channel, double sum) {
-          y.as<double>()[i] = bias == nullptr ? sum : sum + bias->as<double>()[channel];
+        [&](std::int64_t i, std::int64_t j) { return value(x, i) * value(w, j); },
+        [&](std::int64_t i, std::int64_t channel, Sum sum) {
+          y.as<T>()[i] = narrow<T>(bias == nullptr ? sum : sum + value(*bias, channel));
         });
+  }
+
+  // Of weights without elements: however many taps they have, there is nothing to add.
+  void fill_with_bias(OpContext& context, const ConvPlan& plan, const Tensor* bias,
+                      Tensor& y) const {
+    visit_size(y.dtype, [&]<typename T>() {
+      parallel_for(context, plan.result[0] * plan.result[1], plan.sizes.out_pixels,
+                   [&](std::int64_t begin, std::int64_t end) {
+                     for (std::int64_t plane = begin; plane < end; ++plane) {
+                       std::fill_n(y.as<T>() + plane * plan.sizes.out_pixels, plan.sizes.out_pixels,
+                                   bias ? bias->as<T>()[plane % plan.result[1]] : T{});
+                     }
+                   });
+    });
   }
 
   ConvShape shape_;

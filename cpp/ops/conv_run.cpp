@@ -60,7 +60,7 @@ ConvGrid grid_of_phase(const Window& window, const std::array<PhaseAxis, kMostSp
         .in_step = 1,
         .taps = p.taps,
         .offset = (first - shift) / a.stride,
-        .offset_step = -p.tap_step * a.dilation / a.stride,
+        .offset_step = a.dilation / std::gcd(a.stride, a.dilation),
         .out = a.in,
         .out_first = first,
         .out_step = a.stride};
@@ -68,10 +68,14 @@ ConvGrid grid_of_phase(const Window& window, const std::array<PhaseAxis, kMostSp
   return grid;
 }
 
+std::int64_t phase_count(std::int64_t kernel, std::int64_t stride, std::int64_t dilation) {
+  return std::min(kernel, stride / std::gcd(stride, dilation));
+}
+
 std::vector<PhaseAxis> phases_of(std::int64_t kernel, std::int64_t stride, std::int64_t dilation) {
   const std::int64_t step = stride / std::gcd(stride, dilation);
   std::vector<PhaseAxis> phases;
-  for (std::int64_t tap = 0; tap < std::min(kernel, step); ++tap) {
+  for (std::int64_t tap = 0; tap < phase_count(kernel, stride, dilation); ++tap) {
     const std::int64_t count = (kernel - tap - 1) / step + 1;
     phases.push_back({tap + (count - 1) * step, -step, count});
   }

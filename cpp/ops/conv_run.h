@@ -48,6 +48,8 @@ ConvGrid grid_over(const Window& window);
 // Of a phase of a transposed convolution (see WindowAttributes::transposed).
 ConvGrid grid_of_phase(const Window& window, const std::array<PhaseAxis, kMostSpatial>& phase);
 
+// How many phases a transposed convolution has on one axis.
+std::int64_t phase_count(std::int64_t kernel, std::int64_t stride, std::int64_t dilation);
 // The phases of a transposed convolution on one axis: taps k of equal (k · dilation) mod stride
 // meet the same outputs. Each tap is in one phase.
 std::vector<PhaseAxis> phases_of(std::int64_t kernel, std::int64_t stride, std::int64_t dilation);

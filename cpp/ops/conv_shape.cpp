@@ -23,7 +23,7 @@ void ConvShape::check_weights(const Dims& w) const {
   if (!fits || (attributes_.rank() >= 0 && attributes_.rank() != w.rank - 2)) {
     fail_model("W has shape " + w.str() + ", which the attributes do not fit");
   }
-  if (w[0] % groups_ != 0) {
+  if (w[0] % groups_ != 0 || (w[0] == 0 && groups_ > 1)) {
     fail_model("W has shape " + w.str() + "; its first dimension cannot be divided into " +
                std::to_string(groups_) + " groups");
   }
@@ -67,12 +67,14 @@ std::vector<std::array<PhaseAxis, kMostSpatial>> ConvShape::phases(const Dims& w
   std::vector<std::array<PhaseAxis, kMostSpatial>> all(1);
   for (int i = 0; i < w.rank - 2; ++i) {
     const std::int64_t kernel = w[2 + i];
-    std::vector<PhaseAxis> own{{0, 1, kernel}};
-    if (transposed_) own = phases_of(kernel, attributes_.stride(i), attributes_.dilation(i));
-    constexpr std::size_t kMostPhases = 1 << 14;
-    if (all.size() > kMostPhases / own.size()) {
+    const std::int64_t stride = attributes_.stride(i), dilation = attributes_.dilation(i);
+    constexpr std::int64_t kMostPhases = 1 << 14;
+    const std::int64_t count = transposed_ ? phase_count(kernel, stride, dilation) : 1;
+    if (count > kMostPhases / static_cast<std::int64_t>(all.size())) {
       fail(ErrorCode::kUnsupported, "the strides of a kernel " + w.str() + " are too large");
     }
+    std::vector<PhaseAxis> own{{0, 1, kernel}};
+    if (transposed_) own = phases_of(kernel, stride, dilation);
     std::vector<std::array<PhaseAxis, kMostSpatial>> next;
     next.reserve(all.size() * own.size());
     for (const auto& before : all) {

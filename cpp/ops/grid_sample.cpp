@@ -227,6 +227,7 @@ std::unique_ptr<OpKernel> make_col2im(const NodeInfo& info) {
     Dims dims{x.dims[0], x.dims[1] / taps};
     for (const std::int64_t size : image) dims.push_back(size);
     Tensor& y = context.output(0, x.dtype, dims);
+    if (y.elements() == 0) return;
     const std::int64_t pixels = shape.elements();
     visit_numeric(x.dtype, [&]<typename T>() {
       parallel_for(

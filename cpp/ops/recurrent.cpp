@@ -221,6 +221,9 @@ class Recurrent final : public OpKernel {
     const ConstantTensor* r = info.constant(2);
     if (w == nullptr || r == nullptr) return;
     check_weights(w->dims, r->dims, directions_, gates_of(kind), hidden_);
+    for (const DType dtype : {w->dtype, r->dtype}) {
+      if (!dtype_is_float(dtype)) fail_dtype(dtype);
+    }
     for (int d = 0; d < directions_; ++d) {
       packed_.push_back(
           pack_recurrent(*w, *r, d, gates_of(kind), info.weights, info.kernels, info.pool));

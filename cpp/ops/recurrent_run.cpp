@@ -209,6 +209,7 @@ void SequenceRun::store_rows(RunDirection& one, int d, std::int64_t s, const Cel
 
 void SequenceRun::iterate() {
   std::int64_t active = sizes_.batch;
+  if (sizes_.hidden == 0) return;  // a file of no bytes can ask for any number of steps
   for (std::int64_t s = 0; s < sizes_.steps; ++s) {
     while (active > 0 && lengths_[active - 1] <= s) --active;
     if (active == 0) return;

@@ -16,6 +16,7 @@ namespace kvik {
 namespace {
 
 constexpr int kMostBeams = 256;
+constexpr double kMostPenalty = 10;  // scores of the longest texts are still apart
 
 // A hypothesis that is not finished, with its state.
 struct Live {
@@ -68,7 +69,9 @@ double log_sum_exp(std::span<const float> logits) {
 // The search from one start.
 class Search {
  public:
-  Search(BeamStart start, const BeamOptions& options) : options_(options) {
+  Search(BeamStart start, const BeamOptions& options)
+      : options_(options),
+        most_tokens_(start.max_new_tokens > 0 ? start.max_new_tokens : options.max_new_tokens) {
     live_.push_back({std::move(start.sequence), {}, std::move(start.prompt)});
   }
 
@@ -90,6 +93,7 @@ class Search {
   bool settled() const;
 
   const BeamOptions& options_;
+  const std::int64_t most_tokens_;
   std::vector<Live> live_;
   std::vector<Hypothesis> finished_;  // the best first, no more than there are beams
   std::int64_t tokens_ = 0;
@@ -106,6 +110,7 @@ void Search::add_candidates(std::size_t parent, std::span<const float> logits,
   // A heap with the worst on top, of what is better than it.
   for (std::size_t id = 0; id < logits.size(); ++id) {
     const auto size = found.size() - static_cast<std::size_t>(first);
+    if (logits[id] == -std::numeric_limits<float>::infinity()) continue;  // impossible
     if (size == most && !(logits[id] > least)) continue;
     if (size == most) {
       std::pop_heap(found.begin() + first, found.end(), better);
@@ -128,13 +133,14 @@ void Search::finish(Hypothesis hypothesis, std::size_t tokens) {
 }
 
 // Whether nothing that is live can become better than what is wanted of the finished ones: log p
-// can only fall, and the penalty is largest for the longest.
+// can only fall, and the penalty is largest for the longest. One beam that ended was the likeliest
+// at every step, and that is what is asked of it.
 bool Search::settled() const {
   if (finished_.size() < static_cast<std::size_t>(options_.beams)) return false;
+  if (options_.beams == 1) return true;
   double most = -std::numeric_limits<double>::infinity();
   for (const Live& own : live_) {
-    most = std::max(
-        most, score(own.found.log_probability, static_cast<std::size_t>(options_.max_new_tokens)));
+    most = std::max(most, score(own.found.log_probability, static_cast<std::size_t>(most_tokens_)));
   }
   return most <= finished_[static_cast<std::size_t>(options_.results) - 1].score;
 }
@@ -175,7 +181,7 @@ void Search::advance(std::span<const float> logits, std::size_t vocabulary, std:
   live_ = std::move(next);
   if (settled()) {
     live_.clear();
-  } else if (tokens_ >= options_.max_new_tokens || live_.empty() ||
+  } else if (tokens_ >= most_tokens_ || live_.empty() ||
              (context > 0 && live_.front().sequence.length() + 1 > context)) {
     for (Live& own : live_) finish(std::move(own.found), static_cast<std::size_t>(tokens_));
     live_.clear();
@@ -201,12 +207,14 @@ void check(const BeamOptions& options, std::span<const BeamStart> starts) {
     fail_argument("max_new_tokens is " + std::to_string(options.max_new_tokens) +
                   "; expected at least 1");
   }
-  if (!(options.length_penalty >= 0 && options.length_penalty <= 1000)) {
+  if (!(options.length_penalty >= 0 && options.length_penalty <= kMostPenalty)) {
     fail_argument("length_penalty is " + std::to_string(options.length_penalty) +
-                  "; expected 0 or more");
+                  "; expected 0 to 10");
   }
   for (std::size_t i = 0; i < starts.size(); ++i) {
-    if (starts[i].prompt.empty()) fail_argument("start " + std::to_string(i) + ": no prompt");
+    const std::string where = "start " + std::to_string(i) + ": ";
+    if (starts[i].prompt.empty()) fail_argument(where + "no prompt");
+    if (starts[i].max_new_tokens < 0) fail_argument(where + "max_new_tokens is negative");
   }
 }
 

@@ -298,8 +298,16 @@ void Model::Impl::make_encoder_decoder(const LoadOptions& options, const graph::
 
 void Model::Impl::make_recompute_decoder(const runtime::DeclaredWidths& declared) {
   const auto width = declared.find(imported.value(runtime::logits_output(imported)).name);
-  auto recompute = std::make_unique<runtime::GraphRecomputeDecoder>(
-      optimized, workshop.engine(), width == declared.end() ? 0 : width->second);
+  std::unique_ptr<runtime::GraphRecomputeDecoder> recompute;
+  try {
+    recompute = std::make_unique<runtime::GraphRecomputeDecoder>(
+        optimized, workshop.engine(), width == declared.end() ? 0 : width->second);
+  } catch (const Error& error) {
+    if (error.code() != ErrorCode::kUnsupported || explanation.empty()) throw;
+    std::string message = error.what();  // and why it is run as a whole at all
+    for (const std::string& line : explanation) message += "; " + line;
+    throw Error(error.code(), message);
+  }
   info.vocab_size = recompute->vocab_size();
   info.packed_bytes = workshop.weights.bytes();
   explanation.push_back("every token recomputes its whole sequence: correct, and slow");

@@ -547,7 +547,7 @@ class Model:
             length_penalty: 0 judges a hypothesis by its probability alone, more favours longer
                 ones: log p / ((5 + length) / 6) ** length_penalty, arXiv:1609.08144.
             max_new_tokens: The most tokens of a target; None: what the model has room for, or four
-                times the longest source.
+                times those of its source and 16 more.
             truncate: A text that is longer than the model reads loses its end; False: an error.
         """
         self._fits("translate", "translate")

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 __all__ = ["Translation", "Translator", "read_start_id"]
 
 _START = "kvik.start_token_id"  # the id with which a target begins
+_LOGITS = 1 << 24  # of a step of the search
 # How vocabularies spell it, for files that do not say.
 _START_TOKENS = ("<s>", "[CLS]", "<pad>")
 
@@ -86,21 +87,30 @@ class Translator:
         sources = self.source_ids(texts, truncate=truncate)
         if not sources:
             return []
-        most = self._core.info.context_length or 4 * max(map(len, sources)) + 16
         if max_new_tokens is not None:
-            most = check_count(max_new_tokens, "max_new_tokens", 1)
+            check_count(max_new_tokens, "max_new_tokens", 1)
         prompt = np.array(self.begin(), np.int64)
-        found = _core.beam_search(
-            self._core, [prompt] * len(sources), sources, beams, n_best, most, penalty,
-            list(self._end_ids),
-        )  # fmt: skip
-        return [
-            [
-                Translation(tokenizer.decode(ids), score, log_probability, ids, ended)
-                for ids, log_probability, score, ended in best
+        # As many at once as have some 64 MiB of logits; that changes no result.
+        size = max(1, _LOGITS // (beams * self._core.info.vocab_size))
+        translations: list[list[Translation]] = []
+        for begin in range(0, len(sources), size):
+            part = sources[begin : begin + size]
+            most = [max_new_tokens or self._most_tokens(len(source)) for source in part]
+            found = _core.beam_search(
+                self._core, [prompt] * len(part), part, beams, n_best, most, penalty,
+                list(self._end_ids),
+            )  # fmt: skip
+            translations += [
+                [
+                    Translation(tokenizer.decode(ids), score, log_probability, ids, ended)
+                    for ids, log_probability, score, ended in best
+                ]
+                for best in found
             ]
-            for best in found
-        ]
+        return translations
+
+    def _most_tokens(self, source_tokens: int) -> int:
+        return self._core.info.context_length or 4 * source_tokens + 16
 
     def _need_tokenizer(self) -> Tokenizer:
         if self._tokenizer is None:

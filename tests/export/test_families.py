@@ -9,6 +9,9 @@ from pathlib import Path
 
 import numpy as np
 import onnx
+import onnx.helper
+import onnx.numpy_helper
+import onnx.parser
 import pytest
 import torch
 
@@ -652,6 +655,25 @@ def test_targets_are_scored_and_give_logits(files):
         next(model.stream("one"))
     with pytest.raises(kvik.InvalidArgumentError, match="source= is for models that translate"):
         kvik.load(files["bert", "tag", None]).score("one", source="two")
+
+
+def test_a_refused_proof_of_two_sequences_says_why(tmp_path):
+    graph = onnx.parser.parse_graph("""
+        g (int64[b, s] source_ids, int64[b, t] target_ids) => (float[b, t, 8] logits)
+        <int64[1] axis = {1}> {
+            x = Gather(table, source_ids)
+            mean = ReduceMean(x, axis)
+            y = Gather(table, target_ids)
+            logits = Add(y, mean)
+        }""")
+    table = np.zeros((30, 8), np.float32)
+    graph.initializer.append(onnx.numpy_helper.from_array(table, "table"))
+    path = tmp_path / "mean.onnx"
+    onnx.save(onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 18)]), path)
+    with pytest.raises(
+        kvik.UnsupportedError, match="'mean' is of the source: it may be read by att"
+    ):
+        kvik.load(path)
 
 
 def test_two_sequences_without_metadata(files, tmp_path):

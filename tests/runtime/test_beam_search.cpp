@@ -52,7 +52,26 @@ KVIK_TEST(one_beam_is_greedy) {
     const auto greedy = generate(model, {.prompt = prompt, .max_new_tokens = 12});
     CHECK(found.at(0).at(0).tokens == greedy.tokens);
     CHECK(!found[0][0].ended);
+    // It stops at the first end, however much longer texts are favoured.
+    for (std::size_t i = 0; i < greedy.tokens.size(); ++i) {
+      const std::int64_t end = greedy.tokens[i];
+      const auto first = std::find(greedy.tokens.begin(), greedy.tokens.end(), end);
+      const auto cut =
+          beam_search(model, starts_of(model, {prompt}),
+                      {.beams = 1, .max_new_tokens = 12, .length_penalty = 10, .end_ids = {end}});
+      CHECK((cut.at(0).at(0).tokens == Tokens(greedy.tokens.begin(), first)));
+      CHECK(cut[0][0].ended);
+    }
   }
+}
+
+KVIK_TEST(a_start_may_have_a_limit_of_its_own) {
+  const Model model = load();
+  auto starts = starts_of(model, {{1, 2}, {1, 2}});
+  starts[1].max_new_tokens = 3;
+  const auto found = beam_search(model, std::move(starts), {.max_new_tokens = 6, .end_ids = {}});
+  CHECK_EQ(found.at(0).at(0).tokens.size(), std::size_t{6});
+  CHECK_EQ(found.at(1).at(0).tokens.size(), std::size_t{3});
 }
 
 KVIK_TEST(enough_beams_find_the_best_of_all) {
@@ -136,6 +155,7 @@ KVIK_TEST(impossible_options_are_refused) {
   CHECK(refused({.beams = 2, .results = 3}));
   CHECK(refused({.max_new_tokens = 0}));
   CHECK(refused({.length_penalty = -1}));
+  CHECK(refused({.length_penalty = 11}));
   CHECK(refused({.length_penalty = std::nan("")}));
   CHECK(refused({}, {}));
   CHECK(refused({}, {kVocab}));

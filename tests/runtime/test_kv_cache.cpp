@@ -87,8 +87,10 @@ KVIK_TEST(kv_fork_shares_then_copies_the_last_page) {
   append(cache, 130, 0.75F);
   expect(cache, 100, 0.5F, 0.75F);
   expect(fork, 100, 0.5F, 0.25F);
-  CHECK_EQ(cache.run(0, 0, 0).keys.k_blocks(0)[0], fork.run(0, 0, 0).keys.k_blocks(0)[0]) << "full page";
-  CHECK(cache.run(0, 0, 0).keys.k_blocks(0)[1] != fork.run(0, 0, 0).keys.k_blocks(0)[1]) << "partial page";
+  CHECK_EQ(cache.run(0, 0, 0).keys.k_blocks(0)[0], fork.run(0, 0, 0).keys.k_blocks(0)[0])
+      << "full page";
+  CHECK(cache.run(0, 0, 0).keys.k_blocks(0)[1] != fork.run(0, 0, 0).keys.k_blocks(0)[1])
+      << "partial page";
 }
 
 KVIK_TEST(kv_fork_outlives_its_parent) {

@@ -301,6 +301,13 @@ KVIK_TEST(what_makes_no_sense_is_refused) {
   });
 }
 
+KVIK_TEST(steps_without_elements_take_no_time) {
+  const OneNode node{.op = "RNN", .attributes = {{"hidden_size", std::int64_t{0}}}};
+  const auto y = node.run(list(floats({std::int64_t{1} << 40, 1, 0}, {}), floats({1, 0, 0}, {}),
+                               floats({1, 0, 0}, {})));
+  CHECK_EQ(y[0].tensor.elements(), 0);
+}
+
 KVIK_TEST(sizes_may_be_zero) {
   for (const Layer& layer : kLayers) {
     for (const std::string direction : {"forward", "reverse"}) {

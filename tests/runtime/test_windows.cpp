@@ -280,6 +280,54 @@ KVIK_TEST(what_makes_no_sense_is_refused) {
   refused("LRN", "a size of 0", {{"size", std::int64_t{0}}}, image, {});
 }
 
+// A file of some bytes may declare any of these: nothing may be done for each of them.
+KVIK_TEST(weights_without_elements_take_no_time) {
+  constexpr std::int64_t kMany = std::int64_t{1} << 44;
+  const auto quick = [&](const char* op, Attributes attributes, const Dims& x, const Dims& w) {
+    OneNode node{.op = op, .attributes = std::move(attributes)};
+    for (const bool constant : {false, true}) {
+      if (constant) node.constants = {1};
+      refusal(node, list(floats(x, std::vector<float>(static_cast<std::size_t>(x.elements()))),
+                         floats(w, {})));
+    }
+  };
+  for (const char* op : {"Conv", "ConvTranspose"}) {
+    quick(op, {{"group", std::int64_t{1} << 60}}, {1, 1024, 5}, {0, 1, 3});
+    quick(op, {{"group", kMany}}, {1, 0, 5}, {kMany, 0, 1});
+    quick(op, {}, {1, 0, 5}, {kMany, 0, 1});
+    quick(op, {}, {1, 1, 5}, {0, 1, kMany});
+    quick(op, {{"strides", Ints{kMany}}}, {1, 0, 1}, {0, 1, kMany});
+    quick(op, {{"strides", Ints{kMany}}}, {1, 1, 1}, {1, 0, kMany});
+  }
+  const auto bias = values_of<float>(OneNode{.op = "Conv"}.run(
+      list(floats({2, 0, 3}, {}), floats({2, 0, 2}, {}), floats({2}, {5, 6})))[0]);
+  CHECK((bias == std::vector<float>{5, 5, 6, 6, 5, 5, 6, 6}));
+}
+
+KVIK_TEST(strides_and_dilations_may_be_huge) {
+  constexpr std::int64_t kStride = std::int64_t{1} << 48;
+  const OneNode node{.op = "ConvTranspose",
+                     .attributes = {{"strides", Ints{kStride}}, {"dilations", Ints{kStride - 1}}}};
+  const auto y =
+      values_of<float>(node.run(list(floats({1, 1, 1}, {3}), floats({1, 1, 1}, {2})))[0]);
+  CHECK((y == std::vector<float>{6}));
+}
+
+// Panels of their own for so many groups would be 80 times their weights.
+KVIK_TEST(many_small_groups_need_no_panels) {
+  constexpr std::int64_t kGroups = 70000;
+  const Given x = random({1, kGroups, 2}, 1), w = random({2 * kGroups, 1, 1}, 2);
+  const OneNode node{.op = "Conv", .attributes = {{"group", kGroups}}, .constants = {1}};
+  const auto y = values_of<float>(
+      node.run(list(random({1, kGroups, 2}, 1), random({2 * kGroups, 1, 1}, 2)))[0]);
+  std::size_t wrong = 0;
+  for (std::int64_t i = 0; i < 4 * kGroups; ++i) {
+    const float expected = x.tensor.as<float>()[i / 4 * 2 + i % 2] * w.tensor.as<float>()[i / 2];
+    wrong += y[static_cast<std::size_t>(i)] != expected;
+  }
+  CHECK_EQ(wrong, 0u);
+}
+
 // An image without pixels is all padding.
 KVIK_TEST(padding_alone_is_an_image) {
   const Attributes pads{{"pads", Ints{1, 1, 1, 1}}};

@@ -20,6 +20,7 @@ namespace kvik {
 struct BeamStart {
   Sequence sequence;                 // of the model; may hold tokens already
   std::vector<std::int64_t> prompt;  // appended to it first: at least one id
+  std::int64_t max_new_tokens = 0;   // of this start alone; 0: as BeamOptions says
 };
 
 struct BeamOptions {
@@ -27,7 +28,7 @@ struct BeamOptions {
   int results = 1;                    // how many of the best are returned, 1 .. beams
   std::int64_t max_new_tokens = 128;  // >= 1; also limited by the model's context
   // A hypothesis of n new tokens, the end among them, is judged by log p / ((5 + n) / 6)^α (Wu et
-  // al. 2016, equation 14): 0 judges by probability alone, more favours longer ones. Finite, >= 0.
+  // al. 2016, equation 14): 0 judges by probability alone, more favours longer ones; 0 .. 10.
   double length_penalty = 0.6;
   std::vector<std::int64_t> end_ids;  // any of these ends a hypothesis
 };
@@ -40,8 +41,8 @@ struct Hypothesis {
 };
 
 // By start, the best hypotheses first; equal ones in the order in which they were found. With one
-// beam it is greedy decoding. All hypotheses of all starts run in one flat batch, and what is found
-// for a start does not depend on the others.
+// beam it is greedy decoding, which ends at the first end. All hypotheses of all starts run in one
+// flat batch, and what is found for a start does not depend on the others.
 //
 // Throws Error: kInvalidArgument (options out of range; an empty prompt; logits that are NaN or
 // +inf; and what Model::forward() refuses), and what else Model::forward() throws.

@@ -32,8 +32,10 @@ void register_einsum(Registry& registry);
 void register_recurrent(Registry& registry);
 void register_conv(Registry& registry);
 void register_pool(Registry& registry);
+void register_max_unpool(Registry& registry);
 void register_resize(Registry& registry);
 void register_grid_sample(Registry& registry);
+void register_col2im(Registry& registry);
 void register_integer_products(Registry& registry);
 
 }  // namespace kvik::ops

@@ -39,8 +39,10 @@ Registry make_registry() {
   register_recurrent(all);
   register_conv(all);
   register_pool(all);
+  register_max_unpool(all);
   register_resize(all);
   register_grid_sample(all);
+  register_col2im(all);
   register_integer_products(all);
   return all;
 }

@@ -226,4 +226,10 @@ Window WindowAttributes::transposed(const Dims& x, const std::int64_t* kernel,
   return window;
 }
 
+WindowAttributes pool_attributes(const graph::Node& node) {
+  WindowAttributes attributes(node);
+  if (!attributes.has_kernel()) fail_model("attribute kernel_shape is missing");
+  return attributes;
+}
+
 }  // namespace kvik::ops

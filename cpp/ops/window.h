@@ -76,6 +76,9 @@ class WindowAttributes {
   IntList kernel_, strides_, dilations_, pads_;  // empty: not given
 };
 
+// The same of a pool, whose kernel_shape must be there. Throws kInvalidModel.
+WindowAttributes pool_attributes(const graph::Node& node);
+
 // A list of integers of a node; empty where there is none.
 IntList ints_of(const graph::Node& node, const char* key);
 

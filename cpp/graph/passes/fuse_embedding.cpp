@@ -14,14 +14,12 @@ namespace kvik::graph {
 
 namespace {
 
-using Inputs = std::vector<ValueId>;
-
-bool contains(const Inputs& inputs, ValueId v) {
+bool contains(const std::vector<ValueId>& inputs, ValueId v) {
   return std::find(inputs.begin(), inputs.end(), v) != inputs.end();
 }
 
 // Whether v holds the elements of one of `tokens`, under whatever shape.
-bool holds_tokens(const Rewriter& r, ValueId v, const Inputs& tokens) {
+bool holds_tokens(const Rewriter& r, ValueId v, const std::vector<ValueId>& tokens) {
   constexpr std::array<std::string_view, 6> kSame = {"Reshape", "Squeeze",  "Unsqueeze",
                                                      "Flatten", "Identity", "Cast"};
   while (!contains(tokens, v)) {
@@ -35,7 +33,7 @@ bool holds_tokens(const Rewriter& r, ValueId v, const Inputs& tokens) {
   return true;
 }
 
-bool fuse(Rewriter& r, NodeId n, const Inputs& tokens) {
+bool fuse(Rewriter& r, NodeId n, const std::vector<ValueId>& tokens) {
   const Node& node = r.node(n);
   if (!node.is("Gather") || r.constant(node.input(1)) != nullptr) return false;
   const std::int64_t axis = node.int_attr("axis", 0);
@@ -58,7 +56,7 @@ bool fuse(Rewriter& r, NodeId n, const Inputs& tokens) {
 }  // namespace
 
 void fuse_embedding(Rewriter& r, PassState& /*state*/) {
-  const Inputs tokens = token_inputs(r.graph());
+  const std::vector<ValueId> tokens = token_inputs(r.graph());
   for (NodeId n = 0; n < r.count(); ++n) {
     if (r.alive(n)) fuse(r, n, tokens);
   }

@@ -76,6 +76,35 @@ class Profile:
     def overhead_seconds(self) -> float:
         """What the calls took beside their operators."""
 
+class AttentionWeights:
+    """The weights of layers of one kind, whose shapes are equal."""
+
+    @property
+    def kind(self) -> str:
+        """self, cross or source."""
+
+    @property
+    def layers(self) -> list[int]:
+        """The place of each among those of its kind."""
+
+    @property
+    def names(self) -> list[str]:
+        """The name of each in the graph."""
+
+    @property
+    def weights(self) -> numpy.typing.NDArray[numpy.float32]:
+        """
+        Float32 [layers, heads, queries, keys]; of a session [layers, batch, heads, ...].
+        """
+
+    @property
+    def queries(self) -> str:
+        """Of a session: the dimension of the queries, a number or an expression."""
+
+    @property
+    def keys(self) -> str:
+        """The same of the keys."""
+
 class Session:
     """A loaded graph; see kvik.InferenceSession."""
 
@@ -105,6 +134,9 @@ class Session:
         """
         Run the graph on C-contiguous arrays, which are not copied. Results own their memory.
         """
+
+    def attention(self, feeds: _Sequence[tuple[str, numpy.typing.NDArray[Any]]], kind: str | None = None, layers: _Sequence[int] = ()) -> list[AttentionWeights]:
+        """The weights of the attentions in the graph; no layers: all."""
 
 class ModelInfo:
     """Figures of a loaded model; see kvik.ModelInfo."""
@@ -174,6 +206,15 @@ class ModelInfo:
 
     @property
     def context_length(self) -> int: ...
+
+    @property
+    def two_sequences(self) -> bool: ...
+
+    @property
+    def source_limit(self) -> int: ...
+
+    @property
+    def source_length(self) -> int: ...
 
     @property
     def threads(self) -> int: ...
@@ -317,6 +358,9 @@ class Model:
     def new_sequence(self) -> Sequence:
         """An empty sequence."""
 
+    def new_sequences(self, sources: _Sequence[numpy.typing.NDArray[numpy.int64]]) -> list[Sequence]:
+        """An empty target for each source; sources are computed together."""
+
     def start_profile(self) -> None:
         """Time every operator from now on, forgetting what was recorded before."""
 
@@ -331,6 +375,11 @@ class Model:
     def encode(self, texts: _Sequence[tuple[numpy.typing.NDArray[numpy.int64], numpy.typing.NDArray[numpy.int64] | None]]) -> numpy.typing.NDArray[numpy.float32]:
         """
         Whole texts, each as ids and their types (None: zeros), without padding. Returns float32 [rows, features]: a row for every token, or one for each text.
+        """
+
+    def attention(self, ids: numpy.typing.NDArray[numpy.int64], types: numpy.typing.NDArray[numpy.int64] | None = None, target: numpy.typing.NDArray[numpy.int64] | None = None, kind: str | None = None, layers: _Sequence[int] = ()) -> list[AttentionWeights]:
+        """
+        The attention weights of a text, or of a source and its target; no layers: all.
         """
 
 class SamplerOptions:
@@ -426,6 +475,11 @@ class Generator:
 
     def stop(self, request: int) -> None:
         """End a request; it keeps its tokens."""
+
+def beam_search(model: Model, prompts: _Sequence[numpy.typing.NDArray[numpy.int64]], sources: _Sequence[numpy.typing.NDArray[numpy.int64]] | None, beams: int, results: int, max_new_tokens: int, length_penalty: float, end_ids: _Sequence[int]) -> list[list[tuple[list[int], float, float, bool]]]:
+    """
+    The likeliest continuations of each prompt, given its source if there are any: tokens, log probability, score, and whether they ended.
+    """
 
 def active_isa() -> str:
     """The kernels in use: the best for this CPU, or what KVIK_ISA names."""

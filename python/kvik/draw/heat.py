@@ -1,0 +1,217 @@
+"""Attention maps as panels of cells: which there are, where they lie, what colour a weight has.
+
+A row of a panel is a token that attends, a column one that is attended to. Units are pixels, y
+grows downwards.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
+
+from kvik.draw.labels import text_units, visible_label
+from kvik.errors import InvalidArgumentError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from kvik.attention import AttentionMap
+
+__all__ = [
+    "HIDDEN",
+    "RAMP",
+    "Bar",
+    "HeatPanel",
+    "HeatSheet",
+    "Panel",
+    "colours",
+    "lay_out_heat",
+    "pick_panels",
+]
+
+# From nothing to all: lightness falls evenly, so that it also reads in grey.
+RAMP = ("#ffffff", "#fde9d4", "#fbc995", "#f0a055", "#d9772b", "#a94d12", "#6b2b06", "#3a1402")
+HIDDEN = "#e9ecf0"  # a key that the query may not see: exactly 0
+
+_FONT = 10.0  # of labels
+_UNIT = 0.62 * _FONT  # width of a label's character, rather too much
+_LEAST_CELL, _LARGEST_CELL = 12.0, 46.0  # below the least, labels would touch
+_PANEL = 330.0  # what a panel of few tokens fills at most
+_SLANTED_CELL = 17.0  # from here on column labels may stand at 45 degrees without touching
+_NUMBER_CELL = 34.0  # from here on a cell has room for its number
+_MARGIN = 26.0
+_HEADER = 66.0  # title, and what rows and columns are
+_FOOTER = 58.0  # the scale
+_GAP = 26.0  # between panels
+_PANEL_TITLE = 20.0
+_WIDEST = 1500.0  # where panels go on in the next line, if one is not wider
+_CEILINGS = (0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
+
+
+@dataclass(frozen=True)
+class Panel:
+    """A matrix to draw: float32 [queries, keys]."""
+
+    title: str
+    weights: npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class HeatPanel:
+    """A panel with its place: that of its cells."""
+
+    x: float
+    y: float
+    title: str
+    weights: npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Bar:
+    """The scale: where it lies, and its ticks as (x, label)."""
+
+    x: float
+    y: float
+    width: float
+    height: float
+    ticks: list[tuple[float, str]]
+
+
+@dataclass(frozen=True)
+class HeatSheet:
+    """A finished drawing."""
+
+    width: float
+    height: float
+    title: str
+    subtitle: str
+    panels: list[HeatPanel]
+    rows: list[str]  # labels
+    columns: list[str]
+    cell: float
+    font: float
+    slanted: bool  # column labels; else upright
+    numbers: bool  # cells have room for them
+    ceiling: float  # the weight of the last colour
+    bar: Bar
+    hidden: bool  # some cell is
+
+
+def pick_panels(found: AttentionMap, layer: int | None, head: int | None) -> tuple[list[Panel], str]:
+    """What to draw, and its description.
+
+    A layer and a head: that map. A layer: all of its heads. A head: it in all layers. Neither: the
+    mean over the heads of each layer.
+
+    Raises:
+        InvalidArgumentError: there is no such head, or the weights have none of the layer.
+    """
+    _, heads = found.weights.shape[:2]
+    if head is not None and not 0 <= head < heads:
+        raise InvalidArgumentError(
+            f"there is no head {head}: the model's layers have {heads}, 0 to {heads - 1}"
+            if heads > 1 else f"there is no head {head}: the model's layers have one, head 0"
+        )  # fmt: skip
+    if layer is not None and layer not in found.layers:
+        raise InvalidArgumentError(f"there is no layer {layer} among {found.layers}")
+    if layer is None and head is None:
+        how = "mean over the heads" if heads > 1 else "one head"
+        panels = [
+            Panel(f"layer {number}", own.mean(axis=0, dtype=np.float64).astype(np.float32))
+            for number, own in zip(found.layers, found.weights, strict=True)
+        ]
+        if len(panels) == 1:
+            return [Panel("", panels[0].weights)], f"layer {found.layers[0]}, {how}" + (
+                f" ({heads})" if heads > 1 else ""
+            )
+        return panels, f"{how} of each layer" + (f" ({heads})" if heads > 1 else "")
+    if layer is None:
+        assert head is not None
+        return [
+            Panel(f"layer {number}", own[head])
+            for number, own in zip(found.layers, found.weights, strict=True)
+        ], f"head {head} of each layer"
+    own = found.weights[found.layers.index(layer)]
+    if head is not None or heads == 1:
+        return [Panel("", own[head or 0])], f"layer {layer}, head {head or 0}"
+    return [Panel(f"head {number}", own[number]) for number in range(heads)], f"layer {layer}"
+
+
+def lay_out_heat(
+    panels: Sequence[Panel], tokens: Sequence[str], keys: Sequence[str], title: str, subtitle: str
+) -> HeatSheet:
+    """Places for everything. The panels are of the same tokens and keys."""
+    rows, columns = [visible_label(t) for t in tokens], [visible_label(k) for k in keys]
+    most = max(len(rows), len(columns))
+    cell = min(_LARGEST_CELL, max(_LEAST_CELL, _PANEL / most))
+    font = min(_FONT + max(0.0, cell - 16) / 12, 12.0)
+    unit = _UNIT * font / _FONT
+    slanted = cell >= _SLANTED_CELL
+    row_room = max(map(text_units, rows)) * unit + 8
+    column_length = max(map(text_units, columns)) * unit + 6
+    slope = math.sqrt(0.5)
+    column_room = column_length * slope + font if slanted else column_length + 4
+    # What slants beyond the last column.
+    overhang = max(
+        (index + 0.5) * cell + (text_units(label) * unit + 6) * slope - len(columns) * cell
+        for index, label in enumerate(columns)
+    ) if slanted else 0.0  # fmt: skip
+    titled = _PANEL_TITLE if any(panel.title for panel in panels) else 0.0
+    inner_width, inner_height = len(columns) * cell, len(rows) * cell
+    width = row_room + inner_width + max(0.0, overhang)
+    height = titled + column_room + inner_height
+    across = _columns(len(panels), width, height)
+    down = -(-len(panels) // across)
+    placed = []
+    for index, panel in enumerate(panels):
+        x = _MARGIN + (index % across) * (width + _GAP) + row_room
+        y = _MARGIN + _HEADER + (index // across) * (height + _GAP) + titled + column_room
+        placed.append(HeatPanel(x, y, panel.title, panel.weights))
+    least = max(360.0, 7.4 * len(title) + 2 * _MARGIN, 5.6 * len(subtitle) + 2 * _MARGIN)
+    total_width = max(least, 2 * _MARGIN + across * width + (across - 1) * _GAP)
+    bottom = _MARGIN + _HEADER + down * height + (down - 1) * _GAP
+    ceiling = _ceiling(panels)
+    return HeatSheet(
+        total_width, bottom + _FOOTER, title, subtitle, placed, rows, columns, cell, font, slanted,
+        cell >= _NUMBER_CELL, ceiling, _bar(ceiling, bottom + 22),
+        any(bool((panel.weights == 0).any()) for panel in panels),
+    )  # fmt: skip
+
+
+def colours(weights: npt.NDArray[np.float32], ceiling: float) -> npt.NDArray[np.uint8]:
+    """Of each weight, RGB: uint8 [..., 3]. The root of the weight counts: small ones show, too."""
+    stops = np.array([[int(c[i : i + 2], 16) for i in (1, 3, 5)] for c in RAMP], np.float64)
+    place = np.sqrt(np.clip(weights.astype(np.float64) / ceiling, 0, 1)) * (len(stops) - 1)
+    low = np.minimum(place.astype(np.int64), len(stops) - 2)
+    part = (place - low)[..., None]
+    found = np.rint(stops[low] * (1 - part) + stops[low + 1] * part).astype(np.uint8)
+    found[weights == 0] = [int(HIDDEN[i : i + 2], 16) for i in (1, 3, 5)]
+    return found
+
+
+def _columns(panels: int, width: float, height: float) -> int:
+    """Panels side by side: about as many as below one another, but not wider than a screen."""
+    fit = max(1, int((_WIDEST - 2 * _MARGIN + _GAP) // (width + _GAP)))
+    if panels <= fit and panels <= 4:
+        return panels
+    square = math.ceil(math.sqrt(panels * (height + _GAP) / (width + _GAP) * 1.4))
+    across = max(1, min(panels, max(min(fit, square), 1)))
+    down = -(-panels // across)
+    return -(-panels // down)  # no line is much shorter than the others
+
+
+def _ceiling(panels: Sequence[Panel]) -> float:
+    most = max((float(panel.weights.max(initial=0)) for panel in panels), default=1.0)
+    return next((c for c in _CEILINGS if most <= c), 1.0)
+
+
+def _bar(ceiling: float, y: float) -> Bar:
+    width, x = 220.0, _MARGIN
+    ticks = [
+        (x + width * math.sqrt(part), f"{ceiling * part:.3g}") for part in (0, 0.05, 0.25, 0.5, 1)
+    ]
+    return Bar(x, y, width, 10.0, ticks)

@@ -120,11 +120,11 @@ nb::object encode(const Model& model, const std::vector<PythonText>& texts) {
   return nb::cast(out);
 }
 
-std::vector<AttentionWeights> attention(const Model& model, const Ids& ids,
-                                        const std::optional<Ids>& types,
-                                        const std::optional<Ids>& target,
-                                        const std::optional<std::string>& kind,
-                                        std::vector<int> layers) {
+std::vector<AttentionWeights> model_attention(const Model& model, const Ids& ids,
+                                              const std::optional<Ids>& types,
+                                              const std::optional<Ids>& target,
+                                              const std::optional<std::string>& kind,
+                                              std::vector<int> layers) {
   const AttentionChoice choice = attention_choice(kind, std::move(layers));
   const auto span_or_none = [](const std::optional<Ids>& given) {
     return given ? span_of(*given) : std::span<const std::int64_t>();
@@ -325,7 +325,7 @@ void init_model(nb::module_& module) {
                    "-> numpy.typing.NDArray[numpy.float32]"),
            "Whole texts, each as ids and their types (None: zeros), without padding. Returns "
            "float32 [rows, features]: a row for every token, or one for each text.")
-      .def("attention", attention, nb::arg("ids"), nb::arg("types") = nb::none(),
+      .def("attention", model_attention, nb::arg("ids"), nb::arg("types") = nb::none(),
            nb::arg("target") = nb::none(), nb::arg("kind") = nb::none(),
            nb::arg("layers") = std::vector<int>(),
            nb::sig("def attention(self, ids: numpy.typing.NDArray[numpy.int64], "

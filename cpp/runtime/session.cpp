@@ -141,6 +141,10 @@ const std::vector<TensorInfo>& Session::outputs() const {
   return impl_->outputs;
 }
 
+const std::map<std::string, std::string>& Session::metadata() const {
+  return impl_->model.metadata;
+}
+
 std::vector<OwnedTensor> Session::run(std::span<const Feed> feeds,
                                       std::span<const std::string> output_names,
                                       const CancelCheck& cancelled) const {

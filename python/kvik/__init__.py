@@ -10,7 +10,7 @@
 """
 
 from kvik._core import version
-from kvik.attention import Attention, AttentionMap
+from kvik.attention import Attention, AttentionMap, SessionAttention
 from kvik.errors import (
     CancelledError,
     FileError,
@@ -51,6 +51,7 @@ __all__ = [
     "OutOfMemoryError",
     "Profile",
     "Score",
+    "SessionAttention",
     "Tag",
     "TensorInfo",
     "Tokenizer",

@@ -24,6 +24,7 @@ __all__ = [
     "Attention",
     "AttentionKind",
     "AttentionMap",
+    "SessionAttention",
     "check_kind",
     "check_layers",
     "read_maps",
@@ -48,7 +49,7 @@ class AttentionMap:
     #: the target. "cross": the target's tokens to the source's. "source": the source's to one
     #: another.
     kind: AttentionKind
-    weights: npt.NDArray[np.float32]  # [layer, head, query, key]; of a session, see there
+    weights: npt.NDArray[np.float32]  # [layer, head, query, key]
     tokens: list[str]  # that attend, one for each query
     keys: list[str]  # that are attended to
     layers: list[int]  # which of the layers of this kind these are, from 0 on
@@ -57,6 +58,22 @@ class AttentionMap:
     def __repr__(self) -> str:
         shape = " x ".join(map(str, self.weights.shape))
         return f"<kvik.AttentionMap: {self.kind}, float32 [{shape}]>"
+
+
+@dataclass(frozen=True, eq=False)
+class SessionAttention:
+    """The weights of a graph's attentions of one kind, whose shapes are equal."""
+
+    kind: AttentionKind
+    weights: npt.NDArray[np.float32]  # [layer, batch, head, query, key]
+    queries: str  # the dimension that counts them, by name or size
+    keys: str
+    layers: list[int]  # which of the layers of this kind these are, from 0 on
+    names: list[str]  # of the attentions in the graph, one for each layer
+
+    def __repr__(self) -> str:
+        shape = " x ".join(map(str, self.weights.shape))
+        return f"<kvik.SessionAttention: {self.kind}, float32 [{shape}]>"
 
 
 class Attention:

@@ -13,6 +13,7 @@
 #include <cstdint>
 #include <filesystem>
 #include <functional>
+#include <map>
 #include <memory>
 #include <span>
 #include <string>
@@ -69,6 +70,7 @@ class KVIK_API Session {
 
   const std::vector<TensorInfo>& inputs() const;  // without those that have a default
   const std::vector<TensorInfo>& outputs() const;
+  const std::map<std::string, std::string>& metadata() const;  // the file's metadata_props
 
   // Runs the graph. Feeds every input by name, in any order. Returns the outputs named in
   // `output_names`, in that order; all of them when it is empty.

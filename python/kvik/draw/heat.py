@@ -30,6 +30,7 @@ __all__ = [
     "Panel",
     "colours",
     "lay_out_heat",
+    "number_shown",
     "pick_panels",
 ]
 
@@ -95,14 +96,17 @@ class HeatSheet:
     cell: float
     font: float
     slanted: bool  # column labels; else upright
+    column_room: float  # above a panel, for them
     numbers: bool  # cells have room for them
     ceiling: float  # the weight of the last colour
     bar: Bar
     hidden: bool  # some cell is
 
 
-def pick_panels(found: AttentionMap, layer: int | None, head: int | None) -> tuple[list[Panel], str]:
-    """What to draw, and its description.
+def pick_panels(
+    maps: Sequence[AttentionMap], layer: int | None, head: int | None
+) -> tuple[list[Panel], str]:
+    """What to draw of the maps of one kind, and its description.
 
     A layer and a head: that map. A layer: all of its heads. A head: it in all layers. Neither: the
     mean over the heads of each layer.
@@ -110,35 +114,34 @@ def pick_panels(found: AttentionMap, layer: int | None, head: int | None) -> tup
     Raises:
         InvalidArgumentError: there is no such head, or the weights have none of the layer.
     """
-    _, heads = found.weights.shape[:2]
+    layers = {
+        number: own
+        for found in maps for number, own in zip(found.layers, found.weights, strict=True)
+        if layer is None or number == layer
+    }  # fmt: skip
+    if not layers:
+        raise InvalidArgumentError(f"there is no layer {layer} among these weights")
+    heads = min(len(own) for own in layers.values())
     if head is not None and not 0 <= head < heads:
-        raise InvalidArgumentError(
-            f"there is no head {head}: the model's layers have {heads}, 0 to {heads - 1}"
-            if heads > 1 else f"there is no head {head}: the model's layers have one, head 0"
-        )  # fmt: skip
-    if layer is not None and layer not in found.layers:
-        raise InvalidArgumentError(f"there is no layer {layer} among {found.layers}")
-    if layer is None and head is None:
-        how = "mean over the heads" if heads > 1 else "one head"
-        panels = [
-            Panel(f"layer {number}", own.mean(axis=0, dtype=np.float64).astype(np.float32))
-            for number, own in zip(found.layers, found.weights, strict=True)
-        ]
-        if len(panels) == 1:
-            return [Panel("", panels[0].weights)], f"layer {found.layers[0]}, {how}" + (
-                f" ({heads})" if heads > 1 else ""
-            )
-        return panels, f"{how} of each layer" + (f" ({heads})" if heads > 1 else "")
-    if layer is None:
-        assert head is not None
-        return [
-            Panel(f"layer {number}", own[head])
-            for number, own in zip(found.layers, found.weights, strict=True)
-        ], f"head {head} of each layer"
-    own = found.weights[found.layers.index(layer)]
-    if head is not None or heads == 1:
-        return [Panel("", own[head or 0])], f"layer {layer}, head {head or 0}"
-    return [Panel(f"head {number}", own[number]) for number in range(heads)], f"layer {layer}"
+        which = "have one, head 0" if heads == 1 else f"have {heads}, 0 to {heads - 1}"
+        raise InvalidArgumentError(f"there is no head {head}: the model's layers {which}")
+    if layer is not None:
+        if head is None and heads > 1:
+            panels = [Panel(f"head {number}", own) for number, own in enumerate(layers[layer])]
+            return panels, f"layer {layer}, all {heads} heads"
+        return [Panel("", layers[layer][head or 0])], f"layer {layer}, head {head or 0}"
+    if head is not None:
+        shown = {number: own[head] for number, own in layers.items()}
+        how = f"head {head}"
+    else:
+        shown = {
+            number: own.mean(axis=0, dtype=np.float64).astype(np.float32)
+            for number, own in layers.items()
+        }
+        how = f"mean of {heads} heads" if heads > 1 else "one head"
+    if len(shown) == 1:
+        return [Panel("", own) for own in shown.values()], f"layer {next(iter(shown))}, {how}"
+    return [Panel(f"layer {number}", own) for number, own in shown.items()], f"{how}, every layer"
 
 
 def lay_out_heat(
@@ -177,7 +180,7 @@ def lay_out_heat(
     ceiling = _ceiling(panels)
     return HeatSheet(
         total_width, bottom + _FOOTER, title, subtitle, placed, rows, columns, cell, font, slanted,
-        cell >= _NUMBER_CELL, ceiling, _bar(ceiling, bottom + 22),
+        column_room, cell >= _NUMBER_CELL, ceiling, _bar(ceiling, bottom + 22),
         any(bool((panel.weights == 0).any()) for panel in panels),
     )  # fmt: skip
 
@@ -191,6 +194,13 @@ def colours(weights: npt.NDArray[np.float32], ceiling: float) -> npt.NDArray[np.
     found = np.rint(stops[low] * (1 - part) + stops[low + 1] * part).astype(np.uint8)
     found[weights == 0] = [int(HIDDEN[i : i + 2], 16) for i in (1, 3, 5)]
     return found
+
+
+def number_shown(weight: float, ceiling: float) -> tuple[str, str]:
+    """What a cell says of its weight, and in which colour it can be read there."""
+    dark = math.sqrt(min(weight / ceiling, 1.0)) > 0.6
+    shown = f"{weight:.2f}"
+    return "1" if shown == "1.00" else shown.removeprefix("0"), "#ffffff" if dark else "#3a1402"
 
 
 def _columns(panels: int, width: float, height: float) -> int:

@@ -28,12 +28,16 @@ if TYPE_CHECKING:
 __all__ = ["attention"]
 
 _SUFFIXES = (".png", ".svg")
+_ROWS = "rows: the token that attends; columns: the token attended to"
+# What each kind is called, and what its rows and columns are.
 _KINDS = {
-    "self": ("self-attention", "rows: the token that attends; columns: the token attended to"),
-    "cross": ("cross-attention", "rows: the target's tokens; columns: the source's, attended to"),
-    "source": ("attention within the source",
-               "rows: the token that attends; columns: the token attended to"),
-}  # fmt: skip
+    "self": ("self-attention", _ROWS),
+    "cross": (
+        "cross-attention",
+        "rows: the target token read last; columns: the source tokens attended to",
+    ),
+    "source": ("attention within the source", _ROWS),
+}
 _PARTS = "rows: the part of the image that attends; columns: the part attended to"
 
 

@@ -43,13 +43,16 @@ _UNIT = 0.62 * _FONT  # width of a label's character, rather too much
 _LEAST_CELL, _LARGEST_CELL = 12.0, 46.0  # below the least, labels would touch
 _PANEL = 330.0  # what a panel of few tokens fills at most
 _SLANTED_CELL = 17.0  # from here on column labels may stand at 45 degrees without touching
+_FAR = 600.0  # from here on the eye loses its line on the way
 _NUMBER_CELL = 34.0  # from here on a cell has room for its number
 _MARGIN = 26.0
 _HEADER = 66.0  # title, and what rows and columns are
 _FOOTER = 58.0  # the scale
 _GAP = 26.0  # between panels
 _PANEL_TITLE = 20.0
-_WIDEST = 1500.0  # where panels go on in the next line, if one is not wider
+_WIDEST, _HIGHEST = 1500.0, 2200.0  # that all panels together should be, where that is possible
+_ASPECT = 1.4
+_USUAL = 0.995  # of the weights are below the last colour
 _CEILINGS = (0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
 
 
@@ -95,10 +98,11 @@ class HeatSheet:
     columns: list[str]
     cell: float
     font: float
-    slanted: bool  # column labels; else upright
+    angle: int  # of column labels: 0, 45, or 90 for those that read upwards
     column_room: float  # above a panel, for them
+    both_sides: bool  # labels stand at the right and below, too
     numbers: bool  # cells have room for them
-    ceiling: float  # the weight of the last colour
+    ceiling: float  # the weight of the last colour, which larger ones have as well
     bar: Bar
     hidden: bool  # some cell is
 
@@ -149,24 +153,24 @@ def lay_out_heat(
 ) -> HeatSheet:
     """Places for everything. The panels are of the same tokens and keys."""
     rows, columns = [visible_label(t) for t in tokens], [visible_label(k) for k in keys]
-    most = max(len(rows), len(columns))
-    cell = min(_LARGEST_CELL, max(_LEAST_CELL, _PANEL / most))
+    cell = min(_LARGEST_CELL, max(_LEAST_CELL, _PANEL / max(len(rows), len(columns))))
     font = min(_FONT + max(0.0, cell - 16) / 12, 12.0)
     unit = _UNIT * font / _FONT
-    slanted = cell >= _SLANTED_CELL
+    widest = max(map(text_units, columns)) * unit
+    angle = 0 if widest <= cell else 45 if cell >= _SLANTED_CELL else 90
     row_room = max(map(text_units, rows)) * unit + 8
-    column_length = max(map(text_units, columns)) * unit + 6
     slope = math.sqrt(0.5)
-    column_room = column_length * slope + font if slanted else column_length + 4
+    column_room = {0: font + 4, 45: (widest + 6) * slope + font, 90: widest + 10}[angle]
     # What slants beyond the last column.
     overhang = max(
         (index + 0.5) * cell + (text_units(label) * unit + 6) * slope - len(columns) * cell
         for index, label in enumerate(columns)
-    ) if slanted else 0.0  # fmt: skip
+    ) if angle == 45 else 0.0  # fmt: skip
     titled = _PANEL_TITLE if any(panel.title for panel in panels) else 0.0
     inner_width, inner_height = len(columns) * cell, len(rows) * cell
-    width = row_room + inner_width + max(0.0, overhang)
-    height = titled + column_room + inner_height
+    both = angle != 45 and max(inner_width, inner_height) > _FAR
+    width = (1 + both) * row_room + inner_width + max(0.0, overhang)
+    height = titled + (1 + both) * column_room + inner_height
     across = _columns(len(panels), width, height)
     down = -(-len(panels) // across)
     placed = []
@@ -174,13 +178,16 @@ def lay_out_heat(
         x = _MARGIN + (index % across) * (width + _GAP) + row_room
         y = _MARGIN + _HEADER + (index // across) * (height + _GAP) + titled + column_room
         placed.append(HeatPanel(x, y, panel.title, panel.weights))
-    least = max(360.0, 7.4 * len(title) + 2 * _MARGIN, 5.6 * len(subtitle) + 2 * _MARGIN)
+    least = max(
+        360.0, 9.8 * text_units(title) + 2 * _MARGIN, 6.6 * text_units(subtitle) + 2 * _MARGIN
+    )
     total_width = max(least, 2 * _MARGIN + across * width + (across - 1) * _GAP)
     bottom = _MARGIN + _HEADER + down * height + (down - 1) * _GAP
-    ceiling = _ceiling(panels)
+    ceiling, most = _ceiling(panels)
     return HeatSheet(
-        total_width, bottom + _FOOTER, title, subtitle, placed, rows, columns, cell, font, slanted,
-        column_room, cell >= _NUMBER_CELL, ceiling, _bar(ceiling, bottom + 22),
+        total_width, bottom + _FOOTER, title, subtitle, placed, rows, columns, cell, font, angle,
+        column_room, both, cell >= _NUMBER_CELL, ceiling,
+        _bar(ceiling, most > ceiling, bottom + 22),
         any(bool((panel.weights == 0).any()) for panel in panels),
     )  # fmt: skip
 
@@ -197,31 +204,43 @@ def colours(weights: npt.NDArray[np.float32], ceiling: float) -> npt.NDArray[np.
 
 
 def number_shown(weight: float, ceiling: float) -> tuple[str, str]:
-    """What a cell says of its weight, and in which colour it can be read there."""
+    """What a cell says of its weight ("" of almost none), in a colour that can be read there."""
     dark = math.sqrt(min(weight / ceiling, 1.0)) > 0.6
     shown = f"{weight:.2f}"
-    return "1" if shown == "1.00" else shown.removeprefix("0"), "#ffffff" if dark else "#3a1402"
+    shown = {"1.00": "1", "0.00": ""}.get(shown, shown.removeprefix("0"))
+    return shown, "#ffffff" if dark else "#3a1402"
 
 
 def _columns(panels: int, width: float, height: float) -> int:
-    """Panels side by side: about as many as below one another, but not wider than a screen."""
+    """Panels side by side: not wider than a screen, unless they would stand in a tower."""
     fit = max(1, int((_WIDEST - 2 * _MARGIN + _GAP) // (width + _GAP)))
-    if panels <= fit and panels <= 4:
+    if panels <= min(fit, 4):
         return panels
-    square = math.ceil(math.sqrt(panels * (height + _GAP) / (width + _GAP) * 1.4))
-    across = max(1, min(panels, max(min(fit, square), 1)))
-    down = -(-panels // across)
+    across = max(1, round(math.sqrt(_ASPECT * panels * (height + _GAP) / (width + _GAP))))
+    if -(-panels // min(across, fit)) * (height + _GAP) < _HIGHEST:
+        across = min(across, fit)
+    down = -(-panels // min(across, panels))
     return -(-panels // down)  # no line is much shorter than the others
 
 
-def _ceiling(panels: Sequence[Panel]) -> float:
-    most = max((float(panel.weights.max(initial=0)) for panel in panels), default=1.0)
-    return next((c for c in _CEILINGS if most <= c), 1.0)
+def _ceiling(panels: Sequence[Panel]) -> tuple[float, float]:
+    """The weight of the last colour, and the largest there is.
+
+    Of a long text few weights are large, as that of a first token that can see itself alone: a
+    scale up to those would leave the rest pale.
+    """
+    shown = np.concatenate([panel.weights[panel.weights > 0] for panel in panels])
+    if not len(shown):
+        return 1.0, 1.0
+    usual, most = float(np.quantile(shown, _USUAL)), float(shown.max())
+    return next((ceiling for ceiling in _CEILINGS if usual <= ceiling), 1.0), most
 
 
-def _bar(ceiling: float, y: float) -> Bar:
+def _bar(ceiling: float, beyond: bool, y: float) -> Bar:
     width, x = 220.0, _MARGIN
     ticks = [
         (x + width * math.sqrt(part), f"{ceiling * part:.3g}") for part in (0, 0.05, 0.25, 0.5, 1)
     ]
+    if beyond:
+        ticks[-1] = (ticks[-1][0], f"{ceiling:.3g} and more")
     return Bar(x, y, width, 10.0, ticks)

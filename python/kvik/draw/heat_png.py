@@ -28,6 +28,13 @@ _FONTS = (
     "Arial Unicode MS", "FreeSans", "Unifont",
 )  # fmt: skip
 
+# How a label stands on its column, by its angle.
+_COLUMN_STYLES: dict[int, dict[str, Any]] = {
+    0: {"ha": "center"},
+    45: {"rotation_mode": "anchor"},
+    90: {"ha": "center", "va": "bottom"},
+}
+
 
 def render_heat_png(sheet: HeatSheet) -> bytes:
     """Raises UnsupportedError when matplotlib is missing or the picture is too large for a PNG."""
@@ -94,6 +101,8 @@ class _Painter:
         )
 
     def _panel(self, sheet: HeatSheet, panel: HeatPanel) -> None:
+        right = panel.x + len(sheet.columns) * sheet.cell
+        below = panel.y + len(sheet.rows) * sheet.cell
         limits = self._axes.get_xlim(), self._axes.get_ylim()
         self._image(
             colours(panel.weights, sheet.ceiling), panel.x, panel.y,
@@ -107,16 +116,16 @@ class _Painter:
         for index, label in enumerate(sheet.rows):
             y = panel.y + (index + 0.5) * sheet.cell
             self._text(panel.x - 5, y, label, sheet.font, TEXT, ha="right", va="center_baseline")
+            if sheet.both_sides:
+                self._text(right + 5, y, label, sheet.font, TEXT, va="center_baseline")
         for index, label in enumerate(sheet.columns):
             x = panel.x + (index + 0.5) * sheet.cell
-            if sheet.slanted:
-                self._text(x, panel.y - 5, label, sheet.font, TEXT, rotation=45,
-                           rotation_mode="anchor")  # fmt: skip
-            else:
-                self._text(x, panel.y - 5, label, sheet.font, TEXT, rotation=90, ha="center",
-                           va="bottom")  # fmt: skip
+            style = {"rotation": sheet.angle} | _COLUMN_STYLES[sheet.angle]
+            self._text(x, panel.y - 5, label, sheet.font, TEXT, **style)
+            if sheet.both_sides:
+                self._text(x, below + 5, label, sheet.font, TEXT, **style | {"va": "top"})
         if sheet.numbers:
-            for row, column in np.argwhere(panel.weights > 0):
+            for row, column in np.argwhere(panel.weights >= 0.005):
                 shown, colour = number_shown(float(panel.weights[row, column]), sheet.ceiling)
                 self._text(
                     panel.x + (column + 0.5) * sheet.cell, panel.y + (row + 0.5) * sheet.cell,
@@ -141,4 +150,4 @@ class _Painter:
                 Rectangle((x, bar.y), bar.height, bar.height, facecolor=HIDDEN, edgecolor=FRAME,
                           linewidth=0.7)
             )  # fmt: skip
-            self._text(x + 16, bar.y + bar.height - 1, "hidden: 0", 10, TEXT_SOFT)
+            self._text(x + 16, bar.y + bar.height - 1, "exactly 0", 10, TEXT_SOFT)

@@ -41,6 +41,7 @@ def render_heat_svg(sheet: HeatSheet) -> str:
 
 def _panel(sheet: HeatSheet, panel: HeatPanel) -> str:
     width, height = len(sheet.columns) * sheet.cell, len(sheet.rows) * sheet.cell
+    sides = 2 if sheet.both_sides else 1
     picture = base64.b64encode(_png(colours(panel.weights, sheet.ceiling))).decode("ascii")
     place = f'x="{panel.x:.1f}" y="{panel.y:.1f}" width="{width:.1f}" height="{height:.1f}"'
     parts = [
@@ -55,23 +56,27 @@ def _panel(sheet: HeatSheet, panel: HeatPanel) -> str:
         )
     for index, label in enumerate(sheet.rows):
         y = panel.y + (index + 0.5) * sheet.cell + sheet.font * 0.35
-        parts.append(
-            f'<text x="{panel.x - 5:.1f}" y="{y:.1f}" font-size="{sheet.font:.1f}" '
-            f'text-anchor="end" fill="{TEXT}">{_text(label)}</text>'
-        )
+        for x, anchor in ((panel.x - 5, "end"), (panel.x + width + 5, "start"))[:sides]:
+            parts.append(
+                f'<text x="{x:.1f}" y="{y:.1f}" font-size="{sheet.font:.1f}" '
+                f'text-anchor="{anchor}" fill="{TEXT}">{_text(label)}</text>'
+            )
     for index, label in enumerate(sheet.columns):
-        x = panel.x + (index + 0.5) * sheet.cell + (0 if sheet.slanted else sheet.font * 0.35)
-        angle = -45 if sheet.slanted else -90
-        parts.append(
-            f'<text transform="translate({x:.1f} {panel.y - 5:.1f}) rotate({angle})" '
-            f'font-size="{sheet.font:.1f}" fill="{TEXT}">{_text(label)}</text>'
-        )
+        x = panel.x + (index + 0.5) * sheet.cell + (sheet.font * 0.35 if sheet.angle == 90 else 0)
+        below = panel.y + height + (sheet.font + 2 if sheet.angle == 0 else 5)
+        anchors = ("middle", "middle") if sheet.angle == 0 else ("start", "end")
+        for y, anchor in zip((panel.y - 5, below)[:sides], anchors, strict=False):
+            parts.append(
+                f'<text transform="translate({x:.1f} {y:.1f}) rotate({-sheet.angle})" '
+                f'font-size="{sheet.font:.1f}" text-anchor="{anchor}" fill="{TEXT}">'
+                f"{_text(label)}</text>"
+            )
     if sheet.numbers:
         for row, line in enumerate(panel.weights):
             for column, weight in enumerate(line):
-                if weight > 0:
+                shown, colour = number_shown(float(weight), sheet.ceiling)
+                if shown:
                     x, y = panel.x + (column + 0.5) * sheet.cell, panel.y + (row + 0.5) * sheet.cell
-                    shown, colour = number_shown(float(weight), sheet.ceiling)
                     parts.append(
                         f'<text x="{x:.1f}" y="{y + 3.5:.1f}" font-size="10" text-anchor="middle" '
                         f'fill="{colour}">{shown}</text>'
@@ -100,7 +105,7 @@ def _bar(sheet: HeatSheet) -> str:
         parts.append(
             f'<rect x="{x:.1f}" y="{bar.y:.1f}" width="{bar.height}" height="{bar.height}" '
             f'fill="{HIDDEN}" stroke="{FRAME}"/><text x="{x + 16:.1f}" '
-            f'y="{bar.y + bar.height - 1:.1f}" font-size="10" fill="{TEXT_SOFT}">hidden: 0</text>'
+            f'y="{bar.y + bar.height - 1:.1f}" font-size="10" fill="{TEXT_SOFT}">exactly 0</text>'
         )
     return "\n".join(parts)
 

@@ -124,6 +124,10 @@ class Session:
     def outputs(self) -> list[TensorInfo]:
         """Outputs in the file's order, extra ones last."""
 
+    @property
+    def metadata(self) -> dict[str, str]:
+        """The file's metadata_props."""
+
     def start_profile(self) -> None:
         """Time every node from now on, forgetting what was recorded before."""
 

@@ -19,7 +19,7 @@ from kvik_train.checkpoint import load_checkpoint
 
 TOLERANCE = 1e-5
 SIZES = {
-    "gpt": {"n_layer": 3, "n_head": 4},
+    "gpt": {"n_layer": 3, "n_head": 4, "context_length": 200},
     "bert": {"n_layer": 2},
     "transformer": {"n_layer": 2},
     "vit": {"n_layer": 2},

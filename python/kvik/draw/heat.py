@@ -242,5 +242,5 @@ def _bar(ceiling: float, beyond: bool, y: float) -> Bar:
         (x + width * math.sqrt(part), f"{ceiling * part:.3g}") for part in (0, 0.05, 0.25, 0.5, 1)
     ]
     if beyond:
-        ticks[-1] = (ticks[-1][0], f"{ceiling:.3g} and more")
+        ticks[-1] = (ticks[-1][0], f"≥ {ceiling:.3g}")
     return Bar(x, y, width, 10.0, ticks)

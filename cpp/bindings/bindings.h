@@ -7,6 +7,7 @@ namespace kvik::bindings {
 
 void init_errors(nanobind::module_& module);
 void init_tensors(nanobind::module_& module);
+void init_attention(nanobind::module_& module);
 void init_profile(nanobind::module_& module);
 void init_session(nanobind::module_& module);
 void init_model(nanobind::module_& module);

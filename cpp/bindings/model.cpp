@@ -19,6 +19,7 @@
 #include <tuple>
 #include <vector>
 
+#include "bindings/attention.h"
 #include "bindings/bindings.h"
 #include "bindings/signals.h"
 #include "bindings/tensors.h"
@@ -117,6 +118,22 @@ nb::object encode(const Model& model, const std::vector<PythonText>& texts) {
     model.encode(inputs, std::span<float>(out.data(), rows * features), check);
   }
   return nb::cast(out);
+}
+
+std::vector<AttentionWeights> model_attention(const Model& model, const Ids& ids,
+                                              const std::optional<Ids>& types,
+                                              const std::optional<Ids>& target,
+                                              const std::optional<std::string>& kind,
+                                              std::vector<int> layers) {
+  const AttentionChoice choice = attention_choice(kind, std::move(layers));
+  const auto span_or_none = [](const std::optional<Ids>& given) {
+    return given ? span_of(*given) : std::span<const std::int64_t>();
+  };
+  const EncoderInput text{span_of(ids), span_or_none(types)};
+  const std::span<const std::int64_t> target_ids = span_or_none(target);
+  const CancelCheck check = signal_check();
+  nb::gil_scoped_release release;
+  return model.attention(text, target_ids, choice, check);
 }
 
 std::string dump(const Model& model, GraphStage stage) {
@@ -307,7 +324,16 @@ void init_model(nb::module_& module) {
                    "numpy.typing.NDArray[numpy.int64], numpy.typing.NDArray[numpy.int64] | None]]) "
                    "-> numpy.typing.NDArray[numpy.float32]"),
            "Whole texts, each as ids and their types (None: zeros), without padding. Returns "
-           "float32 [rows, features]: a row for every token, or one for each text.");
+           "float32 [rows, features]: a row for every token, or one for each text.")
+      .def("attention", model_attention, nb::arg("ids"), nb::arg("types") = nb::none(),
+           nb::arg("target") = nb::none(), nb::arg("kind") = nb::none(),
+           nb::arg("layers") = std::vector<int>(),
+           nb::sig("def attention(self, ids: numpy.typing.NDArray[numpy.int64], "
+                   "types: numpy.typing.NDArray[numpy.int64] | None = None, "
+                   "target: numpy.typing.NDArray[numpy.int64] | None = None, "
+                   "kind: str | None = None, layers: collections.abc.Sequence[int] = ()) "
+                   "-> list[AttentionWeights]"),
+           "The attention weights of a text, or of a source and its target; no layers: all.");
 }
 
 }  // namespace kvik::bindings

@@ -8,6 +8,7 @@ NB_MODULE(_core, module) {
   kvik::bindings::init_errors(module);
   kvik::bindings::init_tensors(module);
   kvik::bindings::init_profile(module);
+  kvik::bindings::init_attention(module);
   kvik::bindings::init_session(module);
   kvik::bindings::init_model(module);
   kvik::bindings::init_sampler(module);

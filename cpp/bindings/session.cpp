@@ -1,5 +1,6 @@
 // Session: any supported graph, named arrays in and out.
 #include <nanobind/stl/filesystem.h>
+#include <nanobind/stl/optional.h>
 #include <nanobind/stl/pair.h>
 #include <nanobind/stl/string.h>
 #include <nanobind/stl/vector.h>
@@ -9,6 +10,7 @@
 #include <utility>
 #include <vector>
 
+#include "bindings/attention.h"
 #include "bindings/bindings.h"
 #include "bindings/signals.h"
 #include "bindings/tensors.h"
@@ -51,6 +53,12 @@ BorrowedFeeds borrow(const std::vector<NamedArray>& arrays) {
   return borrowed;
 }
 
+nb::dict session_metadata(const Session& session) {
+  nb::dict out;
+  for (const auto& [key, value] : session.metadata()) out[to_str(key)] = to_str(value);
+  return out;
+}
+
 nb::list run(const Session& session, const std::vector<std::string>& output_names,
              const std::vector<NamedArray>& arrays) {
   const BorrowedFeeds borrowed = borrow(arrays);
@@ -68,6 +76,17 @@ nb::list run(const Session& session, const std::vector<std::string>& output_name
   return out;
 }
 
+std::vector<AttentionWeights> session_attention(const Session& session,
+                                                const std::vector<NamedArray>& arrays,
+                                                const std::optional<std::string>& kind,
+                                                std::vector<int> layers) {
+  const AttentionChoice choice = attention_choice(kind, std::move(layers));
+  const BorrowedFeeds borrowed = borrow(arrays);
+  const CancelCheck check = signal_check();
+  nb::gil_scoped_release release;
+  return session.attention(borrowed.feeds, choice, check);
+}
+
 }  // namespace
 
 void init_session(nb::module_& module) {
@@ -83,6 +102,8 @@ void init_session(nb::module_& module) {
                   "Load a model from memory; it is copied.")
       .def_prop_ro("inputs", &Session::inputs, "Inputs without a default, in the file's order.")
       .def_prop_ro("outputs", &Session::outputs, "Outputs in the file's order, extra ones last.")
+      .def_prop_ro("metadata", session_metadata, nb::sig("def metadata(self) -> dict[str, str]"),
+                   "The file's metadata_props.")
       .def("start_profile", &Session::start_profile, nb::call_guard<nb::gil_scoped_release>(),
            "Time every node from now on, forgetting what was recorded before.")
       .def("stop_profile", &Session::stop_profile, nb::call_guard<nb::gil_scoped_release>(),
@@ -91,7 +112,13 @@ void init_session(nb::module_& module) {
            nb::sig("def run(self, output_names: collections.abc.Sequence[str], feeds: "
                    "collections.abc.Sequence[tuple[str, numpy.typing.NDArray[typing.Any]]]) -> "
                    "list[numpy.typing.NDArray[typing.Any]]"),
-           "Run the graph on C-contiguous arrays, which are not copied. Results own their memory.");
+           "Run the graph on C-contiguous arrays, which are not copied. Results own their memory.")
+      .def("attention", session_attention, nb::arg("feeds"), nb::arg("kind") = nb::none(),
+           nb::arg("layers") = std::vector<int>(),
+           nb::sig("def attention(self, feeds: collections.abc.Sequence[tuple[str, "
+                   "numpy.typing.NDArray[typing.Any]]], kind: str | None = None, "
+                   "layers: collections.abc.Sequence[int] = ()) -> list[AttentionWeights]"),
+           "The weights of the attentions in the graph; no layers: all.");
 }
 
 }  // namespace kvik::bindings

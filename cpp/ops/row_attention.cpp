@@ -3,15 +3,13 @@
 #include <algorithm>
 #include <array>
 #include <atomic>
-#include <cmath>
-#include <limits>
-#include <optional>
 #include <string>
 #include <vector>
 
 #include "base/aligned_buffer.h"
-#include "graph/expr_eval.h"
 #include "ops/row_batch.h"
+#include "ops/row_keys.h"
+#include "ops/row_weights.h"
 
 namespace kvik::ops {
 
@@ -45,13 +43,12 @@ struct Segment {
 class RowAttentionKernel : public OpKernel {
  public:
   RowAttentionKernel(const graph::RowAttention& attention, const NodeInfo& info, int layer)
-      : a_(attention), layer_(layer), group_(attention.heads / attention.kv_heads) {
+      : a_(attention),
+        keys_(attention),
+        layer_(layer),
+        group_(attention.heads / attention.kv_heads) {
     const auto& shape = *info.graph.value(info.node.output(0)).shape;
     for (const graph::Expr& dim : shape) out_dims_.push_back(dim.constant().value_or(-1));
-    if (attention.bias) {
-      bias_.emplace(*attention.bias);
-      bias_by_head_ = attention.bias->has_index(0);
-    }
   }
 
   bool accepts_strided(int i) const override { return i < 3; }
@@ -110,23 +107,14 @@ class RowAttentionKernel : public OpKernel {
   void for_each(const Call& call, std::int64_t units, Body body, std::int64_t each = 1) const;
   void run_whole(const Call& call, bool one_tile_each) const;
   void run_segments(const Call& call, std::int64_t segments) const;
-  void fill_bias(std::int64_t head, std::int64_t position, std::int64_t first, std::int64_t last,
-                 void* program_scratch, float* bias) const;
+  void record(OpContext& context, const Call& call) const;
   double work(const RowBatch& batch) const;
-  bool from_source() const { return a_.mixing == graph::Mixing::kSource; }
-  const KvTables& tables_of(const RowRun& run) const {
-    return from_source() ? run.source : run.keys;
-  }
-  std::int64_t first_key(const RowRun& run, std::int64_t i) const;
-  std::int64_t last_key(const RowRun& run, std::int64_t i) const;
-  std::int64_t seen(const RowRun& run, std::int64_t i) const;
 
   graph::RowAttention a_;
+  RowKeys keys_;
   int layer_;
   int group_;      // query heads that share a key/value head
   Dims out_dims_;  // -1: rows
-  std::optional<graph::ExprProgram> bias_;
-  bool bias_by_head_ = false;  // it differs between heads
 };
 
 RowAttentionKernel::Rows RowAttentionKernel::rows_of(OpContext& context,
@@ -134,7 +122,7 @@ RowAttentionKernel::Rows RowAttentionKernel::rows_of(OpContext& context,
   const std::int64_t features[] = {std::int64_t{a_.heads} * a_.head_dim,
                                    std::int64_t{a_.kv_heads} * a_.head_dim,
                                    std::int64_t{a_.kv_heads} * a_.value_dim};
-  const int inputs = from_source() ? 1 : 3;
+  const int inputs = keys_.from_source() ? 1 : 3;
   for (int i = 0; i < inputs; ++i) {
     const Tensor& input = context.input(i);
     if (input.dtype != DType::kF32 || input.elements() != batch.rows * features[i]) {
@@ -162,14 +150,14 @@ RowAttentionKernel::Rows RowAttentionKernel::rows_of(OpContext& context,
 double RowAttentionKernel::work(const RowBatch& batch) const {
   double keys = 0;
   for (const RowRun& run : batch.runs) {
-    const auto ends = static_cast<double>(seen(run, 0) + seen(run, run.rows - 1));
+    const auto ends = static_cast<double>(keys_.seen(run, 0) + keys_.seen(run, run.rows - 1));
     keys += static_cast<double>(run.rows) * ends / 2;
   }
   return keys * a_.heads * (a_.head_dim + a_.value_dim);
 }
 
 void RowAttentionKernel::store(const Call& call, const RowRun& run, int kv_head) const {
-  if (from_source()) return;
+  if (keys_.from_source()) return;
   const Operand &k = call.rows.k, &v = call.rows.v;
   store_rows(call.kernels, run.keys, call.first_table + kv_head,
              {.k = k.data + run.first_row * k.stride + std::int64_t{kv_head} * a_.head_dim,
@@ -194,22 +182,22 @@ void RowAttentionKernel::attend(const Call& call, const Tile& tile, const Scratc
   kernels::AttentionArgs args{};
   args.head_dim = a_.head_dim;
   args.value_dim = a_.value_dim;
-  const KvTables& tables = tables_of(*tile.run);
+  const KvTables& tables = keys_.tables(*tile.run);
   args.cache = tables.cache;
   args.k_blocks = tables.k_blocks(table);
   args.v_blocks = tables.v_blocks(table);
-  args.first_key = a_.window > 0 ? first_key.data() : nullptr;
+  args.first_key = keys_.windowed() ? first_key.data() : nullptr;
   args.last_key = last_key.data();
   args.scale = a_.scale;
   args.softcap = a_.softcap;
   args.scratch = scratch.kernel;
   args.next_block = next_block;
+  const std::int64_t run_begin = tile.run->first_position;
   const auto see = [&](int i, std::int64_t p) {
-    if (a_.window > 0) {
-      first_key[static_cast<std::size_t>(i)] =
-          this->first_key(*tile.run, p - tile.run->first_position);
+    if (keys_.windowed()) {
+      first_key[static_cast<std::size_t>(i)] = keys_.first(*tile.run, p - run_begin);
     }
-    last_key[static_cast<std::size_t>(i)] = this->last_key(*tile.run, p - tile.run->first_position);
+    last_key[static_cast<std::size_t>(i)] = keys_.last(*tile.run, p - run_begin);
   };
   // One query: the heads of the group are the rows of the call, so that they share one pass over
   // the keys. Several queries: they share the pass, and each head makes its own.
@@ -218,20 +206,21 @@ void RowAttentionKernel::attend(const Call& call, const Tile& tile, const Scratc
   args.rows = by_head ? group_ : tile.count;
   args.q_stride = by_head ? a_.head_dim : q_row;
   args.out_stride = by_head ? a_.value_dim : out_row;
-  args.bias = bias_ ? scratch.bias : nullptr;
+  args.bias = keys_.biased() ? scratch.bias : nullptr;
   args.bias_stride = scratch.max_keys;
   for (int i = 0; i < args.rows; ++i) see(i, by_head ? position : position + i);
   for (int c = 0; c < calls; ++c) {
     const std::int64_t head = std::int64_t{tile.kv_head} * group_ + c;
-    for (int i = 0; bias_ && (c == 0 || bias_by_head_) && i < args.rows; ++i) {
+    const bool fill = keys_.biased() && (c == 0 || keys_.biased_by_head());
+    for (int i = 0; fill && i < args.rows; ++i) {
       const auto at = static_cast<std::size_t>(i);
       std::int64_t first = first_key[at], last = last_key[at];
       if (segment != nullptr) {
         first = std::max(first, segment->index * kernels::kKvSegment);
         last = std::min(last, (segment->index + 1) * kernels::kKvSegment - 1);
       }
-      fill_bias(by_head ? head + i : head, by_head ? position : position + i, first, last,
-                scratch.program, scratch.bias + i * scratch.max_keys);
+      keys_.fill_bias(by_head ? head + i : head, by_head ? position : position + i, first, last,
+                      scratch.program, scratch.bias + i * scratch.max_keys);
     }
     args.q = call.rows.q.data + row * q_row + head * a_.head_dim;
     args.out = call.rows.out + row * out_row + head * a_.value_dim;
@@ -248,38 +237,11 @@ RowAttentionKernel::ScratchSizes RowAttentionKernel::scratch_sizes(
   constexpr std::size_t unit = kAlignment / sizeof(float);
   ScratchSizes sizes{};
   sizes.kernel = round_up(kernels.attention_scratch(a_.head_dim, a_.value_dim), unit);
-  if (bias_) {
+  if (keys_.biased()) {
     sizes.bias = static_cast<std::size_t>(rows * max_keys);
-    sizes.program = round_up(bias_->scratch_bytes() / sizeof(float) + 1, unit);
+    sizes.program = round_up(keys_.scratch_bytes() / sizeof(float) + 1, unit);
   }
   return sizes;
-}
-
-// The bias of one query and head for the keys [first, last], at bias[first ...].
-void RowAttentionKernel::fill_bias(std::int64_t head, std::int64_t position, std::int64_t first,
-                                   std::int64_t last, void* program_scratch, float* bias) const {
-  constexpr int kKeyAxis = 2;
-  const std::array<std::int64_t, graph::ExprProgram::kMaxIndices> indices{head, position, 0};
-  for (std::int64_t key = first; key <= last; key += graph::ExprProgram::kLanes) {
-    const int n =
-        static_cast<int>(std::min<std::int64_t>(graph::ExprProgram::kLanes, last - key + 1));
-    bool ok = false;
-    if (bias_->type() == graph::ExprType::kFloat) {
-      ok = bias_->eval(indices, kKeyAxis, key, n, program_scratch, bias + key);
-    } else {
-      std::array<std::int64_t, graph::ExprProgram::kLanes> visible{};
-      ok = bias_->eval(indices, kKeyAxis, key, n, program_scratch, visible.data());
-      for (int i = 0; i < n; ++i) {
-        bias[key + i] = visible[static_cast<std::size_t>(i)] != 0
-                            ? 0.0F
-                            : -std::numeric_limits<float>::infinity();
-      }
-    }
-    if (!ok) {
-      fail(ErrorCode::kInvalidArgument,
-           "the attention bias has no value for query position " + std::to_string(position));
-    }
-  }
 }
 
 // Threads take units of work, `each` adjacent ones at a time, as they come free: which thread
@@ -319,8 +281,8 @@ void RowAttentionKernel::run_whole(const Call& call, bool one_tile_each) const {
       if (i + 1 < heads) {
         const auto next_head = static_cast<int>((i + 1) % a_.kv_heads);
         const RowRun& next_run = run_of(i + 1);
-        next = tables_of(next_run).k_blocks(call.first_table +
-                                            next_head)[first_key(next_run, 0) / kernels::kKvBlock];
+        next = keys_.tables(next_run).k_blocks(
+            call.first_table + next_head)[keys_.first(next_run, 0) / kernels::kKvBlock];
       }
       store(call, run, kv_head);
       attend(call, {&run, kv_head, 0, static_cast<int>(run.rows)}, scratch, nullptr, next);
@@ -351,10 +313,10 @@ void RowAttentionKernel::run_whole(const Call& call, bool one_tile_each) const {
 
 // Of a run of one row: the segments of its keys.
 std::int64_t RowAttentionKernel::first_segment(const RowRun& run) const {
-  return first_key(run, 0) / kernels::kKvSegment;
+  return keys_.first(run, 0) / kernels::kKvSegment;
 }
 std::int64_t RowAttentionKernel::segments_of(const RowRun& run) const {
-  return last_key(run, 0) / kernels::kKvSegment - first_segment(run) + 1;
+  return keys_.last(run, 0) / kernels::kKvSegment - first_segment(run) + 1;
 }
 
 // The segments of all runs together where the threads should share them: few heads, each of one
@@ -433,7 +395,7 @@ void RowAttentionKernel::run(OpContext& context) const {
     }
     tile_rows = std::max(tile_rows, std::min<std::int64_t>(run.rows, kQueryTile));
     one_tile_each = one_tile_each && run.rows <= kQueryTile;
-    max_keys = std::max(max_keys, last_key(run, run.rows - 1) + 1);
+    max_keys = std::max(max_keys, keys_.last(run, run.rows - 1) + 1);
   }
   max_keys = (max_keys + kernels::kKvBlock - 1) / kernels::kKvBlock * kernels::kKvBlock;
   const int threads = context.pool().threads();
@@ -454,8 +416,29 @@ void RowAttentionKernel::run(OpContext& context) const {
                   .memory = memory,
                   .shared = shared,
                   .sizes = sizes};
-  if (segments > 0) return run_segments(call, segments);
-  run_whole(call, one_tile_each);
+  if (segments > 0) {
+    run_segments(call, segments);
+  } else {
+    run_whole(call, one_tile_each);
+  }
+  if (!batch->records.empty()) [[unlikely]]
+    record(context, call);
+}
+
+// Once the keys of the run are stored. Takes the workspace for itself.
+void RowAttentionKernel::record(OpContext& context, const Call& call) const {
+  const AttentionRecord& record = call.batch.records[static_cast<std::size_t>(layer_)];
+  if (record.weights == nullptr) return;
+  if (call.batch.runs.size() != 1) {
+    fail(ErrorCode::kInternal, "records the weights of one sequence at a time");
+  }
+  record_weights(context,
+                 {.attention = a_,
+                  .keys = keys_,
+                  .q = call.rows.q.data,
+                  .q_stride = call.rows.q.stride,
+                  .first_table = call.first_table},
+                 call.batch.runs[0], record);
 }
 
 // Each sequence's keys and values in reach are counted once, however many queries share them.
@@ -464,36 +447,16 @@ OpCost RowAttentionKernel::cost(const OpContext& context) const {
   OpCost cost;
   for (const RowRun& run : batch.runs) {
     double pairs = 0;  // of a query and a key that it sees
-    for (std::int64_t i = 0; i < run.rows; ++i) pairs += static_cast<double>(seen(run, i));
-    const std::int64_t keys = last_key(run, run.rows - 1) - first_key(run, 0) + 1;
+    for (std::int64_t i = 0; i < run.rows; ++i) pairs += static_cast<double>(keys_.seen(run, i));
+    const std::int64_t keys = keys_.last(run, run.rows - 1) - keys_.first(run, 0) + 1;
     const double features = static_cast<double>(a_.head_dim) + static_cast<double>(a_.value_dim);
     const double key_bytes =
-        features * kernels::cache_element_bytes(tables_of(run).cache) +
-        2.0 * kernels::cache_scale_bytes(tables_of(run).cache) / kernels::kKvBlock;
+        features * kernels::cache_element_bytes(keys_.tables(run).cache) +
+        2.0 * kernels::cache_scale_bytes(keys_.tables(run).cache) / kernels::kKvBlock;
     cost.bytes += static_cast<double>(keys) * a_.kv_heads * key_bytes;
     cost.operations += 2 * pairs * a_.heads * features;
   }
   return cost;
-}
-
-// The first position that the run's query i sees.
-std::int64_t RowAttentionKernel::first_key(const RowRun& run, std::int64_t i) const {
-  return a_.window > 0 ? std::max<std::int64_t>(0, run.first_position + i - a_.window + 1) : 0;
-}
-
-// The last position that the run's query i sees.
-std::int64_t RowAttentionKernel::last_key(const RowRun& run, std::int64_t i) const {
-  switch (a_.mixing) {
-    case graph::Mixing::kEarlier: break;
-    case graph::Mixing::kWhole: return run.rows - 1;
-    case graph::Mixing::kSource: return run.source_length - 1;
-  }
-  return run.first_position + i;
-}
-
-// How many it sees.
-std::int64_t RowAttentionKernel::seen(const RowRun& run, std::int64_t i) const {
-  return last_key(run, i) - first_key(run, i) + 1;
 }
 
 OpDescription RowAttentionKernel::describe() const {

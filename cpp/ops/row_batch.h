@@ -34,12 +34,21 @@ struct RowRun {
   std::int64_t source_length = 0;
 };
 
+// Where an attention writes its weights: those of query position p to weights[head, p, ...].
+struct AttentionRecord {
+  float* weights = nullptr;  // [heads, queries, keys], zeros; null: not asked for
+  std::int64_t queries = 0;
+  std::int64_t keys = 0;
+};
+
 struct RowBatch {
   std::span<const RowRun> runs;  // in the order of their rows; they cover the batch
   std::int64_t rows = 0;
   // The first table of each attention layer, of the sequence's own or of its source; its key/value
   // heads follow.
   std::span<const std::int64_t> layer_tables;
+  // For each attention layer; empty: nobody asks. With one run only.
+  std::span<const AttentionRecord> records;
 };
 
 }  // namespace kvik::ops

@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "kvik/model.h"
+#include "runtime/attention_sites.h"
 #include "runtime/profiler.h"
 
 namespace kvik::runtime {
@@ -45,6 +46,9 @@ class Decoder {
   // logits: float32 [wanted rows, vocab_size].
   virtual void forward(std::span<const DecodeStep> steps, float* logits,
                        const CancelCheck& cancelled) = 0;
+  // See Model::attention(). One call at a time.
+  virtual std::vector<AttentionWeights> attention(const AttentionQuery& query,
+                                                  const CancelCheck& cancelled) = 0;
   // See RowProgram and GraphExecutor.
   virtual std::vector<OpProfile> profiled_ops() const = 0;
   virtual void set_profiler(Profiler* profiler) = 0;

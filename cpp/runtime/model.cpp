@@ -579,6 +579,27 @@ void Model::encode(std::span<const EncoderInput> inputs, std::span<float> out,
   call.done();
 }
 
+std::vector<AttentionWeights> Model::attention(const EncoderInput& text,
+                                               std::span<const std::int64_t> target,
+                                               const AttentionChoice& choice,
+                                               const CancelCheck& cancelled) const {
+  Impl& self = *impl_;
+  self.home.check();
+  if (self.info.two_sequences) {
+    if (!text.types.empty()) fail_argument("source: token types, which the model lacks");
+    self.check_text(text.tokens, self.info.source_limit, self.info.source_length, "source: ");
+    self.check_text(target, self.info.token_limit, self.info.context_length, "target: ");
+  } else {
+    if (!target.empty()) fail_argument("a target, for a model of one sequence");
+    self.check_input(text, 0);
+  }
+  const std::lock_guard lock(self.mutex);
+  self.check_files();
+  const runtime::AttentionQuery query{.text = text, .target = target, .choice = choice};
+  if (self.encoder) return self.encoder->attention(query, cancelled);
+  return self.decoder->attention(query, cancelled);
+}
+
 std::vector<OpProfile> Model::Impl::profiled_ops() const {
   return encoder ? encoder->profiled_ops() : decoder->profiled_ops();
 }

@@ -7,6 +7,7 @@
 #include <utility>
 
 #include "kvik/error.h"
+#include "runtime/attention_taps.h"
 
 namespace kvik::runtime {
 
@@ -83,7 +84,8 @@ GraphRecomputeDecoder::Role GraphRecomputeDecoder::role_of(const graph::Value& v
 }
 
 GraphRecomputeDecoder::GraphRecomputeDecoder(const graph::Graph& graph, const Engine& engine,
-                                             std::int64_t declared_vocab) {
+                                             std::int64_t declared_vocab)
+    : graph_(graph), engine_(engine) {
   int token_inputs = 0;
   for (const graph::ValueId id : graph.inputs) {
     const graph::Value& value = graph.value(id);
@@ -126,8 +128,8 @@ std::unique_ptr<SequenceState> RecomputeDecoder::new_state() const {
   return std::make_unique<State>();
 }
 
-std::vector<OwnedTensor> GraphRecomputeDecoder::execute(std::span<const std::int64_t> tokens,
-                                                        const CancelCheck& cancelled) const {
+template <typename Run>
+auto GraphRecomputeDecoder::execute(std::span<const std::int64_t> tokens, const Run& run) const {
   const auto count = static_cast<std::int64_t>(tokens.size());
   std::vector<FilledInput> filled;
   for (const Input& input : inputs_) {
@@ -144,7 +146,7 @@ std::vector<OwnedTensor> GraphRecomputeDecoder::execute(std::span<const std::int
   std::vector<Tensor> tensors;
   for (const FilledInput& input : filled) tensors.push_back(input.tensor());
   try {
-    return executor_->run(tensors, cancelled, profiler_);
+    return run(std::span<const Tensor>(tensors));
   } catch (const Error& error) {
     if (error.code() != ErrorCode::kInvalidArgument) throw;
     // The graph as a whole has no context length that could be checked beforehand.
@@ -155,7 +157,9 @@ std::vector<OwnedTensor> GraphRecomputeDecoder::execute(std::span<const std::int
 
 void GraphRecomputeDecoder::run(std::span<const std::int64_t> tokens, std::int64_t rows,
                                 float* logits, const CancelCheck& cancelled) {
-  const std::vector<OwnedTensor> results = execute(tokens, cancelled);
+  const auto results = execute(tokens, [&](std::span<const Tensor> inputs) {
+    return executor_->run(inputs, cancelled, profiler_);
+  });
   const Tensor& out = results.front().tensor;
   const auto length = static_cast<std::int64_t>(tokens.size());
   if (out.dtype != DType::kF32 || out.elements() != length * vocab_size_) {
@@ -165,6 +169,19 @@ void GraphRecomputeDecoder::run(std::span<const std::int64_t> tokens, std::int64
   }
   std::memcpy(logits, out.as<const float>() + (length - rows) * vocab_size_,
               static_cast<std::size_t>(rows * vocab_size_) * sizeof(float));
+}
+
+std::vector<AttentionWeights> GraphRecomputeDecoder::attention(const AttentionQuery& query,
+                                                               const CancelCheck& cancelled) {
+  const AttentionTaps taps(graph_, engine_, query.choice);
+  std::vector<AttentionWeights> weights =
+      execute(query.text.tokens,
+              [&](std::span<const Tensor> inputs) { return taps.run(inputs, 1, cancelled); });
+  for (AttentionWeights& group : weights) {
+    auto& dims = group.weights.dims;
+    dims.erase(dims.begin() + 1);  // the batch
+  }
+  return weights;
 }
 
 void RowRecomputeDecoder::run(std::span<const std::int64_t> tokens, std::int64_t rows,

@@ -33,6 +33,10 @@ class RowRecomputeDecoder final : public RecomputeDecoder {
   explicit RowRecomputeDecoder(RowEncoder& encoder) : encoder_(encoder) {}
 
   std::int64_t vocab_size() const override { return encoder_.features(); }
+  std::vector<AttentionWeights> attention(const AttentionQuery& query,
+                                          const CancelCheck& cancelled) override {
+    return encoder_.attention(query, cancelled);
+  }
   std::vector<OpProfile> profiled_ops() const override { return encoder_.profiled_ops(); }
   void set_profiler(Profiler* profiler) override { encoder_.set_profiler(profiler); }
 
@@ -56,6 +60,8 @@ class GraphRecomputeDecoder final : public RecomputeDecoder {
                         std::int64_t declared_vocab = 0);
 
   std::int64_t vocab_size() const override { return vocab_size_; }
+  std::vector<AttentionWeights> attention(const AttentionQuery& query,
+                                          const CancelCheck& cancelled) override;
   std::vector<OpProfile> profiled_ops() const override { return executor_->profiled_ops(); }
   void set_profiler(Profiler* profiler) override { profiler_ = profiler; }
 
@@ -71,9 +77,12 @@ class GraphRecomputeDecoder final : public RecomputeDecoder {
   static Role role_of(const graph::Value& value);
   void run(std::span<const std::int64_t> tokens, std::int64_t rows, float* logits,
            const CancelCheck& cancelled) override;
-  std::vector<OwnedTensor> execute(std::span<const std::int64_t> tokens,
-                                   const CancelCheck& cancelled) const;
+  // What run(inputs) gives for these tokens.
+  template <typename Run>
+  auto execute(std::span<const std::int64_t> tokens, const Run& run) const;
 
+  const graph::Graph& graph_;
+  Engine engine_;
   std::vector<Input> inputs_;
   std::unique_ptr<GraphExecutor> executor_;
   std::int64_t vocab_size_ = 0;

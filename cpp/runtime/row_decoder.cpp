@@ -132,11 +132,51 @@ void RowDecoder::run_chunk(float*& logits) {
                  .positions = positions_,
                  .batch = {.runs = runs_,
                            .rows = static_cast<std::int64_t>(tokens_.size()),
-                           .layer_tables = program_->layer_tables()},
+                           .layer_tables = program_->layer_tables(),
+                           .records = records_},
                  .wanted = wanted_,
                  .output = logits});
   logits += static_cast<std::int64_t>(wanted_.size()) * program_->output_features();
   clear_chunk();
+}
+
+// The target's tokens are computed as in any call, without logits.
+std::vector<AttentionWeights> RowDecoder::attention(const AttentionQuery& query,
+                                                    const CancelCheck& cancelled) {
+  const std::span<const std::int64_t> tokens = sources_ ? query.target : query.text.tokens;
+  const auto count = static_cast<std::int64_t>(tokens.size());
+  const auto source_count = static_cast<std::int64_t>(query.text.tokens.size());
+  std::vector<AttentionSite> sites = row_sites(program_->rows(), AttentionKind::kSelf);
+  const std::size_t own = sites.size();
+  if (sources_) {
+    const auto more = row_sites(sources_->program().rows(), AttentionKind::kSource);
+    sites.insert(sites.end(), more.begin(), more.end());
+  }
+  choose_attention(sites, query.choice);
+  const std::span<AttentionSite> of_target = std::span(sites).first(own);
+  const std::span<AttentionSite> of_source = std::span(sites).subspan(own);
+  measure_sites(of_target, program_->rows(), count, source_count);
+  if (sources_) measure_sites(of_source, sources_->program().rows(), source_count, 0);
+  std::vector<AttentionWeights> weights = make_room(sites);
+
+  std::unique_ptr<SequenceState> state;
+  if (sources_) {
+    auto sources = sources_->encode({&query.text, 1}, cancelled, records_of(of_source));
+    state = std::make_unique<State>(pool_, std::move(sources.front()));
+  } else {
+    state = new_state();
+  }
+  const std::vector<ops::AttentionRecord> records = records_of(of_target);
+  const auto wanted = [](const AttentionSite& site) { return site.wanted; };
+  if (std::none_of(of_target.begin(), of_target.end(), wanted)) return weights;
+  struct Reset {
+    std::span<const ops::AttentionRecord>& records;
+    ~Reset() { records = {}; }
+  } reset{records_};
+  records_ = records;
+  const DecodeStep step{state.get(), tokens, Logits::kNone};
+  forward({&step, 1}, nullptr, cancelled);
+  return weights;
 }
 
 }  // namespace kvik::runtime

@@ -23,6 +23,8 @@ class RowDecoder final : public Decoder {
                                                          const CancelCheck& cancelled) override;
   void forward(std::span<const DecodeStep> steps, float* logits,
                const CancelCheck& cancelled) override;
+  std::vector<AttentionWeights> attention(const AttentionQuery& query,
+                                          const CancelCheck& cancelled) override;
   std::vector<OpProfile> profiled_ops() const override { return program_->profiled_ops(); }
   void set_profiler(Profiler* profiler) override { program_->set_profiler(profiler); }
 
@@ -42,6 +44,7 @@ class RowDecoder final : public Decoder {
   std::vector<std::int64_t> positions_;
   std::vector<std::int64_t> wanted_;
   std::vector<ops::RowRun> runs_;
+  std::span<const ops::AttentionRecord> records_;  // of the present call; empty: none
 };
 
 }  // namespace kvik::runtime

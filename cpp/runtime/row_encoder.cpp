@@ -12,7 +12,8 @@ RowEncoder::RowEncoder(std::unique_ptr<RowProgram> program, std::optional<std::i
       pool_(std::make_shared<KvPool>(program_->kv_layout())) {}
 
 void RowEncoder::encode(std::span<const EncoderInput> inputs, float* out,
-                        const CancelCheck& cancelled) {
+                        const CancelCheck& cancelled,
+                        std::span<const ops::AttentionRecord> records) {
   std::size_t longest = 0;
   for (const EncoderInput& input : inputs) longest = std::max(longest, input.tokens.size());
   program_->grow(static_cast<int>(longest));
@@ -27,12 +28,12 @@ void RowEncoder::encode(std::span<const EncoderInput> inputs, float* out,
   try {
     for (const EncoderInput& input : inputs) {
       if (tokens_.size() + input.tokens.size() > room_) {
-        run(out, cancelled);
+        run(out, cancelled, records);
         clear();
       }
       add(input);
     }
-    run(out, cancelled);
+    run(out, cancelled, records);
   } catch (...) {
     clear();
     throw;
@@ -61,18 +62,32 @@ void RowEncoder::add(const EncoderInput& input) {
   }
 }
 
-void RowEncoder::run(float*& out, const CancelCheck& cancelled) {
+void RowEncoder::run(float*& out, const CancelCheck& cancelled,
+                     std::span<const ops::AttentionRecord> records) {
   if (tokens_.empty()) return;
   program_->run({.tokens = tokens_,
                  .positions = positions_,
                  .types = types_,
                  .batch = {.runs = runs_,
                            .rows = static_cast<std::int64_t>(tokens_.size()),
-                           .layer_tables = program_->layer_tables()},
+                           .layer_tables = program_->layer_tables(),
+                           .records = records},
                  .cancelled = cancelled ? &cancelled : nullptr,
                  .wanted = wanted_,
                  .output = out});
   out += static_cast<std::int64_t>(wanted_.size()) * program_->output_features();
+}
+
+std::vector<AttentionWeights> RowEncoder::attention(const AttentionQuery& query,
+                                                    const CancelCheck& cancelled) {
+  const auto count = static_cast<std::int64_t>(query.text.tokens.size());
+  std::vector<AttentionSite> sites = row_sites(program_->rows(), AttentionKind::kSelf);
+  choose_attention(sites, query.choice);
+  measure_sites(sites, program_->rows(), count, 0);
+  std::vector<AttentionWeights> weights = make_room(sites);
+  std::vector<float> out(static_cast<std::size_t>(rows(count) * features()));
+  encode({&query.text, 1}, out.data(), cancelled, records_of(sites));
+  return weights;
 }
 
 }  // namespace kvik::runtime

@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "kvik/model.h"
+#include "runtime/attention_sites.h"
 #include "runtime/kv_cache.h"
 #include "runtime/profiler.h"
 #include "runtime/row_program.h"
@@ -26,15 +27,21 @@ class RowEncoder {
 
   // One call at a time; ids and lengths are within the limits. Sequences are computed as many
   // together as fit the program's rows; one that is longer makes it grow.
-  // out: float32 [rows of all inputs, features].
-  void encode(std::span<const EncoderInput> inputs, float* out, const CancelCheck& cancelled);
+  // out: float32 [rows of all inputs, features]. `records`: where the attentions write their
+  // weights, of one input alone; empty: nowhere.
+  void encode(std::span<const EncoderInput> inputs, float* out, const CancelCheck& cancelled,
+              std::span<const ops::AttentionRecord> records = {});
+  // See Model::attention(). One call at a time.
+  std::vector<AttentionWeights> attention(const AttentionQuery& query,
+                                          const CancelCheck& cancelled);
 
   std::vector<OpProfile> profiled_ops() const { return program_->profiled_ops(); }
   void set_profiler(Profiler* profiler) { program_->set_profiler(profiler); }
 
  private:
   void add(const EncoderInput& input);
-  void run(float*& out, const CancelCheck& cancelled);
+  void run(float*& out, const CancelCheck& cancelled,
+           std::span<const ops::AttentionRecord> records);
 
   std::unique_ptr<RowProgram> program_;
   std::size_t room_;  // rows that several sequences share

@@ -50,6 +50,7 @@ class RowProgram {
   std::int64_t arena_bytes() const { return plan_.arena_bytes; }
   std::int64_t constant_bytes() const;  // computed or copied constants that the program owns
   bool reads_types() const { return reads_types_; }
+  const graph::RowGraph& rows() const { return *rows_; }
   // How many nodes run once, for every row, and for the wanted rows alone.
   const RowPlan& plan() const { return plan_; }
 

@@ -8,6 +8,7 @@
 #include "base/checked.h"
 #include "base/fail.h"
 #include "graph/graph.h"
+#include "runtime/attention_taps.h"
 #include "runtime/executor.h"
 #include "runtime/load.h"
 
@@ -140,6 +141,10 @@ const std::vector<TensorInfo>& Session::outputs() const {
   return impl_->outputs;
 }
 
+const std::map<std::string, std::string>& Session::metadata() const {
+  return impl_->model.metadata;
+}
+
 std::vector<OwnedTensor> Session::run(std::span<const Feed> feeds,
                                       std::span<const std::string> output_names,
                                       const CancelCheck& cancelled) const {
@@ -158,6 +163,17 @@ std::vector<OwnedTensor> Session::run(std::span<const Feed> feeds,
   }
   for (const std::size_t i : wanted) out.push_back(to_public(results[i]));
   return out;
+}
+
+std::vector<AttentionWeights> Session::attention(std::span<const Feed> feeds,
+                                                 const AttentionChoice& choice,
+                                                 const CancelCheck& cancelled) const {
+  impl_->home.check();
+  impl_->check_files();
+  const std::vector<Tensor> inputs = impl_->bind(feeds);
+  const runtime::AttentionTaps taps(impl_->model.graph, impl_->workshop.engine(), choice);
+  const bool batched = !inputs.empty() && inputs[0].dims.rank > 0;
+  return taps.run(inputs, batched ? inputs[0].dims[0] : 1, cancelled);
 }
 
 void Session::start_profile() const {

@@ -16,7 +16,8 @@ SourceEncoder::SourceEncoder(std::unique_ptr<RowEncoder> rows, const graph::RowG
 }
 
 std::vector<std::shared_ptr<const Source>> SourceEncoder::encode(
-    std::span<const EncoderInput> inputs, const CancelCheck& cancelled) {
+    std::span<const EncoderInput> inputs, const CancelCheck& cancelled,
+    std::span<const ops::AttentionRecord> records) {
   const std::int64_t features = rows_->features();
   std::vector<std::shared_ptr<const Source>> sources;
   sources.reserve(inputs.size());
@@ -28,7 +29,7 @@ std::vector<std::shared_ptr<const Source>> SourceEncoder::encode(
       rows += inputs[end++].tokens.size();
     }
     out_.resize(rows * static_cast<std::size_t>(features));
-    rows_->encode(inputs.subspan(begin, end - begin), out_.data(), cancelled);
+    rows_->encode(inputs.subspan(begin, end - begin), out_.data(), cancelled, records);
     const float* own = out_.data();
     for (; begin < end; ++begin) {
       const auto count = static_cast<std::int64_t>(inputs[begin].tokens.size());

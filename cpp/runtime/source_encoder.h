@@ -28,9 +28,11 @@ class SourceEncoder {
 
   const RowProgram& program() const { return rows_->program(); }
 
-  // One call at a time; ids and lengths are within the limits.
-  std::vector<std::shared_ptr<const Source>> encode(std::span<const EncoderInput> inputs,
-                                                    const CancelCheck& cancelled);
+  // One call at a time; ids and lengths are within the limits. `records`: see
+  // RowEncoder::encode().
+  std::vector<std::shared_ptr<const Source>> encode(
+      std::span<const EncoderInput> inputs, const CancelCheck& cancelled,
+      std::span<const ops::AttentionRecord> records = {});
 
  private:
   std::shared_ptr<const Source> keep(const float* rows, std::int64_t count) const;

@@ -10,6 +10,7 @@
 """
 
 from kvik._core import version
+from kvik.attention import Attention, AttentionMap, SessionAttention
 from kvik.errors import (
     CancelledError,
     FileError,
@@ -32,6 +33,8 @@ __version__ = version()
 
 __all__ = [
     "Answer",
+    "Attention",
+    "AttentionMap",
     "CancelledError",
     "Classification",
     "FileError",
@@ -48,6 +51,7 @@ __all__ = [
     "OutOfMemoryError",
     "Profile",
     "Score",
+    "SessionAttention",
     "Tag",
     "TensorInfo",
     "Tokenizer",

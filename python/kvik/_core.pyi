@@ -76,6 +76,35 @@ class Profile:
     def overhead_seconds(self) -> float:
         """What the calls took beside their operators."""
 
+class AttentionWeights:
+    """The weights of layers of one kind, whose shapes are equal."""
+
+    @property
+    def kind(self) -> str:
+        """self, cross or source."""
+
+    @property
+    def layers(self) -> list[int]:
+        """The place of each among those of its kind."""
+
+    @property
+    def names(self) -> list[str]:
+        """The name of each in the graph."""
+
+    @property
+    def weights(self) -> numpy.typing.NDArray[numpy.float32]:
+        """
+        Float32 [layers, heads, queries, keys]; of a session [layers, batch, heads, ...].
+        """
+
+    @property
+    def queries(self) -> str:
+        """Of a session: the dimension of the queries, a number or an expression."""
+
+    @property
+    def keys(self) -> str:
+        """The same of the keys."""
+
 class Session:
     """A loaded graph; see kvik.InferenceSession."""
 
@@ -95,6 +124,10 @@ class Session:
     def outputs(self) -> list[TensorInfo]:
         """Outputs in the file's order, extra ones last."""
 
+    @property
+    def metadata(self) -> dict[str, str]:
+        """The file's metadata_props."""
+
     def start_profile(self) -> None:
         """Time every node from now on, forgetting what was recorded before."""
 
@@ -105,6 +138,9 @@ class Session:
         """
         Run the graph on C-contiguous arrays, which are not copied. Results own their memory.
         """
+
+    def attention(self, feeds: _Sequence[tuple[str, numpy.typing.NDArray[Any]]], kind: str | None = None, layers: _Sequence[int] = ()) -> list[AttentionWeights]:
+        """The weights of the attentions in the graph; no layers: all."""
 
 class ModelInfo:
     """Figures of a loaded model; see kvik.ModelInfo."""
@@ -343,6 +379,11 @@ class Model:
     def encode(self, texts: _Sequence[tuple[numpy.typing.NDArray[numpy.int64], numpy.typing.NDArray[numpy.int64] | None]]) -> numpy.typing.NDArray[numpy.float32]:
         """
         Whole texts, each as ids and their types (None: zeros), without padding. Returns float32 [rows, features]: a row for every token, or one for each text.
+        """
+
+    def attention(self, ids: numpy.typing.NDArray[numpy.int64], types: numpy.typing.NDArray[numpy.int64] | None = None, target: numpy.typing.NDArray[numpy.int64] | None = None, kind: str | None = None, layers: _Sequence[int] = ()) -> list[AttentionWeights]:
+        """
+        The attention weights of a text, or of a source and its target; no layers: all.
         """
 
 class SamplerOptions:

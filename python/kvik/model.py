@@ -18,6 +18,13 @@ from kvik.arguments import (
     check_path,
     check_threads,
 )
+from kvik.attention import (
+    Attender,
+    Attention,
+    AttentionKind,
+    check_kind,
+    check_layers,
+)
 from kvik.encoder import Encoder, EncoderMetadata, Pooling, read_encoder_metadata
 from kvik.errors import InvalidArgumentError, UnsupportedError
 from kvik.generation import DEFAULT_NEW_TOKENS, Prompts, Run, Settings, read_prompts
@@ -151,6 +158,7 @@ class Model:
         self._told = told  # what it is for
         self._encoder = Encoder(core, tokenizer, encoder)
         self._translator = Translator(core, tokenizer, start_id, self._stop_ids)
+        self._attender = Attender(core, tokenizer)
 
     @property
     def info(self) -> ModelInfo:
@@ -564,6 +572,68 @@ class Model:
             return found if many else found[0]
         best = [hypotheses[0].text for hypotheses in found]
         return best if many else best[0]
+
+    # ---- looking inside --------------------------------------------------------------------------
+
+    def attention(
+        self,
+        text: str | tuple[str, str] | Ids,
+        target: str | Ids | None = None,
+        *,
+        kind: AttentionKind | None = None,
+        layers: int | Sequence[int] | None = None,
+        truncate: bool = False,
+    ) -> Attention:
+        """How much each token counted for each other one, in every layer and head.
+
+        >>> found = model.attention("The cat sat on the mat")
+        >>> found.weights.shape  # layer, head, query, key
+        (12, 12, 6, 6)
+        >>> found.tokens
+        ['The', ' cat', ' sat', ' on', ' the', ' mat']
+
+        These are the weights that the engine uses for the same tokens, written down as it computes
+        them; nothing else that the model does becomes slower. A layer and a head take
+        len(tokens) * len(keys) * 4 bytes: of a long text, ask for a few layers.
+
+        Args:
+            text: A text or token ids; for a model that reads whole texts also a pair of texts (a
+                tuple); for a translator the source.
+            target: Of a translator, the target: a text, or token ids from the one with which
+                targets begin. None: what the model makes of the source by greedy decoding.
+            kind: Of a translator, "cross", "self" or "source" alone; None: all three.
+            layers: A layer or several, counted from 0; None: all.
+            truncate: A text that is longer than the model reads loses its end; False: an error.
+                Not for models that generate, nor for token ids.
+
+        Raises:
+            UnsupportedError: The model has no attention.
+            InvalidArgumentError: A text that is empty or too long, an id out of range, a layer or
+                a kind that the model has not, a target for a model of one sequence.
+        """
+        chosen, numbers = check_kind(kind), check_layers(layers)
+        info = self._core.info
+        if info.two_sequences:
+            source, _ = self._attender.framed(text, truncate, "the source")
+            if target is None:
+                ids = self._translator.greedy(source)
+            elif isinstance(target, str):
+                ids = self._translator.target(target)
+            else:
+                ids = np.array(check_ids(target, "target", self._id_limit), np.int64)
+            return self._attender.of_pair(source, ids, chosen, numbers)
+        if target is not None:
+            raise InvalidArgumentError("target is for translators; this model reads one sequence")
+        if chosen not in (None, "self"):
+            raise InvalidArgumentError(
+                f"kind={chosen!r} is for translators; a model of one sequence has 'self' alone"
+            )
+        if info.encoded:
+            return self._attender.of_text(
+                *self._attender.framed(text, truncate, "the text"), numbers
+            )
+        tokens = np.array(self._prompts_of_one(text), np.int64)
+        return self._attender.of_text(tokens, None, numbers)
 
     def _fits(self, method: str, task: Task) -> None:
         if self._task != task:

@@ -10,12 +10,15 @@ import numpy.typing as npt
 
 from kvik import _core
 from kvik.arguments import check_names, check_path, check_threads
+from kvik.attention import SessionAttention, check_kind, check_layers
 from kvik.errors import InvalidArgumentError
 from kvik.info import tensor_info
 from kvik.profile import Profile, read_profile
 
 if TYPE_CHECKING:
     import os
+
+    from kvik.attention import AttentionKind
 
 __all__ = ["InferenceSession", "NodeArg"]
 
@@ -78,6 +81,11 @@ class InferenceSession:
         self._outputs = [NodeArg(info) for info in self._core.outputs]
         self._dtypes = {arg.name: arg._dtype for arg in self._inputs}
 
+    @property
+    def metadata(self) -> dict[str, str]:
+        """The file's metadata_props."""
+        return self._core.metadata
+
     def get_inputs(self) -> list[NodeArg]:
         """The inputs that must be fed, in the file's order."""
         return list(self._inputs)
@@ -104,13 +112,41 @@ class InferenceSession:
                 output is unknown; a node can't combine its inputs. The session stays usable.
         """
         names = check_names(() if output_names is None else output_names, "output_names")
-        if not isinstance(input_feed, Mapping):
-            raise InvalidArgumentError(
-                f"input_feed must map input names to arrays; found {type(input_feed).__name__}"
+        return self._core.run(names, self._feeds(input_feed))
+
+    def attention(
+        self,
+        input_feed: Mapping[str, npt.ArrayLike],
+        *,
+        kind: AttentionKind | None = None,
+        layers: int | Sequence[int] | None = None,
+    ) -> list[SessionAttention]:
+        """The weights of the attentions in the graph.
+
+        Found are every Attention, and every softmax over its last axis whose result a product takes
+        with values, outside of the bodies of control flow. No more of the graph is run than they
+        need; preparing that part takes time at every call. For a model of texts kvik.load and its
+        :meth:`kvik.Model.attention` are faster, and know the tokens.
+
+        Args:
+            input_feed: As :meth:`run` takes it.
+            kind: "cross" where queries and keys are counted by different dimensions, "self", or
+                "source" where only the keys of a "cross" are counted so; None: all.
+            layers: Of each kind, a layer or several, counted from 0; None: all.
+
+        Raises:
+            UnsupportedError: The graph has no attention.
+            InvalidArgumentError: As run(); a kind or a layer that there is none of.
+        """
+        chosen, numbers = check_kind(kind), check_layers(layers)
+        groups = self._core.attention(self._feeds(input_feed), chosen, numbers)
+        return [
+            SessionAttention(
+                group.kind,  # type: ignore[arg-type]
+                group.weights, group.queries, group.keys, list(group.layers), group.names,
             )
-        fed = check_names(input_feed, "the keys of input_feed")
-        feeds = [(name, self._array(name, input_feed[name])) for name in fed]
-        return self._core.run(names, feeds)
+            for group in groups
+        ]  # fmt: skip
 
     def start_profile(self) -> None:
         """Time every node of the runs that begin from now on, forgetting earlier ones."""
@@ -119,6 +155,14 @@ class InferenceSession:
     def stop_profile(self) -> Profile:
         """Stop, and return what was recorded since start_profile(); nothing without it."""
         return read_profile(self._core.stop_profile())
+
+    def _feeds(self, input_feed: Mapping[str, npt.ArrayLike]) -> list[tuple[str, npt.NDArray[Any]]]:
+        if not isinstance(input_feed, Mapping):
+            raise InvalidArgumentError(
+                f"input_feed must map input names to arrays; found {type(input_feed).__name__}"
+            )
+        fed = check_names(input_feed, "the keys of input_feed")
+        return [(name, self._array(name, input_feed[name])) for name in fed]
 
     def _array(self, name: str, value: npt.ArrayLike) -> npt.NDArray[Any]:
         """The value as an array that the engine can read in place."""

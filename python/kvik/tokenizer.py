@@ -52,8 +52,12 @@ class Tokenizer:
         _check_text(text)
         return list(self.raw.encode(text, add_special_tokens=True).ids)
 
-    def frame(self, text: str | list[str], pair: str | None = None) -> tokenizers.Encoding:
+    def frame(
+        self, text: str | list[str], pair: str | None = None, *, special: bool = True
+    ) -> tokenizers.Encoding:
         """A text, its words, or a pair of texts, with the special tokens and where each came from.
+
+        `special`: False leaves those out that the tokenizer adds.
 
         Nothing is cut or filled up, whatever the tokenizer's own settings.
 
@@ -62,7 +66,9 @@ class Tokenizer:
         """
         for part in (*([text] if isinstance(text, str) else text), pair or ""):
             _check_text(part)
-        return self._unlimited().encode(text, pair, is_pretokenized=isinstance(text, list))
+        return self._unlimited().encode(
+            text, pair, is_pretokenized=isinstance(text, list), add_special_tokens=special
+        )
 
     def _unlimited(self) -> tokenizers.Tokenizer:
         """A copy that neither truncates nor pads; files of encoders often say that they do."""

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
+import numpy.typing as npt
 
 from kvik import _core
 from kvik.arguments import check_count, check_number
@@ -111,6 +112,22 @@ class Translator:
 
     def _most_tokens(self, source_tokens: int) -> int:
         return self._core.info.context_length or 4 * source_tokens + 16
+
+    def greedy(self, source: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+        """The likeliest target of a source, from the id with which it begins, without its end."""
+        limit = self._core.info.context_length
+        most = limit or 4 * len(source) + 16
+        prompt = np.array([self._start()], np.int64)
+        [[(ids, *_)]] = _core.beam_search(
+            self._core, [prompt], [source], 1, 1, most, 0.0, list(self._end_ids)
+        )
+        target = np.concatenate([prompt, np.array(ids, np.int64)])
+        return target[:limit] if limit else target
+
+    def target(self, text: str) -> npt.NDArray[np.int64]:
+        """A target as the model reads it: the id with which it begins, and those of the text."""
+        ids = self._need_tokenizer().frame(text, special=False).ids
+        return np.array([self._start(), *ids], np.int64)
 
     def _need_tokenizer(self) -> Tokenizer:
         if self._tokenizer is None:

@@ -152,6 +152,14 @@ void layer_norm(InferContext& c) {
   c.set(2, DType::kF32, moments);
 }
 
+// The scores (or weights) [B, H, queries, keys], where the keys are the new ones alone.
+void attention_scores(InferContext& c, const Shape& q, const Shape& k) {
+  const bool past = c.node().input(4) != kNoValue;
+  const std::size_t axis = q.size() - 2;
+  const Expr heads = q.size() == 4 ? q[1] : Expr(c.node().int_attr("q_num_heads", 0));
+  c.set(3, c.dtype(0), Shape{q[0], heads, q[axis], past ? Expr::unknown() : k[axis]});
+}
+
 // Attention: 4-D [B, H, S, D] or 3-D [B, S, H·D]; the value's head size may differ.
 void attention(InferContext& c) {
   const auto& q = c.shape(0);
@@ -172,6 +180,7 @@ void attention(InferContext& c) {
     return c.set(0, c.dtype(0), std::nullopt);
   }
   c.set(0, c.dtype(0), out);
+  if (c.node().output(3) != kNoValue) attention_scores(c, *q, *k);
 }
 
 }  // namespace

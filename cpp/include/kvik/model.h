@@ -39,6 +39,7 @@
 #include <utility>
 #include <vector>
 
+#include "kvik/attention.h"
 #include "kvik/cache_type.h"
 #include "kvik/error.h"
 #include "kvik/export.h"
@@ -281,6 +282,23 @@ class KVIK_API Model {
   std::int64_t encoded_rows(std::initializer_list<EncoderInput> inputs) const noexcept {
     return encoded_rows(std::span<const EncoderInput>(inputs.begin(), inputs.size()));
   }
+
+  // How much each token counted for each other one, in every layer and head: the weights that
+  // forward() and encode() use for the same tokens. They are written down as the tokens are
+  // computed anew, in calls of this member alone; no sequence is changed.
+  //
+  // `text`: that of a model of one sequence, or the source. `target`: of a model of two sequences
+  // the ids of its target, from the one that it begins with; else empty. The weights have the kinds
+  // kSelf, kCross, kSource in this order; layers of different shapes are apart. For one file,
+  // precision and ISA they are bitwise the same whatever the threads and max_rows.
+  //
+  // Throws Error: kUnsupported (the model has no attention), kInvalidArgument (as forward() and
+  // encode(); a kind or a layer that the model has not; a target that is missing, or too much),
+  // kOutOfMemory (also for more than 8 GiB of weights), kCancelled, kIo (see load()).
+  std::vector<AttentionWeights> attention(const EncoderInput& text,
+                                          std::span<const std::int64_t> target = {},
+                                          const AttentionChoice& choice = {},
+                                          const CancelCheck& cancelled = {}) const;
 
   // Times every operator of the calls of forward() and encode() from now on (those that generate()
   // makes are among them), forgetting what was recorded before. Throws kOutOfMemory.

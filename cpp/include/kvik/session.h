@@ -13,60 +13,24 @@
 #include <cstdint>
 #include <filesystem>
 #include <functional>
+#include <map>
 #include <memory>
 #include <span>
 #include <string>
 #include <string_view>
 #include <vector>
 
-#include "kvik/dtype.h"
+#include "kvik/attention.h"
 #include "kvik/error.h"
 #include "kvik/export.h"
 #include "kvik/profile.h"
+#include "kvik/tensor.h"
 
 namespace kvik {
-
-// One dimension of an input or output. Exactly one of the two is meaningful: `size` when it is
-// not negative, else the expression over the file's symbolic dimensions ("batch", "sequence",
-// "2*batch"); empty where nothing is known.
-struct Dimension {
-  std::int64_t size = -1;
-  std::string symbol;
-};
-
-// What the model says of an input or output.
-struct TensorInfo {
-  std::string name;
-  DType dtype = DType::kUndefined;
-  bool has_shape = false;        // false: not even the rank is known
-  std::vector<Dimension> shape;  // outermost first; empty for a scalar
-};
-
-// Somebody else's elements: contiguous, row-major, native endianness, aligned for their type.
-// Borrowed: `dims` and `data` must outlive the call that they are passed to.
-struct TensorView {
-  DType dtype = DType::kUndefined;
-  std::span<const std::int64_t> dims;  // outermost first; empty for a scalar
-  const void* data = nullptr;          // may be null when there are no elements
-};
 
 struct Feed {
   std::string_view name;
   TensorView tensor;
-};
-
-// A result that owns its elements: contiguous, row-major. Copies share the elements.
-struct OwnedTensor {
-  DType dtype = DType::kUndefined;
-  std::vector<std::int64_t> dims;
-  std::shared_ptr<void> data;  // null when there are no elements
-
-  template <typename T>
-  const T* as() const {
-    return static_cast<const T*>(data.get());
-  }
-  KVIK_API std::int64_t elements() const;
-  KVIK_API std::size_t bytes() const;
 };
 
 // Asked now and then during a long call (between the chunks of a prefill, between tokens, before
@@ -106,6 +70,7 @@ class KVIK_API Session {
 
   const std::vector<TensorInfo>& inputs() const;  // without those that have a default
   const std::vector<TensorInfo>& outputs() const;
+  const std::map<std::string, std::string>& metadata() const;  // the file's metadata_props
 
   // Runs the graph. Feeds every input by name, in any order. Returns the outputs named in
   // `output_names`, in that order; all of them when it is empty.
@@ -115,6 +80,17 @@ class KVIK_API Session {
   std::vector<OwnedTensor> run(std::span<const Feed> feeds,
                                std::span<const std::string> output_names = {},
                                const CancelCheck& cancelled = {}) const;
+
+  // The weights of the attentions in the graph, [layers, batch, heads, queries, keys]: of every
+  // Attention, and of every softmax over its last axis whose result a product takes with values,
+  // outside of the bodies of control flow. Feeds as for run(); no more of the graph is run than the
+  // weights need. Each call prepares that part of the graph anew. The batch is the first dimension
+  // of the first input.
+  // Throws Error: as run(); kUnsupported (there is no attention; weights that are not float32),
+  // kInvalidArgument (a kind or a layer that there is none of).
+  std::vector<AttentionWeights> attention(std::span<const Feed> feeds,
+                                          const AttentionChoice& choice = {},
+                                          const CancelCheck& cancelled = {}) const;
 
   // Times every node of the runs that begin from now on, forgetting what was recorded before. The
   // time of a control-flow node is that of its bodies. Throws kOutOfMemory.

@@ -36,6 +36,12 @@ COMMANDS = (
     Command(
         "inspect", "kvik.cli.inspect", "inspect", "Show what is in a model and what was proved."
     ),
+    Command(
+        "attention",
+        "kvik.cli.attention",
+        "attention",
+        "Draw how much each token counts for each other one.",
+    ),
     Command("bench", "kvik.cli.bench", "bench", "Measure speed and memory beside onnxruntime's."),
     Command("train", "kvik_train.cli", "train", "Train a small model of any family.", "train"),
     Command("finetune", "kvik_train.cli", "finetune", "Train it further, for a task.", "train"),

@@ -12,12 +12,12 @@ if TYPE_CHECKING:
 
     from kvik.draw.layout import Layout, Placed, Point
 
-__all__ = ["write_png"]
+__all__ = ["MOST_PIXELS", "PER_INCH", "POINT", "write_png"]
 
 _DPI = 144
-_PER_INCH = 96  # of the layout's pixels
-_MOST_PIXELS = 30000  # along one side: what viewers and the renderer still take
-_POINT = 0.72  # a font size in the layout's pixels, in points
+PER_INCH = 96  # of the layout's pixels
+MOST_PIXELS = 30000  # along one side: what viewers and the renderer still take
+POINT = 0.72  # a font size in the layout's pixels, in points
 
 
 def write_png(layout: Layout, path: Path) -> None:
@@ -30,12 +30,12 @@ def write_png(layout: Layout, path: Path) -> None:
             "a PNG needs matplotlib: pip install matplotlib (or write an .svg, which needs nothing)"
         ) from error
     width, height = max(layout.width, 360.0), layout.height + 40
-    if max(width, height) * _DPI / _PER_INCH > _MOST_PIXELS:
+    if max(width, height) * _DPI / PER_INCH > MOST_PIXELS:
         raise UnsupportedError(
             f"the picture is {width:.0f} x {height:.0f}, too large for a PNG: write an .svg, or "
             f"choose --stage rows"
         )
-    figure = Figure(figsize=(width / _PER_INCH, height / _PER_INCH), dpi=_DPI, facecolor=PAPER)
+    figure = Figure(figsize=(width / PER_INCH, height / PER_INCH), dpi=_DPI, facecolor=PAPER)
     FigureCanvasAgg(figure)
     axes = figure.add_axes((0, 0, 1, 1))
     axes.set_xlim((layout.width - width) / 2, (layout.width + width) / 2)
@@ -71,7 +71,7 @@ def _draw(layout: Layout, axes: Any) -> None:
 def _text(axes: Any, x: float, y: float, text: str, size: float, color: str, **style: Any) -> None:
     style = {"ha": "center", "va": "center"} | style
     # matplotlib takes $ for mathematics, also in a node's name.
-    axes.text(x, y, text.replace("$", r"\$"), fontsize=size * _POINT, color=color, **style)
+    axes.text(x, y, text.replace("$", r"\$"), fontsize=size * POINT, color=color, **style)
 
 
 def _draw_edge(axes: Any, points: list[Point]) -> None:

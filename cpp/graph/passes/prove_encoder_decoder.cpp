@@ -132,7 +132,7 @@ EncoderDecoder prove(Graph graph, ValueId output, DimLimits limits,
   join_outputs(target, {output_rows(target, output)});
   EncoderDecoder rows;
   rows.target = std::move(target.result());
-  const std::vector<std::size_t> live = finish(rows.target);
+  const std::vector<std::size_t> live = finish(rows.target).attention;
 
   Prover source = make_prover(graph, contents, inputs.source, limits, Mixing::kWhole);
   source.set_other(from_target);

@@ -52,6 +52,21 @@ struct RowAttention {
   std::int64_t window = 0;
 };
 
+// One recurrent layer of the row graph: node `kvik.RowRecurrent(X, W, R, B, -, h, c, P)`, with the
+// attributes of the ONNX operator that its attribute "cell" names, and its inputs: X [rows, ...,
+// inputs]; h and c [directions · hidden] are the initial states, the same for every sequence, zeros
+// where left out. Results [rows, ..., directions · hidden]: the hidden states, and the cell states
+// of an LSTM. Row r of sequence s at position p takes the state that s had after p - 1, and leaves
+// its own beside it: so a sequence goes on wherever it was cut.
+struct RowRecurrent {
+  NodeId node =
+      kNoNode;  // in RowGraph::graph; its int attribute "layer" is the index of this entry
+  std::int64_t width = 0;  // floats of a state: directions · hidden, twice that for an LSTM
+  // The initial states are the source's: where in RowRun::source_states; -1: they are the inputs.
+  std::int64_t source_offset = -1;
+  bool keeps_states = true;  // false: its sequences are always given whole
+};
+
 struct RowGraph {
   Graph graph;
   ValueId tokens = kNoValue;     // int64 [rows]: the token ids
@@ -67,6 +82,7 @@ struct RowGraph {
   // kWhole: an attention reads later tokens, or the output is one row of each sequence.
   Mixing mixing = Mixing::kEarlier;
   std::vector<RowAttention> attention;
+  std::vector<RowRecurrent> recurrent;
   // Positions must be below this (the shortest table that the graph indexes by position, or the
   // limit up to which a mask was checked); 0: the graph itself has no limit.
   std::int64_t context_limit = 0;

@@ -335,9 +335,8 @@ void place_slots(RowPlan& plan, std::int64_t max_rows, bool reuse) {
   }
 }
 
-std::int64_t index_limit(const RowGraph& rows, ValueId ids) {
+std::int64_t index_limit(const Graph& graph, ValueId ids) {
   if (ids == graph::kNoValue) return 0;
-  const Graph& graph = rows.graph;
   std::vector<bool> same(graph.values.size(), false);  // the ids themselves, in another shape
   same[static_cast<std::size_t>(ids)] = true;
   std::int64_t limit = 0;

@@ -91,6 +91,6 @@ void place_slots(RowPlan& plan, std::int64_t max_rows, bool reuse);
 
 // The smallest number of rows among the tables that an input of ids indexes directly, or 0 when
 // there is none: ids must be below it.
-std::int64_t index_limit(const graph::RowGraph& rows, graph::ValueId ids);
+std::int64_t index_limit(const graph::Graph& graph, graph::ValueId ids);
 
 }  // namespace kvik::runtime

@@ -101,9 +101,29 @@ struct RowProof {
 struct EncoderDecoder {
   // Rows of the source (Mixing::kWhole). Their output: what the target's attentions of kSource
   // read, in the order of those, keys [kv_heads · head_dim] and values [kv_heads · value_dim] of
-  // each.
-  RowGraph source;
-  RowGraph target;  // rows of the target
+  // each; then the states of `states`. Absent: the source is none of rows.
+  std::optional<RowGraph> source;
+  std::string reason;  // why it is absent
+  RowGraph target;     // rows of the target
+
+  // An initial state of the target's recurrent layers, in the order of RowRun::source_states.
+  struct State {
+    std::int64_t width = 0;
+    std::int64_t column = 0;  // where it begins in a row of the source's output
+    std::int64_t token = 0;   // in the row of the first (0) or the last (-1) token
+  };
+  std::vector<State> states;
+
+  // The same without rows: values of the graph that depend on the source alone, in the same order,
+  // keys and values [batch, heads, tokens, dim] or [batch, tokens, heads · dim], states
+  // [directions, batch, hidden] or [batch, directions, hidden].
+  std::vector<ValueId> values;
+  struct Input {
+    ValueId id = kNoValue;
+    std::optional<Expr> known;  // what the engine supplies; the ids where nothing
+  };
+  std::vector<Input> inputs;      // of the source
+  std::int64_t source_limit = 0;  // tokens that its tables have room for; 0: no limit
 };
 
 struct EncoderDecoderProof {

@@ -228,10 +228,8 @@ void Prover::add(Node node) {
   graph.nodes.push_back(std::move(node));
 }
 
-ValueId Prover::pick(ValueId id, std::int64_t token) {
+ValueId Prover::unpicked(ValueId id) {
   Graph& graph = result_.graph;
-  if (const auto already = picked(id))
-    stop("'" + graph.value(id).name + "' is one token's already");
   const ValueId out = graph.add_value(graph.value(id).name, graph.value(id).dtype);
   graph.value(out).shape = graph.value(id).shape;
   Node node;
@@ -240,6 +238,12 @@ ValueId Prover::pick(ValueId id, std::int64_t token) {
   node.inputs = {id};
   node.outputs = {out};
   graph.nodes.push_back(std::move(node));
+  return out;
+}
+
+ValueId Prover::pick(ValueId id, std::int64_t token) {
+  if (picked(id)) stop("'" + result_.graph.value(id).name + "' is one token's already");
+  const ValueId out = unpicked(id);
   picked_.emplace(out, token);
   return out;
 }

@@ -100,6 +100,8 @@ class Prover {
   // here on no row of another token may meet it.
   ValueId pick(ValueId id, std::int64_t token);
   std::optional<std::int64_t> picked(ValueId id) const;
+  // The same rows, of which the reader knows himself which token's they are.
+  ValueId unpicked(ValueId id);
   ValueId constant_ints(const std::vector<std::int64_t>& values);
   // The static value `id` with axis moved to the front.
   ValueId axis_to_front(ValueId id, int axis);

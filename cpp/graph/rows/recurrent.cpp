@@ -190,6 +190,7 @@ void recurrent(Prover& p, const Node& node) {
     out.outputs.push_back(value->id);
   }
   p.add(std::move(out));
+  if (from_source) p.initials.push_back({&node, p.result().recurrent.size()});
   if (!r.forward) p.result().mixing = Mixing::kWhole;
   p.result().recurrent.push_back(entry);
   p.notes.push_back("recurrence '" + node.name + "': " + node.op + " of " +

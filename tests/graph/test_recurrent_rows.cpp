@@ -272,3 +272,7 @@ KVIK_TEST(the_last_state_is_one_tokens_row) {
 
 }  // namespace
 }  // namespace kvik::test
+
+int main(int argc, char** argv) {
+  return kvik::test::run_all(argc, argv);
+}

@@ -258,9 +258,9 @@ void RowRecurrentKernel::Run::read_states() {
       }
       h = run.keys.state(batch_.layer_tables[k_.table_], run.first_position - 1, k_.layer_.width);
       c = h + row_;
-    } else if (k_.layer_.source_offset >= 0) {
-      h = run.source_states + k_.layer_.source_offset;
-      c = h + row_;
+    } else {
+      if (k_.layer_.source_h >= 0) h = run.source_states + k_.layer_.source_h;
+      if (k_.layer_.source_c >= 0) c = run.source_states + k_.layer_.source_c;
     }
     for (std::size_t d = 0; d < k_.directions_.size(); ++d) {
       const auto copy = [&](const float* from, float* to) {

@@ -244,6 +244,10 @@ std::unique_ptr<runtime::RowProgram> Model::Impl::make_program(graph::RowProof& 
   info.packed_bytes = program->constant_bytes() + workshop.weights.bytes();
   info.activation_bytes = program->arena_bytes();
   info.state_bytes_per_position = program->kv_layout().page_bytes() / kernels::kKvBlock;
+  for (const graph::RowRecurrent& layer : rows->recurrent) {
+    if (!layer.keeps_states) continue;
+    info.recurrent_bytes_per_position += layer.width * std::int64_t{sizeof(float)};
+  }
   return program;
 }
 

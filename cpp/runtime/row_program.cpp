@@ -60,7 +60,10 @@ std::vector<std::int64_t> tables_of(const graph::RowGraph& rows, const KvLayout&
 std::int64_t source_states(const graph::RowGraph& rows) {
   std::int64_t end = 0;
   for (const graph::RowRecurrent& layer : rows.recurrent) {
-    if (layer.source_offset >= 0) end = std::max(end, layer.source_offset + layer.width);
+    const std::int64_t each = layer.width;  // no fewer than one part of it
+    for (const std::int64_t place : {layer.source_h, layer.source_c}) {
+      if (place >= 0) end = std::max(end, place + each);
+    }
   }
   return end;
 }

@@ -9,12 +9,13 @@ import onnx
 import pytest
 import torch
 from onnx import TensorProto, helper, numpy_helper
-from test_families import CONTEXT, files, target_logits, unequal_pairs  # noqa: F401
 from torch import Tensor, nn
 
 import kvik
 from kvik import _core
 from kvik_export.engines import onnxruntime_session
+
+from .test_families import CONTEXT, files, target_logits, unequal_pairs  # noqa: F401
 
 CELLS = ["lstm", "gru", "rnn"]
 SEQ2SEQ = ("seq2seq", "translate", None)
@@ -135,22 +136,27 @@ def test_generation(files, family):  # noqa: F811
     path = files[family, "lm", None]
     model = kvik.load(path, threads=2)
     session = onnxruntime_session(str(path))
-    prompts = ["one two", "three", "four five one two"]
-    together = model.generate(prompts, max_new_tokens=12, temperature=0, stop_at_eos=False)
+    prompts = [model.tokenizer.encode(text) for text in ("one two", "three", "four five one two")]
+    together = model.generate(prompts, max_new_tokens=12)
     for prompt, found in zip(prompts, together, strict=True):
-        ids = model.tokenizer.encode(prompt)
-        for token in found.ids:
+        assert found
+        ids = list(prompt)
+        for token in found:
             (logits,) = session.run(None, {session.get_inputs()[0].name: np.array([ids])})
             # Rounding may order two tokens that are all but equal.
             assert logits[0, -1, token] > logits[0, -1].max() - 1e-4
             ids.append(token)
-        assert len(found.ids) == 12
-    sampled = model.generate(prompts, max_new_tokens=8, temperature=1.0, seed=3)
+    settings = {"max_new_tokens": 8, "temperature": 1.0, "seed": 3}
     single = kvik.load(path, threads=1)
-    for prompt, own in zip(prompts[:1], sampled[:1], strict=True):
-        assert single.generate(prompt, max_new_tokens=8, temperature=1.0, seed=3).ids == own.ids
-    scores = model.score(prompts)
-    assert [s.total for s in scores] == [single.score(prompt).total for prompt in prompts]
+    sampled = model.generate(prompts, **settings)
+    assert single.generate(prompts[0], **settings) == sampled[0]
+    assert model.generate("one two", **settings) == single.generate("one two", **settings)
+    score = model.score("four five one")
+    (logits,) = session.run(None, {session.get_inputs()[0].name: np.array([score.ids])})
+    expected = torch.from_numpy(logits[0, :-1]).double().log_softmax(1)
+    expected = expected[torch.arange(len(score.ids) - 1), torch.tensor(score.ids[1:])]
+    assert np.abs(score.logprobs[1:] - expected.numpy()).max() < 1e-4
+    assert single.score(score.ids).total == score.total
 
 
 @pytest.mark.parametrize("family", CELLS)
@@ -353,9 +359,9 @@ def test_forks_share_a_recurrent_source(files):  # noqa: F811
     expected = target_logits(
         kvik.load(files[SEQ2SEQ], threads=1), [(np.array([5, 6, 7]), np.array([1, 8, 9]))], step=3
     )[0]
-    del_first = core.forward([(one, np.array([1, 8, 9]), _core.Logits.ALL)])
+    begun_anew = core.forward([(one, np.array([1, 8, 9]), _core.Logits.ALL)])
     del one
-    assert del_first.tobytes() == expected.tobytes()
+    assert begun_anew.tobytes() == expected.tobytes()
     assert core.forward([(other, np.array([1, 8, 9]), _core.Logits.ALL)]).tobytes() == (
         expected.tobytes()
     )

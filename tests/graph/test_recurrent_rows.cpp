@@ -103,7 +103,7 @@ KVIK_TEST(each_cell_keeps_its_state) {
       CHECK(rows.mixing == graph::Mixing::kEarlier && rows.attention.empty()) << op;
       if (rows.recurrent.empty()) continue;
       CHECK_EQ(rows.recurrent[0].width, op == std::string("LSTM") ? 2 * kUnits : kUnits) << op;
-      CHECK(rows.recurrent[0].keeps_states && rows.recurrent[0].source_offset == -1) << op;
+      CHECK(rows.recurrent[0].keeps_states && rows.recurrent[0].source_h == -1) << op;
     }
   }
 }

@@ -137,13 +137,17 @@ FromSource read_by(const Prover& prover, const Kept& kept, EncoderDecoder& rows)
                      [&](const Prover::Initial& i) { return i.layer == kept.recurrent[layer]; });
     if (initial == prover.initials.end()) continue;
     RowRecurrent& entry = rows.target.recurrent[layer];
-    entry.source_offset = offset;
-    offset += entry.width;
-    const std::int64_t parts = initial->node->is("LSTM") ? 2 : 1;
-    for (std::int64_t part = 0; part < parts; ++part) {
-      from.states.push_back(initial->node->input(static_cast<std::size_t>(5 + part)));
-      rows.states.push_back({.width = entry.width / parts});
-    }
+    const Node& node = *initial->node;
+    const std::int64_t width = node.is("LSTM") ? entry.width / 2 : entry.width;
+    const auto add = [&](std::size_t input, std::int64_t& place) {
+      if (!prover.is_other(node.input(input))) return;
+      place = offset;
+      offset += width;
+      from.states.push_back(node.input(input));
+      rows.states.push_back({.width = width});
+    };
+    add(5, entry.source_h);
+    if (node.is("LSTM")) add(6, entry.source_c);
   }
   rows.values.insert(rows.values.end(), from.states.begin(), from.states.end());
   return from;

@@ -71,7 +71,7 @@ class Prover {
   std::vector<Cross> crosses;  // in the order of their layers
   // A recurrent layer of the target that begins with states of the source.
   struct Initial {
-    const Node* node;   // of the source graph: its inputs 5 and 6 are the states
+    const Node* node;   // of the source graph: its inputs 5 and 6 are the states, or one of them is
     std::size_t layer;  // in result().recurrent
   };
   std::vector<Initial> initials;

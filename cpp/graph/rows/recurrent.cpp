@@ -146,13 +146,9 @@ void recurrent(Prover& p, const Node& node) {
   const FirstState h = first_state(p, node, 5, r);
   const FirstState c = r.states == 2 ? first_state(p, node, 6, r) : FirstState{};
   const bool from_source = h.from_source || c.from_source;
-  if (from_source && r.states == 2 && !(h.from_source && c.from_source)) {
-    stop(node.label() + " begins with a state of which the source gives one part only");
-  }
 
   RowRecurrent entry;
   entry.width = r.states * r.directions * r.hidden;
-  if (from_source) entry.source_offset = 0;  // its place is found when the source is proved
   Graph& graph = p.result().graph;
   Node out;
   out.op = "RowRecurrent";

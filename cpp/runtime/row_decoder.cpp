@@ -14,9 +14,7 @@ class RowDecoder::State final : public SequenceState {
   State(const State&) = default;
 
   std::int64_t length() const override { return cache.length(); }
-  std::int64_t bytes() const override {
-    return cache.bytes() + (source ? source->cache.bytes() : 0);
-  }
+  std::int64_t bytes() const override { return cache.bytes() + (source ? source->bytes() : 0); }
   std::unique_ptr<SequenceState> fork() const override {
     auto copy = std::make_unique<State>(*this);
     copy->taken = false;
@@ -46,7 +44,7 @@ std::unique_ptr<SequenceState> RowDecoder::new_state() const {
 std::vector<std::unique_ptr<SequenceState>> RowDecoder::new_states(
     std::span<const EncoderInput> sources, const CancelCheck& cancelled) {
   std::vector<std::unique_ptr<SequenceState>> states;
-  for (auto& source : sources_->encode(sources, cancelled)) {
+  for (auto& source : sources_->encode(sources, cancelled, {})) {
     states.push_back(std::make_unique<State>(pool_, std::move(source)));
   }
   return states;
@@ -117,6 +115,7 @@ void RowDecoder::add_rows(const DecodeStep& step, std::int64_t first, std::int64
   if (state.source) {
     runs_.back().source = state.source->cache.tables();
     runs_.back().source_length = state.source->cache.length();
+    runs_.back().source_states = state.source->states.data();
   }
   for (std::int64_t i = 0; i < count; ++i) {
     tokens_.push_back(step.tokens[static_cast<std::size_t>(first + i)]);
@@ -148,15 +147,16 @@ std::vector<AttentionWeights> RowDecoder::attention(const AttentionQuery& query,
   const auto source_count = static_cast<std::int64_t>(query.text.tokens.size());
   std::vector<AttentionSite> sites = row_sites(program_->rows(), AttentionKind::kSelf);
   const std::size_t own = sites.size();
-  if (sources_) {
-    const auto more = row_sites(sources_->program().rows(), AttentionKind::kSource);
+  const graph::RowGraph* source_rows = sources_ ? sources_->rows() : nullptr;
+  if (source_rows != nullptr) {
+    const auto more = row_sites(*source_rows, AttentionKind::kSource);
     sites.insert(sites.end(), more.begin(), more.end());
   }
   choose_attention(sites, query.choice);
   const std::span<AttentionSite> of_target = std::span(sites).first(own);
   const std::span<AttentionSite> of_source = std::span(sites).subspan(own);
   measure_sites(of_target, program_->rows(), count, source_count);
-  if (sources_) measure_sites(of_source, sources_->program().rows(), source_count, 0);
+  if (source_rows != nullptr) measure_sites(of_source, *source_rows, source_count, 0);
   std::vector<AttentionWeights> weights = make_room(sites);
 
   std::unique_ptr<SequenceState> state;

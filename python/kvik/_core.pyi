@@ -176,6 +176,9 @@ class ModelInfo:
     def state_bytes_per_position(self) -> int: ...
 
     @property
+    def recurrent_bytes_per_position(self) -> int: ...
+
+    @property
     def ops_before(self) -> list[tuple[str, int]]: ...
 
     @property
@@ -276,7 +279,7 @@ class Sequence:
 
     @property
     def state_bytes(self) -> int:
-        """Bytes of keys and values, shared ones too."""
+        """Bytes of keys, values and states, shared ones too."""
 
     def fork(self) -> Sequence:
         """A second sequence with the same tokens so far; full blocks are shared."""

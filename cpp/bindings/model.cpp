@@ -28,12 +28,6 @@ namespace nb = nanobind;
 namespace kvik::bindings {
 namespace {
 
-WeightType weight_type(std::string_view name) {
-  if (const auto type = parse_weight_type(name)) return *type;
-  throw Error(ErrorCode::kInvalidArgument,
-              "weights is '" + std::string(name) + "'; expected 'f32', 'bf16', 'int8' or 'int4'");
-}
-
 CacheType cache_type(std::string_view name) {
   if (const auto type = parse_cache_type(name)) return *type;
   throw Error(ErrorCode::kInvalidArgument,
@@ -119,6 +113,25 @@ nb::object encode(const Model& model, const std::vector<PythonText>& texts) {
   return nb::cast(out);
 }
 
+nb::object encode_images(const Model& model, const ConstArray& images) {
+  if (images.ndim() != 4) {
+    throw Error(ErrorCode::kInvalidArgument,
+                "images must have 4 dimensions (images, channels, height, width); found " +
+                    std::to_string(images.ndim()));
+  }
+  const std::vector<std::int64_t> dims(images.shape_ptr(), images.shape_ptr() + images.ndim());
+  const TensorView view{dtype_of(images.dtype(), "images"), dims, images.data()};
+  const auto rows = static_cast<std::size_t>(dims[0]);
+  const auto features = static_cast<std::size_t>(model.info().encoded_features());
+  FloatMatrix out = empty_matrix(rows, features);
+  {
+    const CancelCheck check = signal_check();
+    nb::gil_scoped_release release;
+    model.encode_images(view, std::span<float>(out.data(), rows * features), check);
+  }
+  return nb::cast(out);
+}
+
 std::string dump(const Model& model, GraphStage stage) {
   nb::gil_scoped_release release;
   return model.dump(stage);
@@ -155,6 +168,7 @@ void init_info(nb::module_& module) {
             return out;
           },
           nb::sig("def encoded(self) -> list[tuple[str, int]]"))
+      .def_ro("reads_images", &ModelInfo::reads_images)
       .def_ro("encoded_per_token", &ModelInfo::encoded_per_token)
       .def_ro("context_length", &ModelInfo::context_length)
       .def_ro("two_sequences", &ModelInfo::two_sequences)
@@ -307,7 +321,11 @@ void init_model(nb::module_& module) {
                    "numpy.typing.NDArray[numpy.int64], numpy.typing.NDArray[numpy.int64] | None]]) "
                    "-> numpy.typing.NDArray[numpy.float32]"),
            "Whole texts, each as ids and their types (None: zeros), without padding. Returns "
-           "float32 [rows, features]: a row for every token, or one for each text.");
+           "float32 [rows, features]: a row for every token, or one for each text.")
+      .def("encode_images", encode_images, nb::arg("images"),
+           nb::sig("def encode_images(self, images: numpy.typing.NDArray[numpy.float32]) -> "
+                   "numpy.typing.NDArray[numpy.float32]"),
+           "Float32 [images, features] of float32 [images, channels, height, width].");
 }
 
 }  // namespace kvik::bindings

@@ -80,11 +80,11 @@ class Session:
     """A loaded graph; see kvik.InferenceSession."""
 
     @staticmethod
-    def load(path: str | os.PathLike[str], threads: int = 0, optimize: bool = True, extra_outputs: _Sequence[str] = []) -> Session:
+    def load(path: str | os.PathLike[str], threads: int = 0, optimize: bool = True, extra_outputs: _Sequence[str] = [], weights: str = 'f32') -> Session:
         """Load a file; threads=0 means one a CPU."""
 
     @staticmethod
-    def from_bytes(data: bytes, threads: int = 0, optimize: bool = True, extra_outputs: _Sequence[str] = []) -> Session:
+    def from_bytes(data: bytes, threads: int = 0, optimize: bool = True, extra_outputs: _Sequence[str] = [], weights: str = 'f32') -> Session:
         """Load a model from memory; it is copied."""
 
     @property
@@ -170,10 +170,22 @@ class ModelInfo:
     def encoded(self) -> list[tuple[str, int]]: ...
 
     @property
+    def reads_images(self) -> bool: ...
+
+    @property
     def encoded_per_token(self) -> bool: ...
 
     @property
     def context_length(self) -> int: ...
+
+    @property
+    def two_sequences(self) -> bool: ...
+
+    @property
+    def source_limit(self) -> int: ...
+
+    @property
+    def source_length(self) -> int: ...
 
     @property
     def threads(self) -> int: ...
@@ -317,6 +329,9 @@ class Model:
     def new_sequence(self) -> Sequence:
         """An empty sequence."""
 
+    def new_sequences(self, sources: _Sequence[numpy.typing.NDArray[numpy.int64]]) -> list[Sequence]:
+        """An empty target for each source; sources are computed together."""
+
     def start_profile(self) -> None:
         """Time every operator from now on, forgetting what was recorded before."""
 
@@ -331,6 +346,11 @@ class Model:
     def encode(self, texts: _Sequence[tuple[numpy.typing.NDArray[numpy.int64], numpy.typing.NDArray[numpy.int64] | None]]) -> numpy.typing.NDArray[numpy.float32]:
         """
         Whole texts, each as ids and their types (None: zeros), without padding. Returns float32 [rows, features]: a row for every token, or one for each text.
+        """
+
+    def encode_images(self, images: numpy.typing.NDArray[numpy.float32]) -> numpy.typing.NDArray[numpy.float32]:
+        """
+        Float32 [images, features] of float32 [images, channels, height, width].
         """
 
 class SamplerOptions:
@@ -426,6 +446,11 @@ class Generator:
 
     def stop(self, request: int) -> None:
         """End a request; it keeps its tokens."""
+
+def beam_search(model: Model, prompts: _Sequence[numpy.typing.NDArray[numpy.int64]], sources: _Sequence[numpy.typing.NDArray[numpy.int64]] | None, beams: int, results: int, max_new_tokens: int, length_penalty: float, end_ids: _Sequence[int]) -> list[list[tuple[list[int], float, float, bool]]]:
+    """
+    The likeliest continuations of each prompt, given its source if there are any: tokens, log probability, score, and whether they ended.
+    """
 
 def active_isa() -> str:
     """The kernels in use: the best for this CPU, or what KVIK_ISA names."""

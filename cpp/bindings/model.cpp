@@ -29,12 +29,6 @@ namespace nb = nanobind;
 namespace kvik::bindings {
 namespace {
 
-WeightType weight_type(std::string_view name) {
-  if (const auto type = parse_weight_type(name)) return *type;
-  throw Error(ErrorCode::kInvalidArgument,
-              "weights is '" + std::string(name) + "'; expected 'f32', 'bf16', 'int8' or 'int4'");
-}
-
 CacheType cache_type(std::string_view name) {
   if (const auto type = parse_cache_type(name)) return *type;
   throw Error(ErrorCode::kInvalidArgument,
@@ -136,6 +130,25 @@ std::vector<AttentionWeights> model_attention(const Model& model, const Ids& ids
   return model.attention(text, target_ids, choice, check);
 }
 
+nb::object encode_images(const Model& model, const ConstArray& images) {
+  if (images.ndim() != 4) {
+    throw Error(ErrorCode::kInvalidArgument,
+                "images must have 4 dimensions (images, channels, height, width); found " +
+                    std::to_string(images.ndim()));
+  }
+  const std::vector<std::int64_t> dims(images.shape_ptr(), images.shape_ptr() + images.ndim());
+  const TensorView view{dtype_of(images.dtype(), "images"), dims, images.data()};
+  const auto rows = static_cast<std::size_t>(dims[0]);
+  const auto features = static_cast<std::size_t>(model.info().encoded_features());
+  FloatMatrix out = empty_matrix(rows, features);
+  {
+    const CancelCheck check = signal_check();
+    nb::gil_scoped_release release;
+    model.encode_images(view, std::span<float>(out.data(), rows * features), check);
+  }
+  return nb::cast(out);
+}
+
 std::string dump(const Model& model, GraphStage stage) {
   nb::gil_scoped_release release;
   return model.dump(stage);
@@ -173,6 +186,7 @@ void init_info(nb::module_& module) {
             return out;
           },
           nb::sig("def encoded(self) -> list[tuple[str, int]]"))
+      .def_ro("reads_images", &ModelInfo::reads_images)
       .def_ro("encoded_per_token", &ModelInfo::encoded_per_token)
       .def_ro("context_length", &ModelInfo::context_length)
       .def_ro("two_sequences", &ModelInfo::two_sequences)
@@ -334,7 +348,11 @@ void init_model(nb::module_& module) {
                    "target: numpy.typing.NDArray[numpy.int64] | None = None, "
                    "kind: str | None = None, layers: collections.abc.Sequence[int] = ()) "
                    "-> list[AttentionWeights]"),
-           "The attention weights of a text, or of a source and its target; no layers: all.");
+           "The attention weights of a text, or of a source and its target; no layers: all.")
+      .def("encode_images", encode_images, nb::arg("images"),
+           nb::sig("def encode_images(self, images: numpy.typing.NDArray[numpy.float32]) -> "
+                   "numpy.typing.NDArray[numpy.float32]"),
+           "Float32 [images, features] of float32 [images, channels, height, width].");
 }
 
 }  // namespace kvik::bindings

@@ -3,10 +3,12 @@
 #include <nanobind/stl/optional.h>
 #include <nanobind/stl/pair.h>
 #include <nanobind/stl/string.h>
+#include <nanobind/stl/string_view.h>
 #include <nanobind/stl/vector.h>
 
 #include <filesystem>
 #include <string>
+#include <string_view>
 #include <utility>
 #include <vector>
 
@@ -23,16 +25,19 @@ namespace {
 
 // Session is movable only; the GIL is released while it loads.
 Session load_session(const std::filesystem::path& path, int threads, bool optimize,
-                     const std::vector<std::string>& extra_outputs) {
+                     const std::vector<std::string>& extra_outputs, std::string_view weights) {
+  const SessionOptions options{threads, optimize, extra_outputs, weight_type(weights)};
   nb::gil_scoped_release release;
-  return Session::load(path, {threads, optimize, extra_outputs});
+  return Session::load(path, options);
 }
 
 Session session_from_bytes(const nb::bytes& bytes, int threads, bool optimize,
-                           const std::vector<std::string>& extra_outputs) {
+                           const std::vector<std::string>& extra_outputs,
+                           std::string_view weights) {
+  const SessionOptions options{threads, optimize, extra_outputs, weight_type(weights)};
   const std::span<const std::byte> view(static_cast<const std::byte*>(bytes.data()), bytes.size());
   nb::gil_scoped_release release;  // bytes are immutable and the caller's reference keeps them
-  return Session::from_bytes(view, {threads, optimize, extra_outputs});
+  return Session::from_bytes(view, options);
 }
 
 using NamedArray = std::pair<std::string, ConstArray>;
@@ -93,13 +98,15 @@ void init_session(nb::module_& module) {
   nb::class_<Session>(module, "Session", "A loaded graph; see kvik.InferenceSession.")
       .def_static("load", load_session, nb::arg("path"), nb::arg("threads") = 0,
                   nb::arg("optimize") = true, nb::arg("extra_outputs") = nb::list(),
+                  nb::arg("weights") = "f32",
                   nb::sig("def load(path: str | os.PathLike[str], threads: int = 0, "
                           "optimize: bool = True, "
-                          "extra_outputs: collections.abc.Sequence[str] = []) -> Session"),
+                          "extra_outputs: collections.abc.Sequence[str] = [], "
+                          "weights: str = 'f32') -> Session"),
                   "Load a file; threads=0 means one a CPU.")
       .def_static("from_bytes", session_from_bytes, nb::arg("data"), nb::arg("threads") = 0,
                   nb::arg("optimize") = true, nb::arg("extra_outputs") = nb::list(),
-                  "Load a model from memory; it is copied.")
+                  nb::arg("weights") = "f32", "Load a model from memory; it is copied.")
       .def_prop_ro("inputs", &Session::inputs, "Inputs without a default, in the file's order.")
       .def_prop_ro("outputs", &Session::outputs, "Outputs in the file's order, extra ones last.")
       .def_prop_ro("metadata", session_metadata, nb::sig("def metadata(self) -> dict[str, str]"),

@@ -64,6 +64,12 @@ DType dtype_of(const nb::dlpack::dtype& dtype, const std::string& what) {
                   "float16, float64, bool or an integer type of 8 to 64 bits");
 }
 
+WeightType weight_type(std::string_view name) {
+  if (const auto type = parse_weight_type(name)) return *type;
+  throw Error(ErrorCode::kInvalidArgument,
+              "weights is '" + std::string(name) + "'; expected 'f32', 'bf16', 'int8' or 'int4'");
+}
+
 nb::object to_numpy(const OwnedTensor& tensor, const std::string& name) {
   std::optional<nb::dlpack::dtype> dtype;
   for (const DTypePair& pair : kDTypes) {

@@ -6,6 +6,7 @@
 
 #include <cstdint>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "kvik/session.h"
@@ -23,6 +24,9 @@ using FloatMatrix = nanobind::ndarray<nanobind::numpy, float, nanobind::ndim<2>>
 // The engine's name for an array's element type. Throws kInvalidArgument naming `what` where it has
 // none.
 DType dtype_of(const nanobind::dlpack::dtype& dtype, const std::string& what);
+
+// By name. Throws kInvalidArgument listing the names.
+WeightType weight_type(std::string_view name);
 
 // A numpy array that shares the tensor's memory and keeps it alive. Throws kUnsupported naming the
 // output when numpy has no such element type (bfloat16, int4).

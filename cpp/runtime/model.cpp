@@ -7,11 +7,13 @@
 #include <string>
 #include <utility>
 
+#include "base/checked.h"
 #include "base/fail.h"
 #include "base/text.h"
 #include "graph/graph.h"
 #include "graph/infer/infer.h"
 #include "graph/passes/prove_rowwise.h"
+#include "runtime/image_runner.h"
 #include "runtime/load.h"
 #include "runtime/matrices.h"
 #include "runtime/recompute_decoder.h"
@@ -106,6 +108,7 @@ struct Model::Impl {
   void make_encoder(const LoadOptions& options, const graph::DimLimits& limits);
   void make_encoder_decoder(const LoadOptions& options, const graph::DimLimits& limits);
   void make_recompute_decoder(const runtime::DeclaredWidths& declared);
+  void make_image_runner(graph::ValueId output);
   std::unique_ptr<runtime::RowProgram> make_program(graph::RowProof& proof,
                                                     const LoadOptions& options);
   std::vector<OpProfile> profiled_ops() const;
@@ -136,6 +139,7 @@ struct Model::Impl {
   std::shared_ptr<const graph::RowGraph> source_rows;  // of a model of two sequences
   std::unique_ptr<runtime::RowEncoder> encoder;        // of rows that read later ones
   std::unique_ptr<runtime::Decoder> decoder;           // null: an encoder of one row for a text
+  std::unique_ptr<runtime::ImageRunner> images;        // then there is neither of the two
   runtime::Profiler profiler;
 
   std::mutex mutex;                        // held during forward(): one arena, one pool
@@ -164,17 +168,22 @@ Model::Impl::Impl(graph::Model loaded, const runtime::DeclaredWidths& declared,
   describe_file(loaded);
   imported = std::move(loaded.graph);
   const auto how = options.optimize ? runtime::Optimize::kAll : runtime::Optimize::kProof;
-  if (options.incremental) {
+  const auto choices = outputs_to_encode(imported, options);
+  if (!choices.empty() && runtime::takes_images(imported, choices.front().front())) {
+    optimized = imported;
+    runtime::prepare_graph(optimized, workshop.engine(), how);
+    make_image_runner(outputs_to_encode(optimized, options).front().front());
+  } else if (options.incremental) {
     make_by_rows(options, how);
   } else {
     explanation.push_back("not incremental: switched off when the model was loaded");
   }
-  if (!rows) {
+  if (!rows && !images) {
     optimized = imported;  // what runs as a whole must hold for every length
     runtime::prepare_graph(optimized, workshop.engine(), how);
     make_recompute_decoder(declared);
   }
-  if (!options.outputs.empty() && !encoder) {
+  if (!options.outputs.empty() && !encoder && !images) {
     fail_argument("outputs were chosen, but the model does not encode: " + explanation.front());
   }
   info.incremental = rows != nullptr && encoder == nullptr;
@@ -355,6 +364,15 @@ void Model::Impl::make_recompute_decoder(const runtime::DeclaredWidths& declared
   decoder = std::move(recompute);
 }
 
+void Model::Impl::make_image_runner(graph::ValueId output) {
+  images = std::make_unique<runtime::ImageRunner>(optimized, workshop.engine(), output);
+  info.reads_images = true;
+  info.encoded.push_back({optimized.value(output).name, images->features()});
+  info.packed_bytes = workshop.weights.bytes();
+  explanation.push_back("a row of " + std::to_string(images->features()) +
+                        " for each image: the graph runs as it stands, batch by batch");
+}
+
 // ---- sequences ---------------------------------------------------------------------------------
 
 Sequence::Sequence() = default;
@@ -473,7 +491,8 @@ std::vector<Sequence> Model::new_sequences(std::span<const EncoderInput> sources
 Sequence Model::new_sequence() const {
   if (impl_->info.two_sequences) fail_argument("the model needs a source: use new_sequences()");
   if (!impl_->decoder) {
-    fail_argument("the model has no logits of tokens: use encode()");
+    fail_argument(std::string("the model has no logits of tokens: use ") +
+                  (impl_->images ? "encode_images()" : "encode()"));
   }
   return Sequence(
       std::make_unique<Sequence::Impl>(Sequence::Impl{impl_, impl_->decoder->new_state()}));
@@ -602,7 +621,8 @@ void Model::encode(std::span<const EncoderInput> inputs, std::span<float> out,
   Impl& self = *impl_;
   self.home.check();
   if (!self.encoder) {
-    fail_argument(self.info.incremental
+    fail_argument(self.images ? "the model reads images: use encode_images()"
+                  : self.info.incremental
                       ? "the model generates, it does not encode: use forward()"
                       : "the model can't be run by sequence; explain() says why. Run it with a "
                         "Session (kvik.InferenceSession in Python)");
@@ -626,6 +646,7 @@ std::vector<AttentionWeights> Model::attention(const EncoderInput& text,
                                                const CancelCheck& cancelled) const {
   Impl& self = *impl_;
   self.home.check();
+  if (self.images) fail_argument("the model reads images: use attention() of a Session");
   if (self.info.two_sequences) {
     if (!text.types.empty()) fail_argument("source: token types, which the model lacks");
     self.check_text(text.tokens, self.info.source_limit, self.info.source_length, "source: ");
@@ -641,11 +662,40 @@ std::vector<AttentionWeights> Model::attention(const EncoderInput& text,
   return self.decoder->attention(query, cancelled);
 }
 
+void Model::encode_images(const TensorView& images, std::span<float> out,
+                          const CancelCheck& cancelled) const {
+  Impl& self = *impl_;
+  self.home.check();
+  if (!self.images) fail_argument("the model reads no images");
+  const auto elements = checked_elements(images.dims);
+  if (!elements || images.dims.size() != 4) {
+    fail_argument("images must be float32 [images, channels, height, width]");
+  }
+  if (*elements > 0 && images.data == nullptr) fail_argument("the images have no data");
+  const std::int64_t wanted = images.dims[0] * self.images->features();
+  if (static_cast<std::int64_t>(out.size()) != wanted) {
+    fail_argument("the buffer holds " + std::to_string(out.size()) + " floats; the images give " +
+                  std::to_string(images.dims[0]) + " rows of " +
+                  std::to_string(self.images->features()));
+  }
+  const std::lock_guard lock(self.mutex);
+  self.check_files();
+  runtime::Profiler* const used = self.profiler.active();
+  runtime::ProfiledCall call(used);
+  const Tensor pixels{.dtype = images.dtype,
+                      .dims = Dims(images.dims),
+                      .data = const_cast<void*>(images.data)};  // inputs are not written to
+  self.images->run(pixels, out.data(), cancelled, used);
+  call.done();
+}
+
 std::vector<OpProfile> Model::Impl::profiled_ops() const {
+  if (images) return images->profiled_ops();
   return encoder ? encoder->profiled_ops() : decoder->profiled_ops();
 }
 
 void Model::Impl::set_profiler(runtime::Profiler* used) {
+  if (images) return;  // it is told at each call
   if (encoder) return encoder->set_profiler(used);
   decoder->set_profiler(used);
 }

@@ -69,7 +69,7 @@ OwnedTensor to_public(const runtime::OwnedTensor& result) {
 }  // namespace
 
 Session::Impl::Impl(graph::Model loaded, const SessionOptions& options)
-    : workshop(options.threads, WeightType::kF32, loaded.release_pages),
+    : workshop(options.threads, options.weights, loaded.release_pages),
       check_files(runtime::file_check(loaded)),
       model(std::move(loaded)) {
   add_outputs(model.graph, options.extra_outputs);

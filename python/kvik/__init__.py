@@ -1,4 +1,4 @@
-"""Kvik: run plainly exported ONNX language models on a CPU.
+"""Kvik: run plainly exported ONNX models, language models above all, on a CPU.
 
 >>> model = kvik.load("shakespeare.onnx")
 >>> model.generate("ROMEO:", max_new_tokens=200, temperature=0.8, top_k=40, seed=7)
@@ -21,6 +21,7 @@ from kvik.errors import (
     OutOfMemoryError,
     UnsupportedError,
 )
+from kvik.images import ImageFormat
 from kvik.info import ModelInfo, Score, TensorInfo
 from kvik.model import Model, load
 from kvik.profile import OpProfile, Profile
@@ -39,6 +40,7 @@ __all__ = [
     "Classification",
     "FileError",
     "Filling",
+    "ImageFormat",
     "InferenceSession",
     "InternalError",
     "InvalidArgumentError",

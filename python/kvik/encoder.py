@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Literal, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
+from kvik import _core
 from kvik.arguments import check_choice, check_count
 from kvik.errors import InvalidArgumentError, InvalidModelError
 from kvik.tasks import Answer, Classification, Filling, Tag
@@ -18,13 +19,19 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from pathlib import Path
 
-    from kvik import _core
     from kvik.tokenizer import Tokenizer
 
-__all__ = ["POOLINGS", "Encoder", "EncoderMetadata", "Pooling", "read_encoder_metadata"]
+__all__ = [
+    "POOLINGS",
+    "Encoder",
+    "EncoderMetadata",
+    "Pooling",
+    "named_scores",
+    "read_encoder_metadata",
+]
 
-Pooling: TypeAlias = Literal["mean", "cls", "max"]
-POOLINGS: tuple[Pooling, ...] = ("mean", "cls", "max")
+Pooling: TypeAlias = Literal["mean", "cls", "last", "max"]
+POOLINGS: tuple[Pooling, ...] = ("mean", "cls", "last", "max")
 
 _LABELS = "kvik.labels"  # a JSON list: the labels, in the order of the logits
 _MASK_ID = "kvik.mask_token_id"
@@ -38,7 +45,7 @@ class EncoderMetadata:
 
     labels: tuple[str, ...] = ()
     mask_id: int | None = None
-    pooling: Pooling = "mean"
+    pooling: Pooling | None = None  # None: the file does not say
 
 
 def read_encoder_metadata(metadata: Mapping[str, str], file: Path) -> EncoderMetadata:
@@ -65,10 +72,12 @@ def read_encoder_metadata(metadata: Mapping[str, str], file: Path) -> EncoderMet
     mask = metadata.get(_MASK_ID)
     if mask is not None and not (mask.isascii() and mask.isdigit() and len(mask) < 10):
         raise wrong(_MASK_ID, "a token id")
-    pooling = metadata.get(_POOLING, "mean")
+    mask_id = None if mask is None else int(mask)
+    if _POOLING not in metadata:
+        return EncoderMetadata(tuple(labels), mask_id)
     for known in POOLINGS:
-        if pooling == known:
-            return EncoderMetadata(tuple(labels), None if mask is None else int(mask), known)
+        if metadata[_POOLING] == known:
+            return EncoderMetadata(tuple(labels), mask_id, known)
     raise wrong(_POOLING, f"one of {', '.join(POOLINGS)}")
 
 
@@ -92,10 +101,12 @@ class Encoder:
             for index, text in enumerate(texts)
         ]
         if not framed:
-            return np.zeros((0, self._core.info.encoded[0][1]), np.float32)
+            return np.zeros((0, self._features()), np.float32)
         rows = self._run(framed)
-        if self._core.info.encoded_per_token:
-            how = self._metadata.pooling if pooling is None else check_choice(
+        if self._core.info.encoded_per_token or self._core.info.incremental:
+            # Of a causal model the last token alone has read the whole text.
+            usual: Pooling = "last" if self._core.info.incremental else "mean"
+            how = (self._metadata.pooling or usual) if pooling is None else check_choice(
                 pooling, "pooling", POOLINGS
             )  # fmt: skip
             vectors = np.stack([_pooled(own, how) for own in self._split(rows, framed)])
@@ -120,16 +131,13 @@ class Encoder:
                 framed.append(framing.text(text, truncate=truncate, where=where))
         if not framed:
             return []
+        return self.classified(self._run(framed))
+
+    def classified(self, rows: npt.NDArray[np.float32]) -> list[Classification]:
+        """What rows of logits, [texts or images, labels], say."""
         labels = self._labels()
-        rows = self._run(framed)
         # A single logit says yes or no.
-        probabilities = _softmax(rows) if len(labels) > 1 else _sigmoid(rows)
-        found = []
-        for scores in probabilities:
-            best = int(scores.argmax())
-            named = dict(zip(labels, map(float, scores), strict=True))
-            found.append(Classification(labels[best], float(scores[best]), named))
-        return found
+        return named_scores(labels, _softmax(rows) if len(labels) > 1 else _sigmoid(rows))
 
     def tag(self, texts: Sequence[str | Sequence[str]]) -> list[list[Tag]]:
         framing, labels = self._framing(), self._labels()
@@ -202,12 +210,21 @@ class Encoder:
 
     def _encode(self, framed: Sequence[Framed]) -> npt.NDArray[np.float32]:
         """All outputs, side by side."""
+        if self._core.info.incremental:
+            every = _core.Logits.ALL
+            steps = [(self._core.new_sequence(), own.ids, every) for own in framed]
+            return self._core.forward(steps)
         typed = self._core.info.reads_types
         return self._core.encode([(own.ids, own.types if typed else None) for own in framed])
 
     def _run(self, framed: Sequence[Framed]) -> npt.NDArray[np.float32]:
         """The first output."""
-        return self._encode(framed)[:, : self._core.info.encoded[0][1]]
+        return self._encode(framed)[:, : self._features()]
+
+    def _features(self) -> int:
+        """Elements in a row of the first output."""
+        info = self._core.info
+        return info.vocab_size if info.incremental else info.encoded[0][1]
 
     def _split(
         self, rows: npt.NDArray[np.float32], framed: Sequence[Framed]
@@ -261,10 +278,22 @@ class Encoder:
         raise InvalidArgumentError("neither the file nor its tokenizer has a mask token")
 
 
+def named_scores(
+    labels: Sequence[str], probabilities: npt.NDArray[np.float64]
+) -> list[Classification]:
+    """Of each row of probabilities, [rows, labels], the label and all scores."""
+    found = []
+    for scores in probabilities:
+        best = int(scores.argmax())
+        named = dict(zip(labels, map(float, scores), strict=True))
+        found.append(Classification(labels[best], float(scores[best]), named))
+    return found
+
+
 def _pooled(rows: npt.NDArray[np.float32], how: str) -> npt.NDArray[np.float32]:
     """[tokens, features] -> [features]."""
-    if how == "cls":
-        return np.asarray(rows[0], np.float32)
+    if how in ("cls", "last"):
+        return np.asarray(rows[0 if how == "cls" else -1], np.float32)
     return np.asarray(rows.max(axis=0) if how == "max" else rows.mean(axis=0), np.float32)
 
 

@@ -28,6 +28,7 @@ from kvik.attention import (
 from kvik.encoder import Encoder, EncoderMetadata, Pooling, read_encoder_metadata
 from kvik.errors import InvalidArgumentError, UnsupportedError
 from kvik.generation import DEFAULT_NEW_TOKENS, Prompts, Run, Settings, read_prompts
+from kvik.images import ImageFormat, ImageReader, is_image, make_reader
 from kvik.info import ModelInfo, Score, model_info
 from kvik.metadata import GenerationMetadata, end_ids, read_metadata
 from kvik.profile import Profile, read_profile
@@ -44,6 +45,7 @@ from kvik.tasks import (
 from kvik.texts import one_or_many
 from kvik.tokenizer import Tokenizer, find_tokenizer
 from kvik.translation import Translation, Translator, read_start_id
+from kvik.zero_shot import TEMPLATE, LabelScorer, Normalization
 
 if TYPE_CHECKING:
     import os
@@ -52,6 +54,7 @@ if TYPE_CHECKING:
     from typing_extensions import Unpack
 
     from kvik.generation import SettingsDict
+    from kvik.images import PillowImage
     from kvik.tokenizer import TokenizerLike
 
 __all__ = ["Model", "load"]
@@ -71,8 +74,9 @@ def load(
     max_rows: int = 256,
     task: Task | None = None,
     outputs: Sequence[str] = (),
+    image: ImageFormat | None = None,
 ) -> Model:
-    """Load an ONNX file that maps token ids to logits, or to vectors.
+    """Load an ONNX file that maps token ids to logits, or to vectors, or images to logits.
 
     The file is mapped, not copied, and must not change while the model lives.
 
@@ -95,11 +99,13 @@ def load(
         max_rows: Tokens of the prompts that are computed at once, 1 to 65536. More need more memory
             for activations; the numbers are the same.
         task: What the model is for, of "generate", "fill_mask", "classify", "tag", "answer",
-            "embed" and "translate"; None: what the file's metadata says, else what its inputs and
-            outputs look like.
+            "embed", "translate" and "classify_image"; None: what the file's metadata says, else
+            what its inputs and outputs look like.
         outputs: Of a model that reads whole texts, the outputs to compute; (): start_logits and
             end_logits where there are both, else logits, else the first of floats that can be
-            computed for each text by itself.
+            computed for each text by itself. Of a model of images, one output.
+        image: How a model of images wants them; None: as the file's metadata say. Without either,
+            images must be arrays that are normalised already.
 
     Raises:
         FileError: The file or the tokenizer can't be read.
@@ -117,6 +123,10 @@ def load(
         outputs=check_names(outputs, "outputs"),
     )
     metadata = core.metadata
+    if image is not None and not isinstance(image, ImageFormat):
+        raise InvalidArgumentError(
+            f"image must be a kvik.ImageFormat; found {type(image).__name__}"
+        )
     return Model(
         core,
         find_tokenizer(file, metadata, tokenizer),
@@ -125,6 +135,7 @@ def load(
         read_encoder_metadata(metadata, file),
         told=task is not None or TASK_KEY in metadata,
         start_id=read_start_id(metadata, file),
+        images=make_reader(core, metadata, image, file),
     )
 
 
@@ -146,6 +157,7 @@ class Model:
         *,
         told: bool,
         start_id: int | None,
+        images: ImageReader | None,
     ) -> None:
         self._core = core
         self._tokenizer = tokenizer
@@ -159,6 +171,8 @@ class Model:
         self._encoder = Encoder(core, tokenizer, encoder)
         self._translator = Translator(core, tokenizer, start_id, self._stop_ids)
         self._attender = Attender(core, tokenizer)
+        self._labels = LabelScorer(core, tokenizer, self._info.context_length, self._stop_ids)
+        self._images = images
 
     @property
     def info(self) -> ModelInfo:
@@ -394,7 +408,11 @@ class Model:
             ids: A list of texts, each its token ids, special tokens among them.
             types: Of each, the token types (token_type_ids), as many; None: zeros.
         """
-        if not self._core.info.encoded:
+        info = self._core.info
+        if info.reads_images:
+            raise wrong_task("encode", self._task)
+        causal = info.incremental and self._task == "embed"
+        if not info.encoded and not causal:
             raise self._not_by_sequence("encode")
         for name, value in (("ids", ids), ("types", types)):
             if value is not None and not isinstance(value, (list, tuple)):
@@ -411,13 +429,20 @@ class Model:
             tokens = np.array(check_ids(text, f"ids[{index}]", self._id_limit), np.int64)
             kinds = None if own is None else np.array(check_ids(own, f"types[{index}]"), np.int64)
             texts.append((tokens, kinds))
-        rows = self._core.encode(texts)
         lengths = [len(tokens) for tokens, _ in texts]
         found: dict[str, list[npt.NDArray[np.float32]]] = {}
+        if causal:
+            if types is not None:
+                raise InvalidArgumentError("this model reads no token types")
+            every = _core.Logits.ALL
+            rows = self._core.forward([(self._core.new_sequence(), t, every) for t, _ in texts])
+            found[_hidden_output(info)] = np.split(rows, np.cumsum(lengths)[:-1]) if lengths else []
+            return found
+        rows = self._core.encode(texts)
         begin = 0
-        for name, features in self._core.info.encoded:
+        for name, features in info.encoded:
             part = rows[:, begin : begin + features]
-            if self._core.info.encoded_per_token:
+            if info.encoded_per_token:
                 found[name] = np.split(part, np.cumsum(lengths)[:-1]) if lengths else []
             else:
                 found[name] = list(part)
@@ -439,8 +464,9 @@ class Model:
 
         Args:
             texts: A text or a list of them.
-            pooling: How the vectors of a text's tokens become one: "mean", "cls" (the first) or
-                "max"; None: as the file says, else "mean".
+            pooling: How the vectors of a text's tokens become one: "mean", "cls" (the first),
+                "last" or "max"; None: as the file says, else "mean", and "last" where tokens read
+                earlier ones alone.
             normalize: Scale each vector to length 1, so that dot products are cosines.
             truncate: A text that is longer than the model reads loses its end; False: an error.
         """
@@ -450,32 +476,98 @@ class Model:
         return vectors if many else vectors[0]
 
     @overload
-    def classify(self, texts: str | tuple[str, str], *, truncate: bool = ...) -> Classification: ...
+    def classify(
+        self, inputs: str | tuple[str, str] | PillowImage | os.PathLike[str], *,
+        truncate: bool = ..., labels: Sequence[str] | None = ..., template: str = ...,
+        normalization: Normalization = ...,
+    ) -> Classification: ...  # fmt: skip
     @overload
     def classify(
-        self, texts: list[str] | list[tuple[str, str]], *, truncate: bool = ...
-    ) -> list[Classification]: ...
+        self, inputs: list[str] | list[tuple[str, str]] | list[PillowImage]
+        | list[npt.NDArray[Any]] | list[os.PathLike[str]], *,
+        truncate: bool = ..., labels: Sequence[str] | None = ..., template: str = ...,
+        normalization: Normalization = ...,
+    ) -> list[Classification]: ...  # fmt: skip
+    @overload
+    def classify(
+        self, inputs: npt.NDArray[Any], *, truncate: bool = ...,
+        labels: Sequence[str] | None = ..., template: str = ..., normalization: Normalization = ...,
+    ) -> Classification | list[Classification]: ...  # fmt: skip
 
     def classify(
         self,
-        texts: str | tuple[str, str] | list[str] | list[tuple[str, str]],
+        inputs: object,
         *,
         truncate: bool = False,
+        labels: Sequence[str] | None = None,
+        template: str = TEMPLATE,
+        normalization: Normalization = "none",
     ) -> Classification | list[Classification]:
-        """The label of a text, or of a pair of texts (a tuple); a list of them gives a list.
+        """The label of a text, of a pair of texts (a tuple), or of an image; a list gives a list.
+
+        An image is a numpy array [height, width] or [height, width, channels], of integers from 0
+        to 255 or floats from 0 to 1; a Pillow image; or the path of a file (.npy, or what Pillow
+        reads). Its largest part in the middle that has the model's shape is scaled to the model's
+        size, grey becomes colour and colour grey, and the pixels are normalised as the file says.
+        An array of several images, [n, height, width, channels] or, of grey ones,
+        [n, height, width], gives a list.
+
+        A model that generates chooses between labels that are named to it (zero-shot): the one
+        with which it would rather fill in the template. That compares log p(label | what stands
+        before it), all of the label's tokens and what follows them in the template, and `scores`
+        are its softmax over the labels.
 
         Args:
-            texts: What is to be classified.
+            inputs: What is to be classified.
             truncate: A text that is longer than the model reads loses its end; False: an error.
+            labels: Of a model that generates, the labels to choose from, at least two.
+            template: How text and label become one text, with {text} and {label} once each.
+            normalization: What keeps a label from winning by its form: "none"; "length" divides by
+                the label's number of tokens; "prior" subtracts the label's log-likelihood in the
+                template without a text.
+
+        Raises:
+            FileError: An image file can't be read.
+            UnsupportedError: An image file, and Pillow is not installed.
+            InvalidArgumentError: An input or an option that does not fit the model.
         """
+        if self._images is not None:
+            _only_for_texts(labels, truncate)
+            images, many = self._images.images(inputs)
+            found = self._encoder.classified(self._images.logits(images))
+            return found if many else found[0]
+        if is_image(inputs) or (
+            isinstance(inputs, (list, tuple)) and any(is_image(item) for item in inputs)
+        ):
+            raise InvalidArgumentError(
+                f"classify() got an image, and this model reads texts (its task: {self._task})"
+            )
+        if labels is not None:
+            return self._zero_shot(inputs, labels, template, normalization, truncate)
+        if self._task == "generate":
+            raise InvalidArgumentError(
+                "this model generates: name the labels to choose from with labels=[...]"
+            )
         self._fits("classify", "classify")
-        if isinstance(texts, tuple):
-            several, many = [_pair(texts, "texts")], False
-        elif isinstance(texts, list) and any(isinstance(text, tuple) for text in texts):
-            several, many = [_pair(text, f"texts[{i}]") for i, text in enumerate(texts)], True
+        if isinstance(inputs, tuple):
+            several, many = [_pair(inputs, "inputs")], False
+        elif isinstance(inputs, list) and any(isinstance(text, tuple) for text in inputs):
+            several, many = [_pair(text, f"inputs[{i}]") for i, text in enumerate(inputs)], True
         else:
-            several, many = one_or_many(texts, "texts")
+            several, many = one_or_many(inputs, "inputs")
         found = self._encoder.classify(several, truncate)
+        return found if many else found[0]
+
+    def _zero_shot(
+        self, inputs: object, labels: object, template: str, normalization: str, truncate: bool
+    ) -> Classification | list[Classification]:
+        if self._task == "classify":
+            raise InvalidArgumentError(
+                "labels= is for models that generate; this one has labels of its own"
+            )
+        self._must_generate("classify")
+        several, many = one_or_many(inputs, "inputs")
+        found = self._labels.classify(several, labels, template, normalization, truncate)
         return found if many else found[0]
 
     def tag(self, text: str | Sequence[str]) -> list[Tag]:
@@ -638,7 +730,9 @@ class Model:
     def _fits(self, method: str, task: Task) -> None:
         if self._task != task:
             raise wrong_task(method, self._task)
-        if not self._core.info.encoded and not self._core.info.two_sequences:
+        info = self._core.info
+        causal = info.incremental and task == "embed"  # its rows are what forward() gives
+        if not info.encoded and not info.two_sequences and not causal:
             raise self._not_by_sequence(method)
 
     def _not_by_sequence(self, method: str) -> UnsupportedError:
@@ -722,6 +816,11 @@ class Model:
         how = "incremental" if info.incremental else "recomputes the whole sequence"
         if self._task == "generate":
             what = f"vocabulary {info.vocab_size}"
+        elif self._images is not None:
+            return (
+                f"<kvik.Model: {info.parameters:,} parameters, task {self._task}, {info.isa}, "
+                f"{info.threads} threads>"
+            )
         else:
             what = f"task {self._task}"
             how = how if self._core.info.two_sequences else "by sequence"
@@ -730,6 +829,22 @@ class Model:
             f"context {info.context_length or 'unlimited'}, {how}, {info.isa}, "
             f"{info.threads} threads>"
         )
+
+
+def _only_for_texts(labels: object, truncate: bool) -> None:
+    if labels is not None:
+        raise InvalidArgumentError(
+            "labels= is for models that generate; this one has labels of its own"
+        )
+    if truncate:
+        raise InvalidArgumentError("truncate= is for texts; images are scaled to the model's size")
+
+
+def _hidden_output(info: _core.ModelInfo) -> str:
+    """The output that an incremental model computes: logits, else the first of floats."""
+    names = [item.name for item in info.outputs]
+    floats = [item.name for item in info.outputs if item.dtype == "float32"]
+    return "logits" if "logits" in names else (floats or names)[0]
 
 
 def _pair(texts: object, name: str) -> tuple[str, str]:

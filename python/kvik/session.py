@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
 import numpy as np
 import numpy.typing as npt
 
 from kvik import _core
-from kvik.arguments import check_names, check_path, check_threads
+from kvik.arguments import WeightType, check_choice, check_names, check_path, check_threads
 from kvik.attention import SessionAttention, check_kind, check_layers
 from kvik.errors import InvalidArgumentError
 from kvik.info import tensor_info
@@ -56,6 +56,8 @@ class InferenceSession:
         threads: Threads to compute with; None: one for each CPU of this process.
         optimize: False: run every node as the file spells it, nothing fused.
         extra_outputs: Inner values, by name, to be offered as outputs after the graph's own.
+        weights: Precision in which the matrices of linear and recurrent layers and convolutions are
+            kept in memory, as for :func:`kvik.load`.
 
     Raises:
         FileError: The file can't be read.
@@ -70,13 +72,16 @@ class InferenceSession:
         *,
         optimize: bool = True,
         extra_outputs: Sequence[str] = (),
+        weights: WeightType = "f32",
     ) -> None:
         count, extra = check_threads(threads), check_names(extra_outputs, "extra_outputs")
+        kept = check_choice(weights, "weights", get_args(WeightType))
         if isinstance(path_or_bytes, (bytes, bytearray, memoryview)):
             data = bytes(path_or_bytes)
-            self._core = _core.Session.from_bytes(data, count, optimize, extra)
+            self._core = _core.Session.from_bytes(data, count, optimize, extra, kept)
         else:
-            self._core = _core.Session.load(check_path(path_or_bytes), count, optimize, extra)
+            path = check_path(path_or_bytes)
+            self._core = _core.Session.load(path, count, optimize, extra, kept)
         self._inputs = [NodeArg(info) for info in self._core.inputs]
         self._outputs = [NodeArg(info) for info in self._core.outputs]
         self._dtypes = {arg.name: arg._dtype for arg in self._inputs}

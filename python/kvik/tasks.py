@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, TypeAlias, get_args
 
+from kvik.arguments import check_count
 from kvik.errors import InvalidArgumentError, InvalidModelError
 
 if TYPE_CHECKING:
@@ -25,7 +26,7 @@ __all__ = [
 ]
 
 Task: TypeAlias = Literal[
-    "generate", "fill_mask", "classify", "tag", "answer", "embed", "translate"
+    "generate", "fill_mask", "classify", "tag", "answer", "embed", "translate", "classify_image"
 ]
 
 TASK_KEY = "kvik.task"
@@ -39,16 +40,24 @@ _METHODS = {
     "answer": "answer()",
     "embed": "embed()",
     "translate": "translate()",
+    "classify_image": "classify() with images",
 }
+# The one output of a model, incremental or not, that is for vectors, as exporters spell it.
+_HIDDEN = "last_hidden_state"
 
 
 @dataclass(frozen=True)
 class Classification:
-    """The label of a text, and how likely each label is."""
+    """The label of a text or an image, and how likely each label is."""
 
     label: str
     score: float  # the label's probability
     scores: Mapping[str, float]  # of every label, in the model's order
+
+    def top(self, count: int) -> list[tuple[str, float]]:
+        """The `count` likeliest labels with their probabilities, the best first."""
+        check_count(count, "count", 1)
+        return sorted(self.scores.items(), key=lambda item: -item[1])[:count]
 
     def __str__(self) -> str:
         return f"{self.label} ({self.score:.1%})"
@@ -94,7 +103,7 @@ def find_task(
     """What the caller says, else the file, else what the inputs and outputs look like.
 
     Raises:
-        InvalidModelError: the file names a task that no model of text has.
+        InvalidModelError: the file names a task that no model has.
     """
     if given is not None:
         return _fitting(_known(given), core, InvalidArgumentError, "task=")
@@ -112,10 +121,14 @@ def find_task(
 def _fitting(task: Task, core: _core.Model, error: type[Exception], who: str) -> Task:
     """The task, if the model's outputs are of its kind; a model that can't encode says so later."""
     info = core.info
+    if info.reads_images != (task == "classify_image"):
+        raise error(
+            f"{who}{task} does not fit a model of {'images' if info.reads_images else 'texts'}"
+        )
     if info.two_sequences != (task == "translate"):
         kind = "a source and a target" if info.two_sequences else "one sequence"
         raise error(f"{who}{task} does not fit a model of {kind}")
-    if not info.encoded or task in ("generate", "embed"):
+    if not info.encoded or task in ("generate", "embed", "classify_image"):
         return task
     if info.encoded_per_token == (task == "classify"):
         rows = "for every token" if info.encoded_per_token else "for a whole text"
@@ -136,6 +149,10 @@ def _known(task: str) -> Task:
 def _judged(info: _core.ModelInfo) -> Task:
     if info.two_sequences:
         return "translate"
+    if info.reads_images:
+        return "classify_image"
+    if info.incremental and [item.name for item in info.outputs] == [_HIDDEN]:
+        return "embed"
     names = [name for name, _ in info.encoded]
     if not names:
         return "generate"

@@ -29,7 +29,7 @@ from kvik_export.verify_plain import (
     is_generator,
     verify_plain,
 )
-from kvik_train.checkpoint import Checkpoint, Progress, save_checkpoint
+from kvik_train.checkpoint import Checkpoint, Progress, load_checkpoint, save_checkpoint
 from kvik_train.config import DataConfig, RunConfig, TrainConfig
 from kvik_train.data.framing import DECODER, ENCODER, SOURCE, with_frame
 from kvik_train.data.prepare import tokenizer_path
@@ -682,3 +682,121 @@ def test_two_sequences_without_metadata(files, tmp_path):
     path = tmp_path / "plain.onnx"
     onnx.save(model, path)
     assert kvik.load(path).task == "translate"
+
+
+# ---- images --------------------------------------------------------------------------------------
+
+VIT, CNN = ("vit", "classify-image", None), ("cnn", "classify-image", None)
+
+
+@pytest.mark.parametrize("case", [VIT, CNN], ids=str)
+def test_images_as_onnxruntime_classifies_them(files, case):
+    channels = MODELS[case[0]].channels
+    pixels = np.random.default_rng(8).integers(0, 256, (40, 8, 8, channels), dtype=np.uint8)
+    images = ((pixels / 255 - 0.5) / 0.5).transpose(0, 3, 1, 2).astype(np.float32)
+    (logits,) = onnxruntime_session(str(files[case])).run(None, {"image": images})
+    model = kvik.load(files[case], threads=2)
+    assert model.task == "classify_image"
+    exact = model._core.encode_images(images)
+    assert np.abs(exact - logits).max() < 1e-5 * np.abs(logits).max()
+    found = model.classify(pixels)
+    assert [item.label for item in found] == [LABELS[i] for i in logits.argmax(axis=1)]
+    logits = logits.astype(np.float64)
+    chances = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
+    scores = np.array([list(item.scores.values()) for item in found])
+    assert np.abs(scores - chances).max() < 1e-5
+
+
+@pytest.mark.parametrize("case", [VIT, CNN], ids=str)
+@pytest.mark.parametrize("weights", ["f32", "bf16", "int8", "int4"])
+def test_an_image_has_the_same_bits_alone(files, case, weights):
+    channels = MODELS[case[0]].channels
+    images = np.random.default_rng(9).standard_normal((37, channels, 8, 8)).astype(np.float32)
+    together = kvik.load(files[case], threads=3, weights=weights)._core.encode_images(images)
+    single = kvik.load(files[case], threads=1, weights=weights)
+    apart = np.concatenate([single._core.encode_images(image[None]) for image in images])
+    assert together.tobytes() == apart.tobytes()
+
+
+@pytest.fixture(scope="module")
+def wide_vit(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """With matrices large enough to be worth quantising."""
+    folder = tmp_path_factory.mktemp("wide")
+    config = ViTConfig(8, 3, patch_size=4, n_layer=2, n_head=2, n_embd=64, n_feed_forward=128)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(MODELS, "vit", config)
+        export_checkpoint(make_run(folder / "run", "vit", "classify-image"), folder / "vit.onnx")
+    return folder / "vit.onnx"
+
+
+def test_a_session_has_the_precisions_of_a_model(wide_vit):
+    images = np.random.default_rng(9).standard_normal((5, 3, 8, 8)).astype(np.float32)
+    exact = kvik.load(wide_vit)._core.encode_images(images)
+    errors = {}
+    for weights in ("f32", "bf16", "int8", "int4"):
+        model = kvik.load(wide_vit, weights=weights)
+        session = kvik.InferenceSession(wide_vit, weights=weights)
+        (logits,) = session.run(None, {"image": images})
+        assert model._core.encode_images(images).tobytes() == logits.tobytes()
+        errors[weights] = float(np.abs(logits - exact).max() / np.abs(exact).max())
+        assert model.info.weights == weights
+    assert errors["f32"] == 0 < errors["bf16"] < errors["int8"] < errors["int4"] < 0.5
+    sizes = [kvik.load(wide_vit, weights=w).info.packed_bytes for w in ("f32", "int8", "int4")]
+    assert sizes[0] > 2.5 * sizes[1] > 2.5 * 1.3 * sizes[2]
+    with pytest.raises(kvik.InvalidArgumentError, match="weights must be"):
+        kvik.InferenceSession(wide_vit, weights="int3")
+
+
+# ---- vectors of a causal model -----------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def causal_embedder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The last hidden states of a GPT, as a file that somebody else exported."""
+    folder = tmp_path_factory.mktemp("causal")
+    run = make_run(folder / "run", "gpt", "classify")
+    model = load_checkpoint(run)[0]
+
+    class Hidden(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.backbone = model.backbone.eval()
+
+        def forward(self, input_ids):
+            return self.backbone.hidden(input_ids)
+
+    torch.onnx.export(
+        Hidden().eval(), (torch.zeros(2, 7, dtype=torch.int64),), folder / "hidden.onnx",
+        dynamo=True,
+        input_names=["input_ids"], output_names=["last_hidden_state"], external_data=False,
+        dynamic_shapes=({0: torch.export.Dim("batch"), 1: torch.export.Dim("sequence")},),
+    )  # fmt: skip
+    (folder / "tokenizer.json").write_text(tokenizer_path(run).read_text())
+    return folder / "hidden.onnx"
+
+
+def test_a_causal_model_embeds(causal_embedder):
+    model = kvik.load(causal_embedder)
+    assert model.info.incremental
+    assert model.task == "embed"  # told by its output
+    session = onnxruntime_session(str(causal_embedder))
+    texts = ["one two three", "four", "one two"]
+    ids = [model.tokenizer.encode(text) for text in texts]
+    rows = [session.run(None, {"input_ids": np.array([own])})[0][0] for own in ids]
+    for found, expected in zip(model.encode(ids)["last_hidden_state"], rows, strict=True):
+        assert np.abs(found - expected).max() < 1e-5
+    pools = {"last": lambda x: x[-1], "cls": lambda x: x[0], "max": lambda x: x.max(axis=0),
+             "mean": lambda x: x.mean(axis=0)}  # fmt: skip
+    for pooling, pool in pools.items():
+        vectors = model.embed(texts, pooling=pooling, normalize=False)
+        assert np.abs(vectors - np.stack([pool(own) for own in rows])).max() < 1e-5
+    assert (model.embed(texts) == model.embed(texts, pooling="last")).all()
+    assert np.allclose(np.linalg.norm(model.embed(texts), axis=1), 1)
+    assert model.embed(texts)[1].tobytes() == model.embed("four").tobytes()
+    assert model.embed([]).shape == (0, 16)
+    assert model.encode([]) == {"last_hidden_state": []}
+    with pytest.raises(kvik.InvalidArgumentError, match="whose task is embed"):
+        model.generate("one")
+    with pytest.raises(kvik.InvalidArgumentError, match="no token types"):
+        model.encode([[1]], [[0]])
+    assert "task embed" in repr(model)

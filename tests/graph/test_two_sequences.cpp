@@ -119,15 +119,15 @@ KVIK_TEST(attention_to_the_source_is_proved) {
   CHECK_EQ(attention.head_dim, kDim);
   CHECK(!attention.bias.has_value());
   const std::vector<std::int64_t> keys_then_values{kWidth, 2 * kWidth};
-  CHECK(proved.source.output_ends == keys_then_values);
+  CHECK(proved.source && proved.source->output_ends == keys_then_values);
 }
 
 KVIK_TEST(the_target_also_reads_itself) {
   Model m;
   const auto proved = m.proves(m.b.node("Add", {m.causal(), m.cross(m.whole_source())}), "both");
   CHECK_EQ(proved.target.attention.size(), 2U);
-  CHECK_EQ(proved.source.attention.size(), 1U);
-  CHECK(proved.source.mixing == graph::Mixing::kWhole);
+  CHECK_EQ(proved.source.value().attention.size(), 1U);
+  CHECK(proved.source->mixing == graph::Mixing::kWhole);
 }
 
 KVIK_TEST(a_mask_of_the_source_is_supplied) {
@@ -212,7 +212,7 @@ KVIK_TEST(a_source_that_reads_the_target_is_refused) {
 KVIK_TEST(inputs_must_be_two_sequences_of_one_batch) {
   {
     Model m;
-    m.refuses(m.target.x, "no attention of the target reads the source", "the source is not read");
+    m.refuses(m.target.x, "no attention and no state of the target reads the source", "the source is not read");
   }
   {
     Model m("other");

@@ -1,4 +1,5 @@
-// A language model: token ids in, logits out, with the sequence state kept by the engine.
+// A model: token ids in, logits out, with the sequence state kept by the engine; or whole texts or
+// images in, a row for each out.
 //
 //   kvik::Model model = kvik::Model::load("model.onnx");
 //   kvik::Sequence sequence = model.new_sequence();
@@ -18,6 +19,12 @@
 //
 //   std::vector<float> rows(model.encoded_rows({{ids}}) * model.info().encoded_features());
 //   model.encode({{ids}}, rows);
+//
+// A model of images (a ViT, a convolutional network) gives one row for each:
+//
+//   std::vector<float> rows(images * model.info().encoded_features());
+//   const std::int64_t dims[] = {images, channels, height, width};
+//   model.encode_images({DType::kF32, dims, pixels}, rows);
 //
 // A model of two sequences (a translator) computes what depends on the source alone once, when the
 // sequence is made, and then runs its target like any other:
@@ -100,11 +107,13 @@ struct ModelInfo {
   WeightType weights = WeightType::kF32;
   CacheType cache = CacheType::kF32;
   bool incremental = false;
-  std::int64_t vocab_size = 0;             // logits a row
-  std::int64_t token_limit = 0;            // ids below this are accepted; 0: not known
-  bool reads_types = false;                // encode() reads token types
-  std::int64_t type_limit = 0;             // the same for token types
-  std::vector<EncoderOutput> encoded;      // what encode() gives; empty: the model does not encode
+  std::int64_t vocab_size = 0;   // logits a row
+  std::int64_t token_limit = 0;  // ids below this are accepted; 0: not known
+  bool reads_types = false;      // encode() reads token types
+  std::int64_t type_limit = 0;   // the same for token types
+  // What encode() or encode_images() gives; empty: the model does not encode.
+  std::vector<EncoderOutput> encoded;
+  bool reads_images = false;               // encode_images() instead of encode()
   bool encoded_per_token = false;          // a row for every token; else one row for each text
   std::int64_t encoded_features() const {  // elements in a row of encode()
     std::int64_t sum = 0;
@@ -306,8 +315,18 @@ class KVIK_API Model {
                                           const AttentionChoice& choice = {},
                                           const CancelCheck& cancelled = {}) const;
 
-  // Times every operator of the calls of forward() and encode() from now on (those that generate()
-  // makes are among them), forgetting what was recorded before. Throws kOutOfMemory.
+  // Of a model of images, the rows of a batch: `images` are float32 [images, channels, height,
+  // width], normalised as the model expects, and `out` receives float32
+  // [images, info().encoded_features()]. An image's row does not depend on the others.
+  //
+  // Throws Error: kInvalidArgument (a model that reads no images, images of another type or size
+  // than info().inputs says, a wrong buffer size), kOutOfMemory, kCancelled, kIo (see load()).
+  void encode_images(const TensorView& images, std::span<float> out,
+                     const CancelCheck& cancelled = {}) const;
+
+  // Times every operator of the calls of forward(), encode() and encode_images() from now on (those
+  // that generate() makes are among them), forgetting what was recorded before. Throws
+  // kOutOfMemory.
   void start_profile() const;
   // Stops, and returns what was recorded since start_profile(): empty when it was not started.
   Profile stop_profile() const;

@@ -25,6 +25,7 @@
 #include "kvik/export.h"
 #include "kvik/profile.h"
 #include "kvik/tensor.h"
+#include "kvik/weights.h"
 
 namespace kvik {
 
@@ -45,6 +46,9 @@ struct SessionOptions {
   // Names of inner values of the graph to be offered as outputs too (after the graph's own, in
   // this order). A value that is asked for is never fused away.
   std::vector<std::string> extra_outputs;
+  // In memory, of the matrices of linear and recurrent layers and of convolutions; the file keeps
+  // its own. Without `optimize` no product is known to be a linear layer, and all stay in fp32.
+  WeightType weights = WeightType::kF32;
 };
 
 // A loaded graph, ready to run. Movable, not copyable; a moved-from session may only be destroyed

@@ -32,7 +32,7 @@ class Command(NamedTuple):
 
 COMMANDS = (
     Command("generate", "kvik.cli.generate", "generate", "Continue a prompt, as you watch."),
-    Command("run", "kvik.cli.run", "run", "Classify, tag, embed, translate texts and more."),
+    Command("run", "kvik.cli.run", "run", "Classify, tag, embed, translate and more."),
     Command(
         "inspect", "kvik.cli.inspect", "inspect", "Show what is in a model and what was proved."
     ),

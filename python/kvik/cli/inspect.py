@@ -117,7 +117,9 @@ def _print_model(model: Model, path: Path, console: Console) -> None:
         "size",
         [
             f"{info.parameters:,} parameters, {_size(info.weight_bytes)} in the file",
-            f"vocabulary of {info.vocab_size:,}, context: {context}, tokenizer: {tokenizer}",
+            f"{model._core.info.encoded[0][1]:,} labels"
+            if model.task == "classify_image"
+            else f"vocabulary of {info.vocab_size:,}, context: {context}, tokenizer: {tokenizer}",
         ],
         console,
     )
@@ -132,6 +134,8 @@ def _print_model(model: Model, path: Path, console: Console) -> None:
     )
     _print_ops(info, console)
     heading = "incremental: proved" if info.incremental else "not incremental"
+    if model.task == "classify_image":
+        heading = "images"
     _print_values(heading, model.explain().splitlines(), console)
 
 

@@ -1,4 +1,4 @@
-"""`kvik run`: what a model that reads whole texts says of them, or makes of them."""
+"""`kvik run`: what a model says of whole texts or images, or makes of them."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ from kvik.cli.common import (
     check_weights,
 )
 from kvik.errors import FileError, InvalidArgumentError
+from kvik.zero_shot import TEMPLATE
 
 if TYPE_CHECKING:
     from kvik.model import Model
@@ -31,13 +32,39 @@ def run(
     texts: Annotated[
         list[str],
         typer.Argument(
-            metavar="TEXT...", show_default=False, help="Texts; - reads them from stdin, by lines."
+            metavar="INPUT...",
+            show_default=False,
+            help="Texts, or files of images; - reads them from stdin, by lines.",
         ),
     ],
     question: Annotated[
         str | None, typer.Option("--question", "-q", help="What the texts are to answer.")
     ] = None,
-    top: Annotated[int, typer.Option("--top", help="Tokens to show for a mask.")] = 5,
+    top: Annotated[
+        int, typer.Option("--top", help="Tokens to show for a mask, labels of a single input.")
+    ] = 5,
+    labels: Annotated[
+        str | None,
+        typer.Option(
+            "--labels", help="Of a model that generates, the labels to choose from: a,b,c."
+        ),
+    ] = None,
+    template: Annotated[
+        str | None,
+        typer.Option(
+            "--template",
+            show_default=TEMPLATE,
+            help="With --labels, how text and label become one text.",
+        ),
+    ] = None,
+    normalization: Annotated[
+        str | None,
+        typer.Option(
+            "--normalization",
+            show_default="none",
+            help="With --labels, how their scores are made alike: none, length or prior.",
+        ),
+    ] = None,
     out: Annotated[
         Path | None,
         typer.Option("--out", "-o", help="Write the vectors of an embedder to this .npy file."),
@@ -56,7 +83,7 @@ def run(
         str | None,
         typer.Option(
             show_default="what the file says",
-            help="fill_mask, classify, tag, answer, embed or translate.",
+            help="fill_mask, classify, tag, answer, embed, translate or classify_image.",
         ),
     ] = None,
     weights: Weights = "f32",
@@ -65,9 +92,10 @@ def run(
 ) -> None:
     """Fill in masks, classify, tag, answer, embed or translate: what the model's task is.
 
-    fill_mask: the likeliest tokens. classify: the label of each text, of one text all labels. tag:
-    a line for each word. answer: the part of each text that answers --question. embed: the cosines
-    between the texts, or with --out their vectors. translate: a line for each text.
+    fill_mask: the likeliest tokens. classify: the label of each text or image, of a single one the
+    likeliest labels; with --labels a model that generates does it too. tag: a line for each word.
+    answer: the part of each text that answers --question. embed: the cosines between the texts, or
+    with --out their vectors. translate: a line for each text.
     """
     from kvik.model import load
 
@@ -80,11 +108,14 @@ def run(
         weights=check_weights(weights),
         task=task,  # type: ignore[arg-type]
     )
+    zero_shot = _zero_shot(loaded, labels, template, normalization)
     _check_options(loaded, question, out)
     lines = _read_lines() if texts == ["-"] else texts
     answers: dict[str, Callable[[], Iterator[tuple[Any, str]]]] = {
         "fill_mask": lambda: _fill_mask(loaded, lines, top),
-        "classify": lambda: _classify(loaded, lines, truncate),
+        "classify": lambda: _classify(loaded, lines, top, truncate=truncate),
+        "classify_image": lambda: _classify(loaded, lines, top, truncate=truncate),
+        "generate": lambda: _classify(loaded, lines, top, truncate=truncate, **zero_shot),
         "tag": lambda: _tag(loaded, lines),
         "answer": lambda: _answer(loaded, lines, question or ""),
         "embed": lambda: _embed(loaded, lines, truncate, out),
@@ -94,9 +125,33 @@ def run(
         print(json.dumps(found, ensure_ascii=False) if as_json else shown)
 
 
-def _check_options(model: Model, question: str | None, out: Path | None) -> None:
+def _zero_shot(
+    model: Model, labels: str | None, template: str | None, normalization: str | None
+) -> dict[str, Any]:
+    """The options of classify() for a model that generates."""
     if model.task == "generate":
-        raise InvalidArgumentError("this model generates: use kvik generate")
+        if labels is None:
+            raise InvalidArgumentError(
+                "this model generates: use kvik generate, or name labels to choose from with "
+                "--labels a,b,c"
+            )
+        named = [label.strip() for label in labels.split(",")]
+        return {
+            "labels": named,
+            "template": TEMPLATE if template is None else template,
+            "normalization": "none" if normalization is None else normalization,
+        }
+    for option, value in (
+        ("--labels", labels), ("--template", template), ("--normalization", normalization)
+    ):  # fmt: skip
+        if value is not None:
+            raise InvalidArgumentError(
+                f"{option} is for models that generate; this one: {model.task}"
+            )
+    return {}
+
+
+def _check_options(model: Model, question: str | None, out: Path | None) -> None:
     if model.task == "answer" and question is None:
         raise InvalidArgumentError("this model answers questions: give one with --question")
     if model.task != "answer" and question is not None:
@@ -123,15 +178,17 @@ def _fill_mask(model: Model, texts: list[str], top: int) -> Iterator[tuple[Any, 
         )
 
 
-def _classify(model: Model, texts: list[str], truncate: bool) -> Iterator[tuple[Any, str]]:
-    found = model.classify(texts, truncate=truncate)
-    for text, item in zip(texts, found, strict=True):
-        if len(texts) > 1:
-            shown = f"{item.label}\t{item.score:.2%}\t{text}"
+def _classify(
+    model: Model, inputs: list[str], top: int, **options: Any
+) -> Iterator[tuple[Any, str]]:
+    found = model.classify(inputs, **options)
+    what = "image" if model.task == "classify_image" else "text"
+    for given, item in zip(inputs, found, strict=True):
+        if len(inputs) > 1:
+            shown = f"{item.label}\t{item.score:.2%}\t{given}"
         else:
-            likely = sorted(item.scores.items(), key=lambda pair: -pair[1])
-            shown = "\n".join(f"{score:7.2%}  {label}" for label, score in likely)
-        yield {"text": text, "label": item.label, "scores": item.scores}, shown
+            shown = "\n".join(f"{score:7.2%}  {label}" for label, score in item.top(top))
+        yield {what: given, "label": item.label, "scores": item.scores}, shown
 
 
 def _tag(model: Model, texts: list[str]) -> Iterator[tuple[Any, str]]:

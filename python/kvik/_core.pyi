@@ -109,11 +109,11 @@ class Session:
     """A loaded graph; see kvik.InferenceSession."""
 
     @staticmethod
-    def load(path: str | os.PathLike[str], threads: int = 0, optimize: bool = True, extra_outputs: _Sequence[str] = []) -> Session:
+    def load(path: str | os.PathLike[str], threads: int = 0, optimize: bool = True, extra_outputs: _Sequence[str] = [], weights: str = 'f32') -> Session:
         """Load a file; threads=0 means one a CPU."""
 
     @staticmethod
-    def from_bytes(data: bytes, threads: int = 0, optimize: bool = True, extra_outputs: _Sequence[str] = []) -> Session:
+    def from_bytes(data: bytes, threads: int = 0, optimize: bool = True, extra_outputs: _Sequence[str] = [], weights: str = 'f32') -> Session:
         """Load a model from memory; it is copied."""
 
     @property
@@ -207,6 +207,9 @@ class ModelInfo:
 
     @property
     def encoded(self) -> list[tuple[str, int]]: ...
+
+    @property
+    def reads_images(self) -> bool: ...
 
     @property
     def encoded_per_token(self) -> bool: ...
@@ -389,6 +392,11 @@ class Model:
         The attention weights of a text, or of a source and its target; no layers: all.
         """
 
+    def encode_images(self, images: numpy.typing.NDArray[numpy.float32]) -> numpy.typing.NDArray[numpy.float32]:
+        """
+        Float32 [images, features] of float32 [images, channels, height, width].
+        """
+
 class SamplerOptions:
     """How to choose the next token; see kvik.Model.generate."""
 
@@ -483,7 +491,7 @@ class Generator:
     def stop(self, request: int) -> None:
         """End a request; it keeps its tokens."""
 
-def beam_search(model: Model, prompts: _Sequence[numpy.typing.NDArray[numpy.int64]], sources: _Sequence[numpy.typing.NDArray[numpy.int64]] | None, beams: int, results: int, max_new_tokens: int, length_penalty: float, end_ids: _Sequence[int]) -> list[list[tuple[list[int], float, float, bool]]]:
+def beam_search(model: Model, prompts: _Sequence[numpy.typing.NDArray[numpy.int64]], sources: _Sequence[numpy.typing.NDArray[numpy.int64]] | None, beams: int, results: int, max_new_tokens: _Sequence[int], length_penalty: float, end_ids: _Sequence[int]) -> list[list[tuple[list[int], float, float, bool]]]:
     """
     The likeliest continuations of each prompt, given its source if there are any: tokens, log probability, score, and whether they ended.
     """

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, TypeAlias, get_args
@@ -27,6 +28,7 @@ __all__ = [
     "SessionAttention",
     "check_kind",
     "check_layers",
+    "image_maps",
     "read_maps",
     "spell",
 ]
@@ -201,6 +203,26 @@ def read_maps(
         )
         for group in groups
     ])  # fmt: skip
+
+
+def image_maps(found: Sequence[SessionAttention]) -> Attention:
+    """Of one image, whose parts are named by row and column."""
+    return Attention([
+        AttentionMap(
+            own.kind, own.weights[:, 0], *map(_parts, own.weights.shape[-2:]), own.layers, own.names
+        )
+        for own in found
+    ])  # fmt: skip
+
+
+def _parts(count: int) -> list[str]:
+    """Names of the parts of a square image, by row and column, a class token before them."""
+    side = math.isqrt(count)
+    if count - side * side > 1:
+        return [str(index) for index in range(count)]
+    places = range(1, side + 1)
+    first = ["class"] * (count - side * side)
+    return first + [f"{row},{column}" for row in places for column in places]
 
 
 class Attender:

@@ -169,6 +169,10 @@ class ImageReader:
             rows.append(self._core.encode_images(batch)[: len(part)])
         return np.concatenate(rows)
 
+    def feeds(self, image: object) -> dict[str, npt.NDArray[np.float32]]:
+        """A batch of one image, for a session of the same file."""
+        return {self._core.info.inputs[0].name: self.read(image)[None]}
+
     def read(self, image: object, where: str = "the image") -> npt.NDArray[np.float32]:
         """Float32 [channels, height, width], as the model takes it."""
         if isinstance(image, (str, os.PathLike)):

@@ -32,6 +32,7 @@ from kvik.images import ImageFormat, ImageReader, is_image, make_reader
 from kvik.info import ModelInfo, Score, model_info
 from kvik.metadata import GenerationMetadata, end_ids, read_metadata
 from kvik.profile import Profile, read_profile
+from kvik.session import InferenceSession
 from kvik.tasks import (
     TASK_KEY,
     Answer,
@@ -50,6 +51,7 @@ from kvik.zero_shot import TEMPLATE, LabelScorer, Normalization
 if TYPE_CHECKING:
     import os
     from collections.abc import Iterator, Mapping, Sequence
+    from pathlib import Path
 
     from typing_extensions import Unpack
 
@@ -136,6 +138,7 @@ def load(
         told=task is not None or TASK_KEY in metadata,
         start_id=read_start_id(metadata, file),
         images=make_reader(core, metadata, image, file),
+        file=file,
     )
 
 
@@ -158,8 +161,10 @@ class Model:
         told: bool,
         start_id: int | None,
         images: ImageReader | None,
+        file: Path,
     ) -> None:
         self._core = core
+        self._file = file
         self._tokenizer = tokenizer
         self._info = model_info(core)
         # Ids below this are accepted: rows of the embedding table where that is known.
@@ -669,7 +674,7 @@ class Model:
 
     def attention(
         self,
-        text: str | tuple[str, str] | Ids,
+        text: str | tuple[str, str] | Ids | PillowImage | os.PathLike[str],
         target: str | Ids | None = None,
         *,
         kind: AttentionKind | None = None,
@@ -690,7 +695,8 @@ class Model:
 
         Args:
             text: A text or token ids; for a model that reads whole texts also a pair of texts (a
-                tuple); for a translator the source.
+                tuple); for a translator the source; for a model of images an image, as
+                :meth:`classify` takes it.
             target: Of a translator, the target: a text, or token ids from the one with which
                 targets begin. None: what the model makes of the source by greedy decoding.
             kind: Of a translator, "cross", "self" or "source" alone; None: all three.
@@ -705,6 +711,13 @@ class Model:
         """
         chosen, numbers = check_kind(kind), check_layers(layers)
         info = self._core.info
+        if self._images is not None:
+            if target is not None:
+                raise InvalidArgumentError("target is for translators; this model reads images")
+            # The graph is loaded again for this: nothing of it is kept where nobody asks.
+            session = InferenceSession(self._file, info.threads, weights=self._info.weights)  # type: ignore[arg-type]
+            feeds = self._images.feeds(text)
+            return image_maps(session.attention(feeds, kind=chosen, layers=numbers or None))
         if info.two_sequences:
             source, _ = self._attender.framed(text, truncate, "the source")
             if target is None:

@@ -116,8 +116,8 @@ class Translator:
     def greedy(self, source: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
         """The likeliest target of a source, from the id with which it begins, without its end."""
         limit = self._core.info.context_length
-        most = limit or 4 * len(source) + 16
-        prompt = np.array([self._start()], np.int64)
+        prompt = np.array(self.begin(), np.int64)
+        most = [self._most_tokens(len(source))]
         [[(ids, *_)]] = _core.beam_search(
             self._core, [prompt], [source], 1, 1, most, 0.0, list(self._end_ids)
         )
@@ -127,7 +127,7 @@ class Translator:
     def target(self, text: str) -> npt.NDArray[np.int64]:
         """A target as the model reads it: the id with which it begins, and those of the text."""
         ids = self._need_tokenizer().frame(text, special=False).ids
-        return np.array([self._start(), *ids], np.int64)
+        return np.array([*self.begin(), *ids], np.int64)
 
     def _need_tokenizer(self) -> Tokenizer:
         if self._tokenizer is None:

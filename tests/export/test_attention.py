@@ -180,6 +180,17 @@ def test_greedy_target(made):
     np.testing.assert_array_equal(again.weights, found.weights)
 
 
+def test_seq2seq(made, monkeypatch):
+    case = made["seq2seq", "translate"]
+    source, target = [5, 6, 7, 8], [1, 4, 5]
+    found = kvik.load(case.path).attention(source, target)
+    assert [own.kind for own in found] == ["cross"]
+    _, (_, alignments) = case.torch_weights(
+        monkeypatch, np.array([source]), np.ones((1, 4), np.int64), np.array([target])
+    )
+    np.testing.assert_allclose(found.weights[0], alignments, rtol=0, atol=TOLERANCE)
+
+
 def test_seq2seq_by_session(made, monkeypatch):
     case = made["seq2seq", "translate"]
     session = kvik.InferenceSession(case.path)
@@ -200,6 +211,20 @@ def test_vit_by_session(made, monkeypatch):
     [found] = kvik.InferenceSession(case.path).attention({"image": image})
     expected, _ = case.torch_weights(monkeypatch, image)
     same(found.weights[:, 0], expected)
+
+
+def test_vit(made):
+    case = made["vit", "classify-image"]
+    model = kvik.load(case.path)
+    image = np.random.default_rng(2).integers(0, 256, (8, 8, 3)).astype(np.uint8)
+    found = model.attention(image)
+    assert found.tokens == found.keys == ["class", "1,1", "1,2", "2,1", "2,2"]
+    pixels = model._images.read(image)[None]
+    [session] = kvik.InferenceSession(case.path).attention({"image": pixels})
+    np.testing.assert_array_equal(found.weights, session.weights[:, 0])
+    assert model.attention(image, layers=0).layers == [0]
+    with pytest.raises(kvik.InvalidArgumentError, match="target is for translators"):
+        model.attention(image, "two")
 
 
 def test_transformer_by_session(made):

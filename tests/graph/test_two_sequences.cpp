@@ -212,7 +212,8 @@ KVIK_TEST(a_source_that_reads_the_target_is_refused) {
 KVIK_TEST(inputs_must_be_two_sequences_of_one_batch) {
   {
     Model m;
-    m.refuses(m.target.x, "no attention and no state of the target reads the source", "the source is not read");
+    m.refuses(m.target.x, "no attention and no state of the target reads the source",
+              "the source is not read");
   }
   {
     Model m("other");

@@ -18,7 +18,7 @@ from kvik.cli.common import (
     check_model_path,
     check_weights,
 )
-from kvik.errors import FileError, InvalidArgumentError, InvalidModelError, UnsupportedError
+from kvik.errors import FileError, InvalidArgumentError
 
 if TYPE_CHECKING:
     from kvik.attention import Attention, AttentionKind, AttentionMap
@@ -90,6 +90,7 @@ def attention(
     --head one head of every layer, both together one map, the largest.
     """
     from kvik.draw.heat import lay_out_heat, pick_panels
+    from kvik.model import load
 
     _check_out(out)
     path = check_model_path(model)
@@ -97,12 +98,9 @@ def attention(
     if kind is not None and kind not in _KINDS:
         raise InvalidArgumentError(f"--kind must be {', '.join(_KINDS)}; found {kind!r}")
     wanted = cast("AttentionKind | None", kind)
-    loaded = _load(path, threads, tokenizer, precision)
-    if loaded is None:
-        found, legend = _of_graph(path, threads, tokenizer, text, target, wanted, layer)
-    else:
-        found = _of_model(loaded, text, pair, target, wanted, layer, truncate)
-        legend = None
+    loaded = load(path, threads=threads, tokenizer=tokenizer, weights=precision)
+    found = _of_model(loaded, text, pair, target, wanted, layer, truncate)
+    legend = _PARTS if loaded.task == "classify_image" else None
     maps = _chosen(found, wanted)
     panels, how = pick_panels(maps, layer, head)
     name, rows = _KINDS[maps[0].kind]
@@ -123,25 +121,6 @@ def _check_out(out: Path) -> None:
         raise FileError(f"can't write {out}: it is a folder")
 
 
-def _load(path: Path, threads: int | None, tokenizer: Path | None, weights: str) -> Model | None:
-    """The model; None: a graph that is run as it stands."""
-    from kvik.model import load
-
-    try:
-        return load(path, threads=threads, tokenizer=tokenizer, weights=weights)  # type: ignore[arg-type]
-    except (UnsupportedError, InvalidModelError) as error:
-        from kvik.plain_attention import reads_images, reads_pairs
-        from kvik.session import InferenceSession
-
-        try:
-            session = InferenceSession(path, threads)
-        except (UnsupportedError, InvalidModelError):
-            raise error from None
-        if reads_images(session) or reads_pairs(session):
-            return None
-        raise
-
-
 def _of_model(
     model: Model,
     text: str,
@@ -156,7 +135,7 @@ def _of_model(
         raise InvalidArgumentError(f"--target is for translators; this model's task: {model.task}")
     if kind not in (None, "self") and not two:
         raise InvalidArgumentError(f"--kind is for translators; this model's task: {model.task}")
-    if pair is not None and (two or model.task == "generate"):
+    if pair is not None and (two or model.task in ("generate", "classify_image")):
         raise InvalidArgumentError(
             f"--pair is for models that read two texts; this model's task: {model.task}"
         )
@@ -164,26 +143,6 @@ def _of_model(
         text if pair is None else (text, pair), target,
         kind=(kind or "cross") if two else None, layers=layer, truncate=truncate,
     )  # fmt: skip
-
-
-def _of_graph(
-    path: Path,
-    threads: int | None,
-    tokenizer: Path | None,
-    text: str,
-    target: str | None,
-    kind: AttentionKind | None,
-    layer: int | None,
-) -> tuple[Attention, str | None]:
-    from kvik.plain_attention import image_attention, pair_attention, reads_images
-    from kvik.session import InferenceSession
-
-    session = InferenceSession(path, threads)
-    if not reads_images(session):
-        return pair_attention(session, path, tokenizer, text, target, kind, layer), None
-    if target is not None or kind not in (None, "self"):
-        raise InvalidArgumentError("--target and --kind are for translators, not for images")
-    return image_attention(session, Path(text), layer), _PARTS
 
 
 def _chosen(found: Attention, kind: AttentionKind | None) -> list[AttentionMap]:

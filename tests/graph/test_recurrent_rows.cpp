@@ -270,6 +270,112 @@ KVIK_TEST(the_last_state_is_one_tokens_row) {
             graph::Mixing::kWhole);
 }
 
+// source [b, s], target [b, t] -> what a recurrent decoder makes of them.
+struct Pair {
+  Builder b;
+  ValueId source = b.input("source_ids", {sym("b"), sym("s")}, DType::kI64);
+  ValueId target = b.input("target_ids", {sym("b"), sym("t")}, DType::kI64);
+  ValueId batch = b.node("Shape", {target}, {{"end", std::int64_t{1}}});
+
+  ValueId steps(ValueId ids, const char* table) {
+    return b.node("Transpose", {b.node("Gather", {b.weight(table, Dims{kWords, kInputs}), ids})},
+                  {{"perm", std::vector<std::int64_t>{1, 0, 2}}});
+  }
+  // Y, and Y_h and Y_c where they are asked for.
+  ValueId layer(const std::string& op, ValueId x, std::vector<ValueId> states,
+                std::vector<ValueId>* last = nullptr, const std::string& direction = "forward") {
+    const std::int64_t gates = op == "LSTM" ? 4 : 3;
+    std::vector<ValueId> inputs{x, b.weight("w", Dims{1, gates * kUnits, kInputs}),
+                                b.weight("r", Dims{1, gates * kUnits, kUnits}),
+                                b.weight("bias", Dims{1, 2 * gates * kUnits}), graph::kNoValue};
+    inputs.insert(inputs.end(), states.begin(), states.end());
+    const ValueId y = b.node(op, inputs, {{"hidden_size", kUnits}, {"direction", direction}});
+    for (int i = 0; last != nullptr && i < (op == "LSTM" ? 2 : 1); ++i) {
+      last->push_back(b.graph.add_value(op + std::to_string(b.graph.values.size())));
+      b.graph.nodes.back().outputs.push_back(last->back());
+    }
+    return y;
+  }
+  ValueId texts(ValueId y) {  // [b, t, kUnits]
+    return b.node(
+        "Squeeze",
+        {b.node("Transpose", {y}, {{"perm", std::vector<std::int64_t>{2, 0, 1, 3}}}), b.ints({2})});
+  }
+  graph::EncoderDecoderProof prove(ValueId output) {
+    b.output(output);
+    graph::PassOptions options;
+    options.assume_limits = true;
+    const auto report = graph::optimize(b.graph, options, evaluator());
+    return graph::prove_encoder_decoder(b.graph, graph::kNoValue, report.limits);
+  }
+};
+
+KVIK_TEST(a_target_begins_with_states_of_the_source) {
+  for (const std::string direction : {"forward", "reverse"}) {
+    Pair m;
+    std::vector<ValueId> last;
+    m.layer("LSTM", m.steps(m.source, "from"), {}, &last, direction);
+    const auto proof =
+        m.prove(m.texts(m.layer("LSTM", m.steps(m.target, "to"), {last[0], last[1]})));
+    CHECK(proof.rows.has_value()) << direction << ": " << proof.reason;
+    if (!proof.rows) continue;
+    const graph::EncoderDecoder& rows = *proof.rows;
+    CHECK(rows.source.has_value()) << rows.reason;
+    CHECK_EQ(rows.states.size(), std::size_t{2});
+    const graph::RowRecurrent& layer = rows.target.recurrent.at(0);
+    CHECK(layer.source_h == 0 && layer.source_c == kUnits) << "h and c side by side";
+    for (const auto& state : rows.states) {
+      CHECK_EQ(state.width, kUnits);
+      CHECK_EQ(state.token, std::int64_t{direction == "forward" ? -1 : 0});
+    }
+  }
+}
+
+KVIK_TEST(one_part_of_the_state_is_the_sources) {
+  Pair m;
+  std::vector<ValueId> last;
+  m.layer("GRU", m.steps(m.source, "from"), {}, &last);
+  const ValueId shape =
+      m.b.node("Concat", {m.b.ints({1}), m.batch, m.b.ints({kUnits})}, {{"axis", std::int64_t{0}}});
+  const ValueId zeros = m.b.node("Expand", {m.b.scalar(0.0F), shape});
+  const auto proof = m.prove(m.texts(m.layer("LSTM", m.steps(m.target, "to"), {last[0], zeros})));
+  CHECK(proof.rows.has_value()) << proof.reason;
+  if (!proof.rows) return;
+  const graph::RowRecurrent& layer = proof.rows->target.recurrent.at(0);
+  CHECK(layer.source_h == 0 && layer.source_c == -1);
+}
+
+// The source is none of rows where its states are those of two tokens: it runs as it stands.
+KVIK_TEST(a_source_of_any_kind) {
+  Pair m;
+  std::vector<ValueId> last;
+  const ValueId x = m.steps(m.source, "from");
+  m.layer("GRU", x, {}, &last);
+  m.layer("GRU", x, {}, &last, "reverse");
+  const ValueId both = m.b.node("Add", {last[0], last[1]});
+  const auto proof = m.prove(m.texts(m.layer("GRU", m.steps(m.target, "to"), {both})));
+  CHECK(proof.rows.has_value()) << proof.reason;
+  if (!proof.rows) return;
+  CHECK(!proof.rows->source.has_value());
+  CHECK(proof.rows->reason.find("two tokens") != std::string::npos) << proof.rows->reason;
+  CHECK_EQ(proof.rows->values.size(), std::size_t{1});
+  CHECK_EQ(proof.rows->inputs.size(), std::size_t{1});
+}
+
+KVIK_TEST(a_state_of_both_sequences_is_refused) {
+  Pair m;
+  std::vector<ValueId> last;
+  m.layer("GRU", m.steps(m.source, "from"), {}, &last);
+  const ValueId x = m.steps(m.target, "to");
+  const ValueId mean =
+      m.b.node("Unsqueeze", {m.b.node("ReduceMean", {m.layer("GRU", x, {}), m.b.ints({0, 1})},
+                                      {{"keepdims", std::int64_t{0}}}),
+                             m.b.ints({0})});
+  const auto proof = m.prove(m.texts(m.layer("GRU", x, {m.b.node("Add", {last[0], mean})})));
+  CHECK(!proof.rows.has_value());
+  CHECK(proof.reason.find("ReduceMean") != std::string::npos) << proof.reason;
+}
+
 }  // namespace
 }  // namespace kvik::test
 

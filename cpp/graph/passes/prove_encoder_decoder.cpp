@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <map>
 
+#include "graph/bodies.h"
 #include "graph/passes/prove_rowwise.h"
 #include "graph/rows/proof.h"
 
@@ -87,12 +88,17 @@ std::vector<bool> dependants(const Graph& graph, const std::vector<ValueId>& inp
                              const Contents& contents) {
   std::vector<bool> found(graph.values.size(), false);
   for (const ValueId id : inputs) found[static_cast<std::size_t>(id)] = true;
+  const BodyIndex bodies(graph);
+  const auto depends = [&](ValueId id) {
+    return id != kNoValue && found[static_cast<std::size_t>(id)] &&
+           !contents[static_cast<std::size_t>(id)];
+  };
   for (const Node& node : graph.nodes) {
-    const bool any = std::any_of(node.inputs.begin(), node.inputs.end(), [&](ValueId id) {
-      return id != kNoValue && found[static_cast<std::size_t>(id)] &&
-             !contents[static_cast<std::size_t>(id)];
-    });
-    if (!any) continue;
+    const auto captured = bodies.captured(node);
+    if (std::none_of(node.inputs.begin(), node.inputs.end(), depends) &&
+        std::none_of(captured.begin(), captured.end(), depends)) {
+      continue;
+    }
     for (const ValueId id : node.outputs) {
       if (id != kNoValue) found[static_cast<std::size_t>(id)] = true;
     }
@@ -225,6 +231,10 @@ void check_plain_heads(const Prover& source, const FromSource& from) {
     if (!heads || *heads < 1 || *heads > attention.entry->heads || !key || !value ||
         v.size() != k.size() || !(flat || v[1] == k[1])) {
       stop(node.label() + " has heads that do not fit together");
+    }
+    const std::size_t tokens = flat ? 1 : 2;
+    if (!source.is_token(k[tokens]) || !source.is_token(v[tokens])) {
+      stop(node.label() + " has keys that are not as many as the source's tokens");
     }
     const std::int64_t parts = flat ? *heads : 1;
     check_heads(node, *attention.entry, static_cast<int>(*heads), *key / parts, *value / parts);

@@ -175,8 +175,9 @@ void recurrent(Prover& p, const Node& node) {
   y.layout.insert(y.layout.begin() + (r.batch_first ? 2 : 1), directions);
   const std::vector<std::int64_t> dims = stored_dims(y.layout);
   RowValue cells = y;
+  const bool keeps_cells = r.states == 2 && p.may_read_later() && node.output(2) != kNoValue;
   for (RowValue* value : {&y, &cells}) {
-    if (value == &cells && r.states == 1) continue;
+    if (value == &cells && !keeps_cells) continue;
     const ValueId named = node.output(0);
     const std::string name = named == kNoValue ? node.name : p.source().value(named).name;
     value->id = graph.add_value(value == &y ? name : name + " cells", DType::kF32);

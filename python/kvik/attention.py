@@ -207,12 +207,15 @@ def read_maps(
 
 def image_maps(found: Sequence[SessionAttention]) -> Attention:
     """Of one image, whose parts are named by row and column."""
-    return Attention([
-        AttentionMap(
-            own.kind, own.weights[:, 0], *map(_parts, own.weights.shape[-2:]), own.layers, own.names
+    maps = []
+    for own in found:
+        queries, keys = own.weights.shape[-2:]
+        maps.append(
+            AttentionMap(
+                own.kind, own.weights[:, 0], _parts(queries), _parts(keys), own.layers, own.names
+            )
         )
-        for own in found
-    ])  # fmt: skip
+    return Attention(maps)
 
 
 def _parts(count: int) -> list[str]:

@@ -24,6 +24,7 @@ from kvik.attention import (
     AttentionKind,
     check_kind,
     check_layers,
+    image_maps,
 )
 from kvik.encoder import Encoder, EncoderMetadata, Pooling, read_encoder_metadata
 from kvik.errors import InvalidArgumentError, UnsupportedError

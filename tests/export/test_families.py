@@ -130,8 +130,7 @@ def test_torch_equals_onnxruntime(files, family, task, use, kvik_task, capsys):
     assert 0 < compared[0].error < 1e-5
     targets = [check for check in result.checks if check.what == KVIK_TARGETS]
     assert bool(targets) == (kvik_task == "translate")
-    skipped = [check.what for check in result.checks if check.skipped]
-    assert skipped == ([KVIK_TARGETS] if family == "seq2seq" else [])  # kvik among the others
+    assert not any(check.skipped for check in result.checks), result.checks  # kvik among them
     padded = [check for check in result.checks if "padding" in check.what]
     texts = [check for check in result.checks if check.what == KVIK_TEXTS]
     assert bool(texts) == (kvik_task in ("fill_mask", "classify", "tag", "answer", "embed"))
@@ -376,7 +375,7 @@ def test_what_does_not_fit_says_what_would(files):
     with pytest.raises(kvik.InvalidArgumentError, match=r"has no \[MASK\]"):
         kvik.load(files["bert", "mlm", None]).fill_mask(TEXT)
     with pytest.raises(kvik.InvalidArgumentError, match="task must be one of"):
-        kvik.load(files["bert", "mlm", None], task="translate")
+        kvik.load(files["bert", "mlm", None], task="tagg")
     with pytest.raises(kvik.InvalidArgumentError, match="texts must be a text or a list"):
         kvik.load(files["bert", "mlm", "embed"]).embed(3)
     with pytest.raises(kvik.InvalidArgumentError, match="no output 'nothing'"):
@@ -411,7 +410,7 @@ def test_every_task_reads_its_own_output(files, tmp_path):
         chosen = kvik.load(both, outputs=["logits", hidden])
         assert chosen.tag(TEXT) == expected
         found = chosen.encode([[5, 6, 7]])
-        assert [rows[0].shape for rows in found.values()] == [(3, 3), (3, 16)]
+        assert [rows[0].shape for rows in found.values()] == [(3, 3), (3, 64)]
 
 
 def test_what_contradicts_the_outputs_is_refused(files):
@@ -671,7 +670,7 @@ def test_a_refused_proof_of_two_sequences_says_why(tmp_path):
     path = tmp_path / "mean.onnx"
     onnx.save(onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 18)]), path)
     with pytest.raises(
-        kvik.UnsupportedError, match="'mean' is of the source: it may be read by att"
+        kvik.UnsupportedError, match="'mean' is of the source: it may be read as keys"
     ):
         kvik.load(path)
 

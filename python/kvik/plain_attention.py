@@ -63,6 +63,8 @@ def pair_attention(
     target: str | None,
     kind: AttentionKind | None,
     layers: int | None,
+    *,
+    truncate: bool = False,
 ) -> Attention:
     """Of a translator; without a target, of the one that greedy decoding gives."""
     own = find_tokenizer(file, session.metadata, tokenizer)
@@ -76,7 +78,7 @@ def pair_attention(
         start = own.id_of("<s>")
     if start is None:
         raise InvalidArgumentError("the file does not say with which id targets begin")
-    sources = Framing(own, limit).text(source, where="the source").ids
+    sources = Framing(own, limit).text(source, truncate=truncate, where="the source").ids
     if target is None:
         ends = end_ids(read_metadata(session.metadata, own.vocab_size, file), own, own.vocab_size)
         targets = _greedy(session, sources, start, set(ends), limit or 2 * len(sources) + 16)

@@ -99,7 +99,12 @@ def attention(
     wanted = cast("AttentionKind | None", kind)
     loaded = _load(path, threads, tokenizer, precision)
     if loaded is None:
-        found, legend = _of_graph(path, threads, tokenizer, text, target, wanted, layer)
+        if pair is not None or precision != "f32":
+            option = "--weights" if pair is None else "--pair"
+            raise InvalidArgumentError(
+                f"{option} is not for this model: its graph runs as it stands"
+            )
+        found, legend = _of_graph(path, threads, tokenizer, text, target, wanted, layer, truncate)
     else:
         found = _of_model(loaded, text, pair, target, wanted, layer, truncate)
         legend = None
@@ -174,13 +179,17 @@ def _of_graph(
     target: str | None,
     kind: AttentionKind | None,
     layer: int | None,
+    truncate: bool,
 ) -> tuple[Attention, str | None]:
     from kvik.plain_attention import image_attention, pair_attention, reads_images
     from kvik.session import InferenceSession
 
     session = InferenceSession(path, threads)
     if not reads_images(session):
-        return pair_attention(session, path, tokenizer, text, target, kind, layer), None
+        found = pair_attention(
+            session, path, tokenizer, text, target, kind, layer, truncate=truncate
+        )
+        return found, None
     if target is not None or kind not in (None, "self"):
         raise InvalidArgumentError("--target and --kind are for translators, not for images")
     return image_attention(session, Path(text), layer), _PARTS

@@ -148,8 +148,8 @@ def _read_image(path: Path, session: InferenceSession) -> npt.NDArray[np.float32
     """Float32 [1, channels, height, width], as the model expects it."""
     shape = session.get_inputs()[0].shape
     form: dict[str, Any] = json.loads(session.metadata.get(_IMAGE, "{}"))
-    size = form.get("size", shape[2:])
-    channels = form.get("channels", shape[1])
+    size: list[Any] = form.get("size", shape[2:])
+    channels: Any = form.get("channels", shape[1])
     if not all(isinstance(number, int) for number in (*size, channels)):
         raise InvalidArgumentError("neither the file nor its input says how large its images are")
     pixels = _load_pixels(path, channels, (size[1], size[0]))
@@ -178,5 +178,6 @@ def _load_pixels(path: Path, channels: int, size: tuple[int, int]) -> npt.NDArra
         raise FileError(f"{path} is no image that can be read: {error}") from error
     except OSError as error:
         raise FileError(f"can't read the image {path}: {error.strerror or error}") from error
-    pixels = np.asarray(image, np.float32) / 255
-    return pixels.reshape(size[1], size[0], channels).transpose(2, 0, 1)
+    pixels = np.asarray(image, np.float32) / np.float32(255)
+    found: npt.NDArray[np.float32] = pixels.reshape(size[1], size[0], channels).transpose(2, 0, 1)
+    return found

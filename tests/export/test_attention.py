@@ -14,6 +14,7 @@ from tests.export.test_families import CONTEXT, make_run
 from torch.nn import functional as F
 
 import kvik
+from kvik.cli import main
 from kvik_export.exporter import export_checkpoint
 from kvik_train.checkpoint import load_checkpoint
 
@@ -251,6 +252,37 @@ def test_without_attention(made):
         kvik.load(case.path).attention("one")
     with pytest.raises(kvik.UnsupportedError, match="the model has no attention"):
         kvik.InferenceSession(case.path).attention({"ids": np.array([[1, 2]])})
+
+
+def draw(capsys, *arguments) -> str:
+    """What `kvik attention` says."""
+    with pytest.raises(SystemExit) as ended:
+        main(["attention", *map(str, arguments)])
+    captured = capsys.readouterr()
+    assert ended.value.code == 0, captured.err
+    return captured.out
+
+
+def test_drawings(made, tmp_path, capsys):
+    """Of every kind of model."""
+    out = tmp_path / "map.svg"
+    path = made["transformer", "translate"].path
+    said = draw(capsys, path, "one two", "--target", "two", "-o", out)
+    assert "cross-attention, mean of 2 heads, every layer, 4 x 8 tokens" in said
+    said = draw(capsys, path, "one two", "--kind", "source", "--layer", "1", "-o", out)
+    assert "attention within the source, layer 1, all 2 heads, 8 x 8 tokens" in said
+    path = made["bert", "mlm"].path
+    assert "6 x 6 tokens" in draw(capsys, path, "one two", "--pair", "three", "-o", out)
+    path = made["seq2seq", "translate"].path
+    said = draw(capsys, path, "one two", "--target", "two", "-o", out)
+    assert "cross-attention, layer 0, one head, 4 x 8 tokens" in said
+    assert "cross-attention, layer 0, one head" in draw(capsys, path, "one two", "-o", out)
+    image = tmp_path / "image.png"
+    pillow = pytest.importorskip("PIL.Image")
+    pillow.new("RGB", (30, 20), "red").save(image)
+    path = made["vit", "classify-image"].path
+    assert "5 x 5 tokens" in draw(capsys, path, image, "--layer", "1", "-o", out)
+    assert ">class<" in out.read_text()
 
 
 @pytest.mark.parametrize(

@@ -198,9 +198,8 @@ def colours(weights: npt.NDArray[np.float32], ceiling: float) -> npt.NDArray[np.
     place = np.sqrt(np.clip(weights.astype(np.float64) / ceiling, 0, 1)) * (len(stops) - 1)
     low = np.minimum(place.astype(np.int64), len(stops) - 2)
     part = (place - low)[..., None]
-    found: npt.NDArray[np.uint8] = np.rint(stops[low] * (1 - part) + stops[low + 1] * part).astype(
-        np.uint8
-    )
+    mixed = stops[low] * (1 - part) + stops[low + 1] * part
+    found: npt.NDArray[np.uint8] = np.rint(mixed).astype(np.uint8)
     found[weights == 0] = [int(HIDDEN[i : i + 2], 16) for i in (1, 3, 5)]
     return found
 

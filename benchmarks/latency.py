@@ -81,16 +81,10 @@ def _calls(
         }
         start = np.array([int(model.info.metadata["kvik.start_token_id"])])
 
-        def ours() -> object:
-            return _core.beam_search(model._core, [start], [source], 1, 1, TARGET_TOKENS, 0.0, [])
-
-        mine: Call = ours
-        if not model._core.info.two_sequences:  # by the graph as it stands
-            plain = kvik.InferenceSession(path, threads)
-            mine = lambda: _greedy(plain, "target_ids", fixed, start, TARGET_TOKENS)  # noqa: E731
+        most = [TARGET_TOKENS]
         return (
             f"{TARGET_TOKENS} tokens for {SOURCE_TOKENS}",
-            mine,
+            lambda: _core.beam_search(model._core, [start], [source], 1, 1, most, 0.0, []),
             lambda: _greedy(session, "target_ids", fixed, start, TARGET_TOKENS),
         )
     ids = random.integers(0, vocab, min(TOKENS, model.info.context_length or TOKENS))

@@ -136,6 +136,7 @@ void init_info(nb::module_& module) {
       .def_ro("packed_bytes", &ModelInfo::packed_bytes)
       .def_ro("activation_bytes", &ModelInfo::activation_bytes)
       .def_ro("state_bytes_per_position", &ModelInfo::state_bytes_per_position)
+      .def_ro("recurrent_bytes_per_position", &ModelInfo::recurrent_bytes_per_position)
       .def_ro("ops_before", &ModelInfo::ops_before)
       .def_ro("ops_after", &ModelInfo::ops_after)
       .def_prop_ro("weights", [](const ModelInfo& self) { return weight_type_name(self.weights); })
@@ -232,7 +233,7 @@ void init_sequence(nb::module_& module) {
   nb::class_<Sequence>(module, "Sequence", "The state of one token sequence. One thread at a time.")
       .def_prop_ro("length", &Sequence::length, "Tokens so far.")
       .def_prop_ro("state_bytes", &Sequence::state_bytes,
-                   "Bytes of keys and values, shared ones too.")
+                   "Bytes of keys, values and states, shared ones too.")
       .def("fork", &Sequence::fork, nb::call_guard<nb::gil_scoped_release>(),
            "A second sequence with the same tokens so far; full blocks are shared.")
       .def("truncate", &Sequence::truncate, nb::arg("length"),

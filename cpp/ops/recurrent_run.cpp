@@ -5,6 +5,7 @@
 #include <numeric>
 
 #include "ops/product.h"
+#include "ops/recurrent_layer.h"
 #include "ops/support.h"
 
 namespace kvik::ops {
@@ -68,7 +69,7 @@ void SequenceRun::place(std::span<RunDirection> directions) {
   const std::size_t floats = plan.add<float>(widened ? dim_product(rows, sizes_.input) : 0);
   for (std::size_t d = 0; d < directions.size(); ++d) {
     // Parameters: the bias, three peepholes, the recurrent bias.
-    at[d].parameters = plan.add<float>(dim_product(kMostGates + 4, sizes_.hidden));
+    at[d].parameters = plan.add<float>(dim_product(2 * kMostGates + 3, sizes_.hidden));
     at[d].projected = plan.add<float>(dim_product(rows, width_));
     at[d].gates = plan.add<float>(ragged_ ? dim_product(sizes_.batch, width_) : 0);
     at[d].first = plan.add<float>(state);
@@ -117,19 +118,12 @@ void SequenceRun::read_operands() {
     RunDirection& one = directions_[static_cast<std::size_t>(d)];
     const std::int64_t size = one.cell.gates() * hidden;
     float* peepholes = one.bias + kMostGates * hidden;  // [3, hidden]
-    float* recurrent_bias = peepholes + 3 * hidden;     // [hidden]
+    float* recurrent_bias = peepholes + 3 * hidden;     // [gates · hidden]
     std::fill_n(one.bias, size, 0.0f);
     if (context_.has_input(3)) {
-      const Tensor& b = context_.input(3);
-      to_floats(b, d * 2 * size, size, one.bias);
-      for (int gate = 0; gate < one.cell.gates(); ++gate) {
-        to_floats(b, (d * 2 + 1) * size + gate * hidden, hidden, recurrent_bias);
-        if (one.cell.linear_before_reset && gate == 2) {
-          one.cell.recurrent_bias = recurrent_bias;
-          break;
-        }
-        for (std::int64_t i = 0; i < hidden; ++i) one.bias[gate * hidden + i] += recurrent_bias[i];
-      }
+      to_floats(context_.input(3), d * 2 * size, size, one.bias);
+      to_floats(context_.input(3), (d * 2 + 1) * size, size, recurrent_bias);
+      one.cell.recurrent_bias = join_biases(one.cell, hidden, one.bias, recurrent_bias);
     }
     const bool lstm = one.cell.kind == CellKind::kLstm;
     if (lstm && context_.has_input(7)) {

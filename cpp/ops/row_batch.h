@@ -4,6 +4,7 @@
 #include <cstdint>
 #include <span>
 
+#include "kernels/kernels.h"
 #include "kvik/cache_type.h"
 
 namespace kvik::ops {
@@ -18,6 +19,13 @@ struct KvTables {
 
   void* const* k_blocks(std::int64_t table) const { return tables + 2 * table * stride; }
   void* const* v_blocks(std::int64_t table) const { return tables + (2 * table + 1) * stride; }
+
+  // Of a table that holds the state of a recurrent layer instead: what it is after `position`,
+  // `width` floats.
+  float* state(std::int64_t table, std::int64_t position, std::int64_t width) const {
+    void* block = v_blocks(table)[position / kernels::kKvBlock];
+    return static_cast<float*>(block) + position % kernels::kKvBlock * width;
+  }
 };
 
 // Adjacent rows of the batch that are adjacent tokens of one sequence: row first_row + i holds the
@@ -32,13 +40,15 @@ struct RowRun {
   // Those of its source, all written, where an attention reads one.
   KvTables source;
   std::int64_t source_length = 0;
+  // The states that recurrent layers begin with where the source gives them.
+  const float* source_states = nullptr;
 };
 
 struct RowBatch {
   std::span<const RowRun> runs;  // in the order of their rows; they cover the batch
   std::int64_t rows = 0;
   // The first table of each attention layer, of the sequence's own or of its source; its key/value
-  // heads follow.
+  // heads follow. Then the table of each recurrent layer that keeps its states.
   std::span<const std::int64_t> layer_tables;
 };
 

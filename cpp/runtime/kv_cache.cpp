@@ -28,9 +28,9 @@ void copy_positions(const KvLayout& layout, const KvPage& from, const KvPage& to
     std::memcpy(to.memory.as<std::byte>() + offset, from.memory.as<std::byte>() + offset,
                 static_cast<std::size_t>(bytes));
   };
-  const std::int64_t element = kernels::cache_element_bytes(layout.type());
-  const std::int64_t scales = kernels::cache_scale_bytes(layout.type());
   for (const KvLayout::Table& table : layout.tables()) {
+    const std::int64_t element = kernels::cache_element_bytes(table.type);
+    const std::int64_t scales = kernels::cache_scale_bytes(table.type);
     for (const std::int64_t block : {table.k_offset, table.v_offset}) {
       if (scales != 0) copy(block, positions * scales / kBlock);
     }
@@ -53,16 +53,18 @@ KvLayout::KvLayout(std::span<const KvLayerShape> layers, CacheType type, bool on
     }
     layer_tables_.push_back(static_cast<std::int64_t>(tables_.size()));
     for (int head = 0; head < layer.kv_heads; ++head) {
-      Table table{.head_dim = layer.head_dim, .value_dim = layer.value_dim};
+      Table table{.head_dim = layer.head_dim,
+                  .value_dim = layer.value_dim,
+                  .type = layer.state ? CacheType::kF32 : type};
       // Every block is a multiple of a cache line long.
       table.k_offset = page_bytes_;
-      table.v_offset = table.k_offset + kernels::cache_block_bytes(type, layer.head_dim);
-      page_bytes_ = table.v_offset + kernels::cache_block_bytes(type, layer.value_dim);
+      table.v_offset = table.k_offset + kernels::cache_block_bytes(table.type, layer.head_dim);
+      page_bytes_ = table.v_offset + kernels::cache_block_bytes(table.type, layer.value_dim);
       if (page_bytes_ > kMaxPageBytes) {
         throw Error(ErrorCode::kUnsupported,
-                    "the keys and values of one token need more than " +
+                    "the keys, values and states of one token need more than " +
                         std::to_string(kMaxPageBytes / kBlock) +
-                        " bytes; the model's heads are too many or too wide");
+                        " bytes; the model's heads or recurrent layers are too many or too wide");
       }
       tables_.push_back(table);
     }

@@ -1,8 +1,12 @@
-// Keys and values of token sequences, in pages that sequences can share.
+// Keys and values of token sequences, and states of recurrent layers, in pages that sequences can
+// share.
 //
 // A page holds kKvBlock positions of every attention layer and key/value head of one model: for
-// each its K block [head_dim, kKvBlock] and its V block [kKvBlock, value_dim], see kernels.h. All
-// layers grow together, so one reference count a page is enough, and a fork shares every page.
+// each its K block [head_dim, kKvBlock] and its V block [kKvBlock, value_dim], see kernels.h. Of a
+// recurrent layer it holds the states after each position, [kKvBlock, width] float32: whatever the
+// cache's precision, since a rounded state would be rounded again at every step, and results would
+// depend on where a text was cut. All layers grow together, so one reference count a page is
+// enough, and a fork shares every page.
 #pragma once
 
 #include <atomic>
@@ -21,6 +25,7 @@ struct KvLayerShape {
   int kv_heads = 0;
   int head_dim = 0;
   int value_dim = 0;
+  bool state = false;  // of a recurrent layer: value_dim floats a position; one head, head_dim 0
   bool operator==(const KvLayerShape&) const = default;
 };
 
@@ -38,11 +43,12 @@ class KvLayout {
     std::int64_t v_offset = 0;
     int head_dim = 0;
     int value_dim = 0;
+    CacheType type = CacheType::kF32;
   };
   std::span<const Table> tables() const { return tables_; }
   std::span<const std::int64_t> layer_tables() const { return layer_tables_; }
   CacheType type() const { return type_; }
-  std::int64_t page_bytes() const { return page_bytes_; }  // 0: a model without attention
+  std::int64_t page_bytes() const { return page_bytes_; }  // 0: a model without either
 
  private:
   std::vector<Table> tables_;

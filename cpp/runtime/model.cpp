@@ -101,6 +101,7 @@ struct Model::Impl {
   Impl(graph::Model loaded, const runtime::DeclaredWidths& declared, const LoadOptions& options);
 
   void describe_file(const graph::Model& loaded);
+  void make_by_rows(const LoadOptions& options, runtime::Optimize how);
   void make_row_decoder(const LoadOptions& options, const graph::DimLimits& limits);
   void make_encoder(const LoadOptions& options, const graph::DimLimits& limits);
   void make_encoder_decoder(const LoadOptions& options, const graph::DimLimits& limits);
@@ -159,14 +160,9 @@ Model::Impl::Impl(graph::Model loaded, const runtime::DeclaredWidths& declared,
   graph::infer(loaded.graph);  // types and shapes of the outputs are not taken from the file
   describe_file(loaded);
   imported = std::move(loaded.graph);
-  optimized = imported;
   const auto how = options.optimize ? runtime::Optimize::kAll : runtime::Optimize::kProof;
   if (options.incremental) {
-    graph::DimLimits limits;
-    runtime::prepare_graph(optimized, workshop.engine(), how, &limits);
-    make_row_decoder(options, limits);
-    if (!rows) make_encoder(options, limits);
-    if (!rows) make_encoder_decoder(options, limits);
+    make_by_rows(options, how);
   } else {
     explanation.push_back("not incremental: switched off when the model was loaded");
   }
@@ -185,6 +181,34 @@ Model::Impl::Impl(graph::Model loaded, const runtime::DeclaredWidths& declared,
   info.threads = workshop.pool.threads();
   info.isa = workshop.engine().kernels.name;
   check_files();  // weights that were packed from a file that was cut meanwhile are not weights
+}
+
+// Leaves `rows` empty, and says why, when the graph cannot be run by rows.
+void Model::Impl::make_by_rows(const LoadOptions& options, runtime::Optimize how) {
+  // A decoder's other outputs, alignments or last states, are not computed; so they must not keep
+  // what only they share with the logits from being fused.
+  graph::DimLimits limits;
+  optimized = imported;
+  optimized.outputs = {runtime::logits_output(imported)};
+  const bool several = imported.outputs.size() > 1;
+  graph::remove_dead(optimized);
+  runtime::prepare_graph(optimized, workshop.engine(), how, &limits);
+  make_row_decoder(options, limits);
+  if (rows) return;
+  graph::Graph logits_alone;
+  graph::DimLimits logits_limits;
+  if (several) {
+    logits_alone = std::exchange(optimized, imported);
+    logits_limits = std::exchange(limits, {});
+    runtime::prepare_graph(optimized, workshop.engine(), how, &limits);
+  }
+  make_encoder(options, limits);
+  if (rows) return;
+  if (several) {
+    optimized = std::move(logits_alone);
+    limits = std::move(logits_limits);
+  }
+  make_encoder_decoder(options, limits);
 }
 
 void Model::Impl::describe_file(const graph::Model& loaded) {
@@ -213,13 +237,17 @@ std::unique_ptr<runtime::RowProgram> Model::Impl::make_program(graph::RowProof& 
     return nullptr;
   }
   rows = proved;
-  info.token_limit = runtime::index_limit(*rows, rows->tokens);
+  info.token_limit = runtime::index_limit(rows->graph, rows->tokens);
   info.reads_types = program->reads_types();
-  info.type_limit = runtime::index_limit(*rows, rows->types);
+  info.type_limit = runtime::index_limit(rows->graph, rows->types);
   info.context_length = stricter(info.context_length, rows->context_limit);
   info.packed_bytes = program->constant_bytes() + workshop.weights.bytes();
   info.activation_bytes = program->arena_bytes();
   info.state_bytes_per_position = program->kv_layout().page_bytes() / kernels::kKvBlock;
+  for (const graph::RowRecurrent& layer : rows->recurrent) {
+    if (!layer.keeps_states) continue;
+    info.recurrent_bytes_per_position += layer.width * std::int64_t{sizeof(float)};
+  }
   return program;
 }
 
@@ -272,23 +300,36 @@ void Model::Impl::make_encoder_decoder(const LoadOptions& options, const graph::
     return;
   }
   explanation = std::move(proof.explanation);
-  auto source = std::make_shared<const graph::RowGraph>(std::move(proof.rows->source));
+  graph::EncoderDecoder& proved = *proof.rows;
   graph::RowProof target;
-  target.rows = std::move(proof.rows->target);
+  target.rows = proved.target;
   auto program = make_program(target, options);
   if (!program) return;
-  auto source_encoder = std::make_unique<runtime::RowEncoder>(
-      std::make_unique<runtime::RowProgram>(source, workshop.engine(), options.max_rows),
-      std::nullopt);
   info.two_sequences = true;
   info.vocab_size = program->output_features();
-  info.source_limit = runtime::index_limit(*source, source->tokens);
-  info.source_length = stricter(metadata_number(metadata, kContextKey), source->context_limit);
-  info.packed_bytes += source_encoder->program().constant_bytes();
-  info.activation_bytes += source_encoder->program().arena_bytes();
-  source_rows = std::move(source);
-  auto sources = std::make_unique<runtime::SourceEncoder>(
-      std::move(source_encoder), *rows, program->source_layout(), workshop.engine().kernels);
+  std::unique_ptr<runtime::SourceEncoder> sources;
+  if (proved.source) {
+    auto source = std::make_shared<const graph::RowGraph>(*std::move(proved.source));
+    auto encoder_rows =
+        std::make_unique<runtime::RowProgram>(source, workshop.engine(), options.max_rows);
+    info.source_limit = runtime::index_limit(source->graph, source->tokens);
+    info.source_length = source->context_limit;
+    info.packed_bytes += encoder_rows->constant_bytes();
+    info.activation_bytes += encoder_rows->arena_bytes();
+    sources = std::make_unique<runtime::RowSourceEncoder>(
+        std::make_unique<runtime::RowEncoder>(std::move(encoder_rows), std::nullopt), proved,
+        program->source_layout(), workshop.engine().kernels);
+    source_rows = std::move(source);
+  } else {
+    for (const auto& input : proved.inputs) {
+      if (!input.known) info.source_limit = runtime::index_limit(optimized, input.id);
+    }
+    info.source_length = proved.source_limit;
+    sources = std::make_unique<runtime::GraphSourceEncoder>(optimized, workshop.engine(), proved,
+                                                            program->source_layout());
+    info.packed_bytes = program->constant_bytes() + workshop.weights.bytes();
+  }
+  info.source_length = stricter(metadata_number(metadata, kContextKey), info.source_length);
   decoder = std::make_unique<runtime::RowDecoder>(std::move(program), std::move(sources));
 }
 

@@ -14,9 +14,7 @@ class RowDecoder::State final : public SequenceState {
   State(const State&) = default;
 
   std::int64_t length() const override { return cache.length(); }
-  std::int64_t bytes() const override {
-    return cache.bytes() + (source ? source->cache.bytes() : 0);
-  }
+  std::int64_t bytes() const override { return cache.bytes() + (source ? source->bytes() : 0); }
   std::unique_ptr<SequenceState> fork() const override {
     auto copy = std::make_unique<State>(*this);
     copy->taken = false;
@@ -117,6 +115,7 @@ void RowDecoder::add_rows(const DecodeStep& step, std::int64_t first, std::int64
   if (state.source) {
     runs_.back().source = state.source->cache.tables();
     runs_.back().source_length = state.source->cache.length();
+    runs_.back().source_states = state.source->states.data();
   }
   for (std::int64_t i = 0; i < count; ++i) {
     tokens_.push_back(step.tokens[static_cast<std::size_t>(first + i)]);

@@ -24,6 +24,11 @@ namespace {
   throw Error(ErrorCode::kUnsupported, "value '" + value.name + "': " + what);
 }
 
+// Whether a node reads or leaves something beside other rows.
+bool meets_other_rows(const Node& node) {
+  return node.is("RowAttention", "kvik") || node.is("RowRecurrent", "kvik");
+}
+
 // Follows what depends on the tokens and positions, and what an attention needs.
 struct Parts {
   explicit Parts(const RowGraph& rows);
@@ -42,7 +47,7 @@ Parts::Parts(const RowGraph& rows) {
   // Forward: everything that depends on a row is a candidate for the tail.
   for (std::size_t n = 0; n < graph.nodes.size(); ++n) {
     const Node& node = graph.nodes[n];
-    bool dependent = node.is("RowAttention", "kvik");
+    bool dependent = meets_other_rows(node);
     for (const ValueId id : node.inputs) {
       dependent = dependent || (id != graph::kNoValue && of_value[at(id)] != Part::kConstant);
     }
@@ -52,12 +57,12 @@ Parts::Parts(const RowGraph& rows) {
       if (id != graph::kNoValue) of_value[at(id)] = Part::kTail;
     }
   }
-  // Backward: what an attention needs is of the body.
+  // Backward: what an attention or a recurrent layer needs is of the body.
   std::vector<bool> needed(graph.values.size(), false);
   for (std::size_t n = graph.nodes.size(); n-- > 0;) {
     const Node& node = graph.nodes[n];
     if (of_node[n] == Part::kConstant) continue;
-    bool body = node.is("RowAttention", "kvik");
+    bool body = meets_other_rows(node);
     for (const ValueId id : node.outputs) {
       body = body || (id != graph::kNoValue && needed[at(id)]);
     }
@@ -330,9 +335,8 @@ void place_slots(RowPlan& plan, std::int64_t max_rows, bool reuse) {
   }
 }
 
-std::int64_t index_limit(const RowGraph& rows, ValueId ids) {
+std::int64_t index_limit(const Graph& graph, ValueId ids) {
   if (ids == graph::kNoValue) return 0;
-  const Graph& graph = rows.graph;
   std::vector<bool> same(graph.values.size(), false);  // the ids themselves, in another shape
   same[static_cast<std::size_t>(ids)] = true;
   std::int64_t limit = 0;

@@ -3,11 +3,11 @@
 //
 // A row graph's nodes fall into three parts:
 //   constant  depend on neither tokens nor positions: run once, when the plan is made;
-//   body      what an attention needs (directly or not), and the attentions: for every row;
+//   body      what attentions and recurrent layers need (directly or not), and they: for every row;
 //   tail      the rest, which is row-wise: for the rows whose output is wanted. The values that
 //             cross from body to tail are gathered for those rows first.
 // So the vocabulary projection sees only the rows whose logits are asked for, and so does all that
-// follows the last attention.
+// follows the last of them.
 #pragma once
 
 #include <cstdint>
@@ -91,6 +91,6 @@ void place_slots(RowPlan& plan, std::int64_t max_rows, bool reuse);
 
 // The smallest number of rows among the tables that an input of ids indexes directly, or 0 when
 // there is none: ids must be below it.
-std::int64_t index_limit(const graph::RowGraph& rows, graph::ValueId ids);
+std::int64_t index_limit(const graph::Graph& graph, graph::ValueId ids);
 
 }  // namespace kvik::runtime

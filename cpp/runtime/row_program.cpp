@@ -11,6 +11,7 @@
 #include "kvik/error.h"
 #include "ops/packed_weights.h"
 #include "ops/row_attention.h"
+#include "ops/row_recurrent.h"
 #include "runtime/column_views.h"
 #include "runtime/join_products.h"
 #include "runtime/load.h"
@@ -21,7 +22,8 @@ namespace {
 
 constexpr std::int64_t kProbeRows = 2;  // one row would make views of what many rows must move
 
-// Of the attentions that read the sequence itself, or of those that read its source.
+// Of the attentions and recurrent layers that read the sequence itself, or of the attentions that
+// read its source.
 std::vector<KvLayerShape> layer_shapes(const graph::RowGraph& rows, bool source) {
   std::vector<KvLayerShape> shapes;
   for (const graph::RowAttention& layer : rows.attention) {
@@ -31,10 +33,15 @@ std::vector<KvLayerShape> layer_shapes(const graph::RowGraph& rows, bool source)
     if ((layer.mixing == graph::Mixing::kSource) != source) continue;
     shapes.push_back({layer.kv_heads, layer.head_dim, layer.value_dim});
   }
+  for (const graph::RowRecurrent& layer : rows.recurrent) {
+    if (source || !layer.keeps_states) continue;
+    shapes.push_back({.kv_heads = 1, .value_dim = static_cast<int>(layer.width), .state = true});
+  }
   return shapes;
 }
 
-// The first table of each attention, in its own layout.
+// The first table of each attention, in its own layout; then that of each recurrent layer, 0 where
+// it has none.
 std::vector<std::int64_t> tables_of(const graph::RowGraph& rows, const KvLayout& own,
                                     const KvLayout& source) {
   std::vector<std::int64_t> tables;
@@ -43,7 +50,22 @@ std::vector<std::int64_t> tables_of(const graph::RowGraph& rows, const KvLayout&
     const bool other = layer.mixing == graph::Mixing::kSource;
     tables.push_back(other ? source.layer_tables()[next_source++] : own.layer_tables()[next_own++]);
   }
+  for (const graph::RowRecurrent& layer : rows.recurrent) {
+    tables.push_back(layer.keeps_states ? own.layer_tables()[next_own++] : 0);
+  }
   return tables;
+}
+
+// Floats of what recurrent layers take from a source.
+std::int64_t source_states(const graph::RowGraph& rows) {
+  std::int64_t end = 0;
+  for (const graph::RowRecurrent& layer : rows.recurrent) {
+    const std::int64_t each = layer.width;  // no fewer than one part of it
+    for (const std::int64_t place : {layer.source_h, layer.source_c}) {
+      if (place >= 0) end = std::max(end, place + each);
+    }
+  }
+  return end;
 }
 
 bool aligned_for(const void* data, DType dtype) {
@@ -231,9 +253,9 @@ void RowProgram::check_page_size() const {
   const std::int64_t page = std::max(layout_.page_bytes(), source_layout_.page_bytes());
   if (page <= kSmall || page / kTimesWeights <= weigh(rows_->graph).bytes) return;
   throw Error(ErrorCode::kUnsupported,
-              "the keys and values of " + std::to_string(kernels::kKvBlock) + " tokens take " +
-                  std::to_string(page) + " bytes, more than " + std::to_string(kTimesWeights) +
-                  " times the model's weights");
+              "the keys, values and states of " + std::to_string(kernels::kKvBlock) +
+                  " tokens take " + std::to_string(page) + " bytes, more than " +
+                  std::to_string(kTimesWeights) + " times the model's weights");
 }
 
 void RowProgram::make_kernels() {
@@ -249,6 +271,16 @@ void RowProgram::make_kernels() {
                                               std::to_string(node.int_attr("layer", -1)));
       }
       made_[n] = ops::make_row_attention(rows_->attention[layer], info);
+      continue;
+    }
+    if (node.is("RowRecurrent", "kvik")) {
+      const auto layer = static_cast<std::size_t>(node.int_attr("layer", -1));
+      if (layer >= rows_->recurrent.size()) {
+        throw Error(ErrorCode::kInternal, node.label() + ": there is no recurrent layer " +
+                                              std::to_string(node.int_attr("layer", -1)));
+      }
+      made_[n] =
+          ops::make_row_recurrent(rows_->recurrent[layer], rows_->attention.size() + layer, info);
       continue;
     }
     if (node.is("EvalIndex", "kvik")) {
@@ -310,6 +342,8 @@ void RowProgram::probe() {
   std::array<ops::RowRun, 1> runs{cache.run(0, kProbeRows, 0)};
   runs[0].source = source.tables();
   runs[0].source_length = kProbeRows;
+  const std::vector<float> states(static_cast<std::size_t>(source_states(*rows_)));
+  runs[0].source_states = states.data();
   const std::array<std::int64_t, 2> tokens{0, 0};
   const std::array<std::int64_t, 2> positions{0, 1};
   // One wanted row of two, so that the gather is seen too.

@@ -114,7 +114,8 @@ struct Fixture {
 
 KVIK_TEST(decode_allocates_nothing) {
   for (const TinyShape& shape : {TinyShape{}, TinyShape{.alibi = true}, TinyShape{.split = true},
-                                 TinyShape{.split = true, .swap = true}}) {
+                                 TinyShape{.split = true, .swap = true}, TinyShape{.cell = "LSTM"},
+                                 TinyShape{.cell = "GRU", .both = true}}) {
     for (const int threads : {1, 2}) {
       Fixture f(shape, threads);
       const auto state = f.decoder.new_state();
@@ -139,7 +140,7 @@ KVIK_TEST(decode_allocates_nothing) {
 KVIK_TEST(decode_in_low_precision_allocates_nothing) {
   for_each_isa([](const kernels::KernelTable& table) {
     for (const WeightType type : {WeightType::kBF16, WeightType::kI8}) {
-      const TinyShape shape{.layers = 1, .heads = 8, .linear = true};
+      const TinyShape shape{.layers = 2, .heads = 8, .linear = true, .cell = "LSTM", .both = true};
       Fixture f(shape, 2, table, type);
       CHECK(f.weights.bytes() < Fixture(shape, 1, table).weights.bytes()) << table.name;
       const auto state = f.decoder.new_state();

@@ -80,7 +80,11 @@ const std::vector<TinyShape>& shapes() {
       {.alibi = true},
       {.split = true},
       {.split = true, .swap = true},
-      {.heads = 4, .kv_heads = 1, .window = 70, .alibi = true}};
+      {.heads = 4, .kv_heads = 1, .window = 70, .alibi = true},
+      {.cell = "LSTM"},
+      {.cell = "GRU"},
+      {.cell = "GRU", .before = false},
+      {.cell = "RNN", .both = true}};
   return kShapes;
 }
 
@@ -109,28 +113,34 @@ KVIK_TEST(rows_bitwise_over_threads_chunks_and_cache) {
 
 // The same with weights in low precision, whose products make something of their rows first.
 KVIK_TEST(rows_bitwise_in_low_precision) {
-  // Wide enough that its matrices are not kept in fp32.
-  const TinyShape shape{.layers = 1, .heads = 8, .linear = true};
+  // Wide enough that their matrices are not kept in fp32.
+  const TinyShape kShapes[] = {
+      {.layers = 1, .heads = 8, .linear = true},
+      {.layers = 1, .heads = 8, .linear = true, .cell = "LSTM"},
+      {.layers = 1, .heads = 8, .linear = true, .cell = "GRU"},
+  };
   const auto tokens = random_tokens(70, 5);
-  for_each_isa([&](const kernels::KernelTable& table) {
-    std::vector<float> before = Engine1(shape, 1, 256, table).all(tokens, tokens.size());
-    for (const WeightType type : {WeightType::kBF16, WeightType::kI8, WeightType::kI4}) {
-      const auto name = std::string(table.name) + ", " + weight_type_name(type);
-      Engine1 reference(shape, 1, 256, table, CacheType::kF32, type);
-      const auto want = reference.all(tokens, tokens.size());
-      CHECK(!same_bits(want, before)) << name << ": the precision changes nothing";
-      before = want;
-      for (const int threads : {1, 2, 3}) {
-        for (const int max_rows : {1, 5, 33}) {
-          Engine1 other(shape, threads, max_rows, table, CacheType::kF32, type);
-          CHECK(same_bits(other.all(tokens, tokens.size()), want))
-              << name << ", threads " << threads << ", chunks of " << max_rows;
+  for (const TinyShape& shape : kShapes)
+    for_each_isa([&](const kernels::KernelTable& table) {
+      std::vector<float> before = Engine1(shape, 1, 256, table).all(tokens, tokens.size());
+      for (const WeightType type : {WeightType::kBF16, WeightType::kI8, WeightType::kI4}) {
+        const auto name = std::string(table.name) + ", " + weight_type_name(type) + ", " +
+                          (shape.cell == nullptr ? "attention" : shape.cell);
+        Engine1 reference(shape, 1, 256, table, CacheType::kF32, type);
+        const auto want = reference.all(tokens, tokens.size());
+        CHECK(!same_bits(want, before)) << name << ": the precision changes nothing";
+        before = want;
+        for (const int threads : {1, 2, 3}) {
+          for (const int max_rows : {1, 5, 33}) {
+            Engine1 other(shape, threads, max_rows, table, CacheType::kF32, type);
+            CHECK(same_bits(other.all(tokens, tokens.size()), want))
+                << name << ", threads " << threads << ", chunks of " << max_rows;
+          }
+          Engine1 other(shape, threads, 256, table, CacheType::kF32, type);
+          CHECK(same_bits(other.all(tokens, 1), want)) << name << ", one token a call";
         }
-        Engine1 other(shape, threads, 256, table, CacheType::kF32, type);
-        CHECK(same_bits(other.all(tokens, 1), want)) << name << ", one token a call";
       }
-    }
-  });
+    });
 }
 
 // More keys than a segment: threads share the segments of a row that is alone, and do not where
@@ -242,24 +252,45 @@ KVIK_TEST(window_hides_old_tokens) {
 }
 
 KVIK_TEST(forks_and_truncation_change_nothing) {
-  Engine1 engine({}, 2, 64);
-  const auto tokens = random_tokens(120, 8);
-  const auto want = engine.all(tokens, tokens.size());
-  const auto vocab = static_cast<std::size_t>(engine.vocab());
-  const auto state = engine.decoder.new_state();
-  engine.forward({{state.get(), std::span(tokens).first(100), Logits::kNone}});
-  const auto fork = state->fork();
-  const auto other = random_tokens(30, 9);
-  engine.forward({{state.get(), other, Logits::kNone}});
-  const auto tail = std::span(tokens).subspan(100);
-  CHECK(same_bits(engine.forward({{fork.get(), tail, Logits::kAll}}),
-                  std::span(want).last(20 * vocab)));
-  state->truncate(100);
-  CHECK(same_bits(engine.forward({{state.get(), tail, Logits::kAll}}),
-                  std::span(want).last(20 * vocab)));
-  state->truncate(30);
-  CHECK(same_bits(engine.forward({{state.get(), std::span(tokens).subspan(30), Logits::kAll}}),
-                  std::span(want).last(90 * vocab)));
+  for (const TinyShape& shape :
+       {TinyShape{}, TinyShape{.cell = "LSTM"}, TinyShape{.cell = "GRU", .both = true}}) {
+    Engine1 engine(shape, 2, 64);
+    const auto tokens = random_tokens(120, 8);
+    const auto want = engine.all(tokens, tokens.size());
+    const auto vocab = static_cast<std::size_t>(engine.vocab());
+    const auto state = engine.decoder.new_state();
+    engine.forward({{state.get(), std::span(tokens).first(100), Logits::kNone}});
+    const auto fork = state->fork();
+    const auto other = random_tokens(30, 9);
+    engine.forward({{state.get(), other, Logits::kNone}});
+    const auto tail = std::span(tokens).subspan(100);
+    CHECK(same_bits(engine.forward({{fork.get(), tail, Logits::kAll}}),
+                    std::span(want).last(20 * vocab)));
+    // To a block's first position, its last, and the beginning.
+    for (const std::int64_t length : {100, 64, 63, 65, 30, 1, 0}) {
+      state->truncate(length);
+      const auto rest = std::span(tokens).subspan(static_cast<std::size_t>(length));
+      CHECK(same_bits(engine.forward({{state.get(), rest, Logits::kAll}}),
+                      std::span(want).last(rest.size() * vocab)))
+          << "cut to " << length;
+    }
+  }
+}
+
+// The states of recurrent layers are float32 whatever the cache holds.
+KVIK_TEST(states_are_not_rounded) {
+  const auto tokens = random_tokens(90, 10);
+  for (const char* cell : {"LSTM", "RNN"}) {
+    const TinyShape shape{.cell = cell};
+    Engine1 plain(shape, 1, 64);
+    const auto want = plain.all(tokens, 1);
+    for (const CacheType cache : {CacheType::kBF16, CacheType::kI8}) {
+      Engine1 other(shape, 1, 64, kernels::active_table(), cache);
+      CHECK(same_bits(other.all(tokens, 1), want)) << cell << ", " << cache_type_name(cache);
+      CHECK_EQ(other.decoder.program().kv_layout().page_bytes(),
+               plain.decoder.program().kv_layout().page_bytes());
+    }
+  }
 }
 
 // A position beyond the table makes the run fail halfway; the sequence is as it was.

@@ -26,6 +26,9 @@ struct TinyShape {
   bool linear = false;  // products by kvik.Linear, which packs weights in the asked precision
   bool split = false;   // one product for q, k and v, split into views
   bool swap = false;    // and the halves of q swapped, one negated: no views
+  const char* cell = nullptr;  // "LSTM", "GRU" or "RNN" instead of attention, of twice the width
+  bool before = true;          // a GRU's reset gate is applied before the product
+  bool both = false;           // the cell and attention by turns
 };
 
 class TinyRows {
@@ -92,6 +95,37 @@ class TinyRows {
                {{"axis", std::int64_t{-1}}, {"epsilon", 1e-5F}});
   }
 
+  ValueId constant(std::vector<std::int64_t> dims, float range) {
+    std::vector<float> values(static_cast<std::size_t>(Dims(dims).elements()));
+    for (float& value : values) value = random_.uniform(-range, range);
+    return rows_.graph.add_constant("w" + std::to_string(serial_++),
+                                    graph::ConstantTensor::from_floats(values, Dims(dims)));
+  }
+
+  ValueId recurrence(ValueId x, std::int64_t width) {
+    const std::string cell = shape_.cell;
+    const std::int64_t hidden = 2 * width, states = cell == "LSTM" ? 2 : 1;
+    const std::int64_t rows = (cell == "LSTM" ? 4 : cell == "GRU" ? 3 : 1) * hidden;
+    std::vector<ValueId> inputs{x,
+                                constant({1, rows, width}, 0.5F),
+                                constant({1, rows, hidden}, 0.3F),
+                                constant({1, 2 * rows}, 0.2F),
+                                graph::kNoValue,
+                                constant({hidden}, 0.5F)};
+    if (states == 2) {
+      inputs.push_back(graph::kNoValue);
+      inputs.push_back(constant({1, 3 * hidden}, 0.2F));
+    }
+    const auto layer = static_cast<std::int64_t>(rows_.recurrent.size());
+    const ValueId out = add(
+        "RowRecurrent", std::move(inputs), {1, hidden},
+        {{"layer", layer}, {"cell", cell}, {"linear_before_reset", std::int64_t{!shape_.before}}},
+        "kvik");
+    rows_.recurrent.push_back({.node = static_cast<graph::NodeId>(rows_.graph.nodes.size()) - 1,
+                               .width = states * hidden});
+    return product({out, weight({hidden, width})}, {1, width});
+  }
+
   ValueId attention(ValueId x, std::int64_t width) {
     const std::int64_t kv = std::int64_t{shape_.kv_heads} * shape_.head_dim;
     ValueId q, k, v;
@@ -152,7 +186,10 @@ class TinyRows {
                      add("Gather", {places, rows_.positions}, {1, width})},
                     {1, width});
     for (int layer = 0; layer < shape_.layers; ++layer) {
-      x = add("Add", {x, attention(norm(x, width), width)}, {1, width});
+      const bool recurrent = shape_.cell != nullptr && !(shape_.both && layer % 2 != 0);
+      const ValueId mixed =
+          recurrent ? recurrence(norm(x, width), width) : attention(norm(x, width), width);
+      x = add("Add", {x, mixed}, {1, width});
       const ValueId up = product({norm(x, width), weight({width, 4 * width})}, {1, 4 * width});
       const ValueId act = add("Relu", {up}, {1, 4 * width});
       x = add("Add", {x, product({act, weight({4 * width, width})}, {1, width})}, {1, width});

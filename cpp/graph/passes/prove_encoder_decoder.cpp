@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <map>
 
+#include "graph/bodies.h"
 #include "graph/passes/prove_rowwise.h"
 #include "graph/rows/proof.h"
 
@@ -81,12 +82,17 @@ std::vector<bool> dependants(const Graph& graph, const std::vector<ValueId>& inp
                              const Contents& contents) {
   std::vector<bool> found(graph.values.size(), false);
   for (const ValueId id : inputs) found[static_cast<std::size_t>(id)] = true;
+  const BodyIndex bodies(graph);
+  const auto depends = [&](ValueId id) {
+    return id != kNoValue && found[static_cast<std::size_t>(id)] &&
+           !contents[static_cast<std::size_t>(id)];
+  };
   for (const Node& node : graph.nodes) {
-    const bool any = std::any_of(node.inputs.begin(), node.inputs.end(), [&](ValueId id) {
-      return id != kNoValue && found[static_cast<std::size_t>(id)] &&
-             !contents[static_cast<std::size_t>(id)];
-    });
-    if (!any) continue;
+    const auto captured = bodies.captured(node);
+    if (std::none_of(node.inputs.begin(), node.inputs.end(), depends) &&
+        std::none_of(captured.begin(), captured.end(), depends)) {
+      continue;
+    }
     for (const ValueId id : node.outputs) {
       if (id != kNoValue) found[static_cast<std::size_t>(id)] = true;
     }
@@ -108,6 +114,120 @@ Prover make_prover(const Graph& graph, const Contents& contents, const Inputs& i
   }
   set_ids(prover, inputs.ids, rows.tokens);
   return prover;
+}
+
+// What the target reads of the source: values of the graph.
+struct FromSource {
+  struct Attention {
+    const Node* node;
+    RowAttention* entry;  // of the target
+  };
+  std::vector<Attention> attention;
+  std::vector<ValueId> states;
+};
+
+FromSource read_by(const Prover& prover, const Kept& kept, EncoderDecoder& rows) {
+  FromSource from;
+  for (std::size_t layer = 0; layer < kept.attention.size(); ++layer) {
+    const auto cross =
+        std::find_if(prover.crosses.begin(), prover.crosses.end(),
+                     [&](const Prover::Cross& c) { return c.layer == kept.attention[layer]; });
+    if (cross == prover.crosses.end()) continue;
+    from.attention.push_back({cross->node, &rows.target.attention[layer]});
+    rows.values.insert(rows.values.end(), {cross->node->input(1), cross->node->input(2)});
+  }
+  std::int64_t offset = 0;
+  for (std::size_t layer = 0; layer < kept.recurrent.size(); ++layer) {
+    const auto initial =
+        std::find_if(prover.initials.begin(), prover.initials.end(),
+                     [&](const Prover::Initial& i) { return i.layer == kept.recurrent[layer]; });
+    if (initial == prover.initials.end()) continue;
+    RowRecurrent& entry = rows.target.recurrent[layer];
+    const Node& node = *initial->node;
+    const std::int64_t width = node.is("LSTM") ? entry.width / 2 : entry.width;
+    const auto add = [&](std::size_t input, std::int64_t& place) {
+      if (!prover.is_other(node.input(input))) return;
+      place = offset;
+      offset += width;
+      from.states.push_back(node.input(input));
+      rows.states.push_back({.width = width});
+    };
+    add(5, entry.source_h);
+    if (node.is("LSTM")) add(6, entry.source_c);
+  }
+  rows.values.insert(rows.values.end(), from.states.begin(), from.states.end());
+  return from;
+}
+
+void check_heads(const Node& node, RowAttention& entry, int heads, std::int64_t key_dim,
+                 std::int64_t value_dim) {
+  if (key_dim != entry.head_dim || value_dim != entry.value_dim || heads < 1 ||
+      entry.heads % heads != 0) {
+    stop(node.label() + " has heads that do not fit together");
+  }
+  entry.kv_heads = heads;
+}
+
+// The source as rows: all that the target reads of it side by side.
+RowGraph prove_source(Prover& source, const FromSource& from, EncoderDecoder& rows) {
+  const auto stopped = apply_rules(source);
+  const auto check = [&](ValueId id) {
+    if (const auto it = stopped.find(id); it != stopped.end()) stop(it->second);
+  };
+  std::vector<RowValue> values;
+  std::int64_t columns = 0;
+  const auto add = [&](ValueId id, std::int64_t features) {
+    const Axis axis = features == 1 ? Axis{} : Axis{{kFeatureRole, Expr(features), false}};
+    values.push_back({id, {axis}});
+    columns += features;
+  };
+  for (const FromSource::Attention& attention : from.attention) {
+    for (const std::size_t i : {1U, 2U}) check(attention.node->input(i));
+    const auto [k, v] = key_value_rows(source, *attention.node);
+    check_heads(*attention.node, *attention.entry, k.heads, k.dim, v.dim);
+    for (const KeyRows& own : {k, v}) add(own.id, std::int64_t{own.heads} * own.dim);
+  }
+  for (std::size_t i = 0; i < from.states.size(); ++i) {
+    check(from.states[i]);
+    const std::int64_t width = rows.states[i].width;
+    const RowValue state = source.dense(source.get(from.states[i]));
+    const auto token = state.rows ? source.picked(state.id) : std::nullopt;
+    const auto dims = stored_dims(state.layout);
+    std::int64_t features = 1;
+    for (const std::int64_t dim : dims) features *= dim;
+    if (!token || features != width) {
+      stop("'" + source.source().value(from.states[i]).name + "' is not the state of one token");
+    }
+    rows.states[i].column = columns;
+    rows.states[i].token = *token;
+    add(source.unpicked(source.reshaped(state.id, {width})), width);
+  }
+  join_outputs(source, values);
+  RowGraph out = std::move(source.result());
+  out.mixing = Mixing::kWhole;
+  finish(out);
+  return out;
+}
+
+// Keys and values as they stand: [batch, heads, tokens, dim], or [batch, tokens, heads · dim].
+void check_plain_heads(const Prover& source, const FromSource& from) {
+  for (const FromSource::Attention& attention : from.attention) {
+    const Node& node = *attention.node;
+    const std::vector<Expr>&k = source.shape(node.input(1)), &v = source.shape(node.input(2));
+    const bool flat = k.size() == 3;
+    const auto heads = flat ? std::optional(node.int_attr("kv_num_heads", 0)) : k[1].constant();
+    const auto key = k.back().constant(), value = v.back().constant();
+    if (!heads || *heads < 1 || *heads > attention.entry->heads || !key || !value ||
+        v.size() != k.size() || !(flat || v[1] == k[1])) {
+      stop(node.label() + " has heads that do not fit together");
+    }
+    const std::size_t tokens = flat ? 1 : 2;
+    if (!source.is_token(k[tokens]) || !source.is_token(v[tokens])) {
+      stop(node.label() + " has keys that are not as many as the source's tokens");
+    }
+    const std::int64_t parts = flat ? *heads : 1;
+    check_heads(node, *attention.entry, static_cast<int>(*heads), *key / parts, *value / parts);
+  }
 }
 
 EncoderDecoder prove(Graph graph, ValueId output, DimLimits limits,
@@ -132,42 +252,37 @@ EncoderDecoder prove(Graph graph, ValueId output, DimLimits limits,
   join_outputs(target, {output_rows(target, output)});
   EncoderDecoder rows;
   rows.target = std::move(target.result());
-  const std::vector<std::size_t> live = finish(rows.target);
+  const Kept kept = finish(rows.target);
+  const FromSource from = read_by(target, kept, rows);
+  if (rows.values.empty()) stop("no attention and no state of the target reads the source");
+  for (const ValueId id : inputs.source.all) {
+    const auto known = inputs.known.find(id);
+    rows.inputs.push_back(
+        {id, known == inputs.known.end() ? std::nullopt : std::optional(known->second)});
+  }
+  const std::vector<Expr>& ids = *graph.value(inputs.source.ids).shape;
+  if (const auto it = limits.find(ids.back().str()); it != limits.end()) {
+    rows.source_limit = it->second;
+  }
 
   Prover source = make_prover(graph, contents, inputs.source, limits, Mixing::kWhole);
   source.set_other(from_target);
-  const auto source_stopped = apply_rules(source);
-  std::vector<RowValue> values;
-  for (std::size_t layer = 0; layer < live.size(); ++layer) {
-    const auto cross = std::find_if(target.crosses.begin(), target.crosses.end(),
-                                    [&](const Prover::Cross& c) { return c.layer == live[layer]; });
-    if (cross == target.crosses.end()) continue;
-    for (const std::size_t i : {1U, 2U}) {
-      const auto it = source_stopped.find(cross->node->input(i));
-      if (it != source_stopped.end()) stop(it->second);
-    }
-    const auto [k, v] = key_value_rows(source, *cross->node);
-    RowAttention& entry = rows.target.attention[layer];
-    if (k.dim != entry.head_dim || v.dim != entry.value_dim || entry.heads % k.heads != 0) {
-      stop(cross->node->label() + " has heads that do not fit together");
-    }
-    entry.kv_heads = k.heads;
-    for (const KeyRows& own : {k, v}) {
-      const Expr features(std::int64_t{own.heads} * own.dim);
-      values.push_back({own.id, {features.is(1) ? Axis{} : Axis{{kFeatureRole, features, false}}}});
-    }
+  try {
+    rows.source = prove_source(source, from, rows);
+  } catch (const ProofStop& not_rows) {
+    rows.reason = not_rows.reason;
+    source.notes.clear();
+    check_plain_heads(source, from);
   }
-  if (values.empty()) stop("no attention of the target reads the source");
-  join_outputs(source, values);
-  rows.source = std::move(source.result());
-  rows.source.mixing = Mixing::kWhole;
-  finish(rows.source);
 
   explanation.push_back("incremental: every row of '" + graph.value(output).name +
                         "' depends on its own token, earlier ones, and the source alone");
   explanation.push_back("target ids: input '" + graph.value(inputs.target.ids).name +
                         "'; source ids: input '" + graph.value(inputs.source.ids).name +
                         "', computed once for each source");
+  if (!rows.source) {
+    explanation.push_back("each source is computed by itself, as the graph stands: " + rows.reason);
+  }
   for (const auto& [id, content] : inputs.known) {
     explanation.push_back("supplied by the engine: '" + graph.value(id).name +
                           "' = " + (content.has_index() ? "the position" : content.str()));

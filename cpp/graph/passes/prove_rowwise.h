@@ -52,6 +52,22 @@ struct RowAttention {
   std::int64_t window = 0;
 };
 
+// One recurrent layer of the row graph: node `kvik.RowRecurrent(X, W, R, B, -, h, c, P)`, with the
+// attributes of the ONNX operator that its attribute "cell" names, and its inputs: X [rows, ...,
+// inputs]; h and c [directions · hidden] are the initial states, the same for every sequence, zeros
+// where left out. Results [rows, ..., directions · hidden]: the hidden states, and the cell states
+// of an LSTM. Row r of sequence s at position p takes the state that s had after p - 1, and leaves
+// its own beside it: so a sequence goes on wherever it was cut.
+struct RowRecurrent {
+  NodeId node =
+      kNoNode;  // in RowGraph::graph; its int attribute "layer" is the index of this entry
+  std::int64_t width = 0;  // floats of a state: directions · hidden, twice that for an LSTM
+  // Where in RowRun::source_states h and c begin, if they are the source's; -1: they are the inputs.
+  std::int64_t source_h = -1;
+  std::int64_t source_c = -1;
+  bool keeps_states = true;  // false: its sequences are always given whole
+};
+
 struct RowGraph {
   Graph graph;
   ValueId tokens = kNoValue;     // int64 [rows]: the token ids
@@ -67,6 +83,7 @@ struct RowGraph {
   // kWhole: an attention reads later tokens, or the output is one row of each sequence.
   Mixing mixing = Mixing::kEarlier;
   std::vector<RowAttention> attention;
+  std::vector<RowRecurrent> recurrent;
   // Positions must be below this (the shortest table that the graph indexes by position, or the
   // limit up to which a mask was checked); 0: the graph itself has no limit.
   std::int64_t context_limit = 0;
@@ -85,9 +102,29 @@ struct RowProof {
 struct EncoderDecoder {
   // Rows of the source (Mixing::kWhole). Their output: what the target's attentions of kSource
   // read, in the order of those, keys [kv_heads · head_dim] and values [kv_heads · value_dim] of
-  // each.
-  RowGraph source;
-  RowGraph target;  // rows of the target
+  // each; then the states of `states`. Absent: the source is none of rows.
+  std::optional<RowGraph> source;
+  std::string reason;  // why it is absent
+  RowGraph target;     // rows of the target
+
+  // An initial state of the target's recurrent layers, in the order of RowRun::source_states.
+  struct State {
+    std::int64_t width = 0;
+    std::int64_t column = 0;  // where it begins in a row of the source's output
+    std::int64_t token = 0;   // in the row of the first (0) or the last (-1) token
+  };
+  std::vector<State> states;
+
+  // The same without rows: values of the graph that depend on the source alone, in the same order,
+  // keys and values [batch, heads, tokens, dim] or [batch, tokens, heads · dim], states
+  // [directions, batch, hidden] or [batch, directions, hidden].
+  std::vector<ValueId> values;
+  struct Input {
+    ValueId id = kNoValue;
+    std::optional<Expr> known;  // what the engine supplies; the ids where nothing
+  };
+  std::vector<Input> inputs;      // of the source
+  std::int64_t source_limit = 0;  // tokens that its tables have room for; 0: no limit
 };
 
 struct EncoderDecoderProof {

@@ -25,10 +25,6 @@ int constant_size(const Axis& axis, bool stored_only) {
   return static_cast<int>(size);
 }
 
-bool exactly_tokens(const Axis& axis) {
-  return axis.size() == 1 && axis[0].role == kTokenRole;
-}
-
 Heads four_dimensional(Prover& p, const Node& node, std::size_t input, bool may_repeat) {
   Heads out{p.get(node.input(input))};
   const auto check = [&](const Layout& layout) {

@@ -22,10 +22,6 @@ void limit_by_table(Prover& p, const Node& node, const RowValue& at,
   }
 }
 
-bool is_token_axis(const Axis& axis) {
-  return axis.size() == 1 && axis[0].role == kTokenRole;
-}
-
 // One token of each sequence, an encoder's first or a decoder's last: what is left of the token
 // axis are `ones` axes of size 1.
 RowValue picked_token(Prover& p, const Node& node, RowValue data, int axis, std::size_t ones) {
@@ -90,7 +86,7 @@ RowValue picked(Prover& p, const Node& node, const RowValue& data, const RowValu
 void gather(Prover& p, const Node& node) {
   const RowValue data = p.dense(p.get(node.input(0)));
   const int axis = p.axis_attr(node, "axis", 0, data.layout.size());
-  if (data.rows && is_token_axis(data.layout[static_cast<std::size_t>(axis)])) {
+  if (data.rows && exactly_tokens(data.layout[static_cast<std::size_t>(axis)])) {
     const std::vector<Expr>& dims = p.shape(node.input(1));
     const bool one = std::all_of(dims.begin(), dims.end(), [](const Expr& d) { return d.is(1); });
     if (!one) stop(node.label() + " picks several tokens");
@@ -206,7 +202,7 @@ void gather_elements(Prover& p, const Node& node) {
   const auto& from = p.shape(node.input(0));
   const auto& to = p.shape(node.input(1));
   if (from.size() != to.size()) stop(node.label() + " has indices of another rank than its data");
-  if (data.rows && is_token_axis(data.layout[static_cast<std::size_t>(axis)])) {
+  if (data.rows && exactly_tokens(data.layout[static_cast<std::size_t>(axis)])) {
     for (std::size_t i = 0; i < to.size(); ++i) {
       if (!(static_cast<int>(i) == axis ? to[i].is(1) : to[i] == from[i])) {
         stop(node.label() + " picks several tokens");

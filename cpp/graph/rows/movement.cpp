@@ -25,7 +25,7 @@ void set_view(Prover& p, const Node& node, RowValue value, Layout layout) {
 
 // Reshape, Squeeze, Unsqueeze, Flatten: the atoms regrouped by the inferred shape.
 void regrouping(Prover& p, const Node& node) {
-  RowValue value = p.get(node.input(0));
+  RowValue value = p.get_repeated(node.input(0));
   const std::vector<Expr>& to = p.shape(node.outputs[0]);
   const auto layout = regroup(value.layout, to);
   if (!layout) stop(node.label() + " mixes the token axis with features");
@@ -33,7 +33,7 @@ void regrouping(Prover& p, const Node& node) {
 }
 
 void transpose(Prover& p, const Node& node) {
-  RowValue value = p.get(node.input(0));
+  RowValue value = p.get_repeated(node.input(0));
   const std::size_t rank = value.layout.size();
   std::vector<std::int64_t> perm = node.ints_attr("perm").value_or(std::vector<std::int64_t>{});
   if (perm.empty()) {
@@ -64,19 +64,33 @@ void transpose(Prover& p, const Node& node) {
   p.set(node.outputs[0], std::move(value));
 }
 
+// The layout of a weight, repeated along axes of the batch: it is stored once.
+Layout repeated_layout(const Prover& p, const Node& node, const std::vector<Expr>& shape) {
+  std::vector<Expr> stored = shape;
+  std::size_t batch = shape.size();
+  for (std::size_t i = 0; i < shape.size(); ++i) {
+    if (shape[i].constant()) continue;
+    if (!p.is_batch(shape[i]) || batch < shape.size()) {
+      stop(node.label() + " repeats a weight for every token");
+    }
+    batch = i;
+    stored[i] = Expr(1);
+  }
+  Layout layout = feature_layout(stored);
+  if (batch < shape.size()) layout[batch] = {{kBatchRole, shape[batch], false}};
+  return layout;
+}
+
 // Expand adds atoms that are the same along their whole length; nothing is written out until an
-// operator needs it.
+// operator needs it. Of a weight, Tile is the same where it repeats axes of size 1.
 void expand(Prover& p, const Node& node) {
-  RowValue value = p.get(node.input(0));
+  RowValue value = p.get_repeated(node.input(0));
   const std::vector<Expr>& to = p.shape(node.outputs[0]);
   if (!value.rows) {
-    for (const Expr& dim : to) {
-      if (!dim.constant()) stop(node.label() + " repeats a weight for every token");
-    }
     const Value& result = p.source().value(node.outputs[0]);
     RowValue out;
     out.rows = false;
-    out.layout = feature_layout(to);
+    out.layout = repeated_layout(p, node, to);
     out.id = p.emit("Expand", "", {value.id, p.constant_ints(stored_dims(out.layout))}, {},
                     result.dtype, stored_dims(out.layout), false, result.name);
     return p.set(node.outputs[0], std::move(out));
@@ -99,6 +113,17 @@ void expand(Prover& p, const Node& node) {
   }
   broadcast_layouts({&layout}, node.label());  // at most one token axis, one batch axis
   set_view(p, node, std::move(value), std::move(layout));
+}
+
+void tile(Prover& p, const Node& node) {
+  const RowValue value = p.get_repeated(node.input(0));
+  const std::vector<Expr>&from = p.shape(node.input(0)), &to = p.shape(node.outputs[0]);
+  for (std::size_t i = 0; i < from.size(); ++i) {
+    if (value.rows || !(from[i].is(1) || from[i] == to[i])) {
+      stop(node.label() + " is not known to be row-wise");
+    }
+  }
+  expand(p, node);
 }
 
 // The feature axis that an operator works along.
@@ -216,7 +241,7 @@ void slice_of_table(Prover& p, const Node& node, const RowValue& table, int axis
 }
 
 void slice(Prover& p, const Node& node) {
-  RowValue value = p.dense(p.get(node.input(0)));
+  RowValue value = p.dense(p.get_repeated(node.input(0)));
   const auto& from = p.shape(node.input(0));
   const auto& to = p.shape(node.outputs[0]);
   const auto starts = p.content(node.input(1));
@@ -258,7 +283,8 @@ void slice(Prover& p, const Node& node) {
 std::vector<RowEntry> rowwise_movement_rules() {
   return {{"", "Reshape", regrouping}, {"", "Squeeze", regrouping},  {"", "Unsqueeze", regrouping},
           {"", "Flatten", regrouping}, {"", "Transpose", transpose}, {"", "Expand", expand},
-          {"", "Concat", concat},      {"", "Split", split},         {"", "Slice", slice}};
+          {"", "Tile", tile},          {"", "Concat", concat},       {"", "Split", split},
+          {"", "Slice", slice}};
 }
 
 }  // namespace kvik::graph

@@ -108,7 +108,29 @@ void join_outputs(Prover& prover, const std::vector<RowValue>& values) {
   if (rows.picked) rows.mixing = Mixing::kWhole;
 }
 
-std::vector<std::size_t> finish(RowGraph& rows) {
+namespace {
+
+// The layers whose nodes, `op` of the row graph, are left; the nodes are given their new indices.
+template <typename Layer>
+std::vector<std::size_t> keep_live(Graph& graph, const char* op, std::vector<Layer>& layers) {
+  std::vector<Layer> live;
+  std::vector<std::size_t> former;
+  for (std::size_t i = 0; i < graph.nodes.size(); ++i) {
+    Node& node = graph.nodes[i];
+    if (!node.is(op, "kvik")) continue;
+    former.push_back(static_cast<std::size_t>(node.int_attr("layer", 0)));
+    Layer entry = layers[former.back()];
+    entry.node = static_cast<NodeId>(i);
+    node.attributes["layer"] = static_cast<std::int64_t>(live.size());
+    live.push_back(std::move(entry));
+  }
+  layers = std::move(live);
+  return former;
+}
+
+}  // namespace
+
+Kept finish(RowGraph& rows) {
   // Inputs and outputs survive remove_dead in their order; the other ids change.
   Graph& graph = rows.graph;
   graph.inputs = {rows.tokens, rows.positions};
@@ -119,20 +141,11 @@ std::vector<std::size_t> finish(RowGraph& rows) {
   rows.positions = graph.inputs[1];
   if (rows.types != kNoValue) rows.types = graph.inputs[2];
   rows.output = graph.outputs[0];
-  std::vector<RowAttention> live;
-  std::vector<std::size_t> former;
-  for (std::size_t i = 0; i < graph.nodes.size(); ++i) {
-    Node& node = graph.nodes[i];
-    if (!node.is("RowAttention", "kvik")) continue;
-    former.push_back(static_cast<std::size_t>(node.int_attr("layer", 0)));
-    RowAttention entry = rows.attention[former.back()];
-    entry.node = static_cast<NodeId>(i);
-    node.attributes["layer"] = static_cast<std::int64_t>(live.size());
-    live.push_back(std::move(entry));
-  }
-  rows.attention = std::move(live);
+  Kept kept{keep_live(graph, "RowAttention", rows.attention),
+            keep_live(graph, "RowRecurrent", rows.recurrent)};
+  for (RowRecurrent& layer : rows.recurrent) layer.keeps_states = rows.mixing != Mixing::kWhole;
   verify(graph);
-  return former;
+  return kept;
 }
 
 }  // namespace kvik::graph

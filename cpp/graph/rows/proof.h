@@ -36,8 +36,12 @@ RowValue output_rows(Prover& prover, ValueId id);
 // Makes the row graph's output of values; several become one whose rows hold theirs side by side.
 void join_outputs(Prover& prover, const std::vector<RowValue>& values);
 
-// Removes what the output does not need, and checks the row graph. Returns which of its attentions
-// are left, by their former indices.
-std::vector<std::size_t> finish(RowGraph& rows);
+// Which attentions and recurrent layers of a row graph are left, by their former indices.
+struct Kept {
+  std::vector<std::size_t> attention;
+  std::vector<std::size_t> recurrent;
+};
+// Removes what the output does not need, and checks the row graph.
+Kept finish(RowGraph& rows);
 
 }  // namespace kvik::graph

@@ -15,6 +15,10 @@ bool has_role(const Axis& axis, int role) {
   return std::any_of(axis.begin(), axis.end(), [role](const Atom& a) { return a.role == role; });
 }
 
+bool exactly_tokens(const Axis& axis) {
+  return axis.size() == 1 && axis[0].role == kTokenRole;
+}
+
 bool features_only(const Axis& axis) {
   return !has_role(axis, kBatchRole) && !has_role(axis, kTokenRole);
 }
@@ -100,10 +104,24 @@ void Prover::set(ValueId source_id, RowValue value) {
 }
 
 RowValue Prover::get(ValueId id) {
+  RowValue value = get_repeated(id);
+  const bool repeated = !value.rows && std::any_of(value.layout.begin(), value.layout.end(),
+                                                   [](const Axis& a) { return !features_only(a); });
+  if (!repeated) return value;
+  if (const auto content = this->content(id)) return from_content(id, *content);
+  stop("'" + source_.value(id).name + "' is a weight, repeated for every text");
+}
+
+void Prover::refuse(ValueId source_id, const std::string& reason) {
+  if (source_id != kNoValue) refused_.emplace(source_id, reason);
+}
+
+RowValue Prover::get_repeated(ValueId id) {
   if (id == kNoValue) return {};
   auto& known = values_[static_cast<std::size_t>(id)];
   if (!known) {
     if (is_other(id)) stop("'" + source_.value(id).name + "' belongs to the source");
+    if (const auto it = refused_.find(id); it != refused_.end()) stop(it->second);
     if (source_.value(id).constant) {
       known = from_constant(id);
     } else if (const auto content = this->content(id)) {
@@ -210,10 +228,8 @@ void Prover::add(Node node) {
   graph.nodes.push_back(std::move(node));
 }
 
-ValueId Prover::pick(ValueId id, std::int64_t token) {
+ValueId Prover::unpicked(ValueId id) {
   Graph& graph = result_.graph;
-  if (const auto already = picked(id))
-    stop("'" + graph.value(id).name + "' is one token's already");
   const ValueId out = graph.add_value(graph.value(id).name, graph.value(id).dtype);
   graph.value(out).shape = graph.value(id).shape;
   Node node;
@@ -222,6 +238,12 @@ ValueId Prover::pick(ValueId id, std::int64_t token) {
   node.inputs = {id};
   node.outputs = {out};
   graph.nodes.push_back(std::move(node));
+  return out;
+}
+
+ValueId Prover::pick(ValueId id, std::int64_t token) {
+  if (picked(id)) stop("'" + result_.graph.value(id).name + "' is one token's already");
+  const ValueId out = unpicked(id);
   picked_.emplace(out, token);
   return out;
 }
@@ -302,7 +324,7 @@ RowRule find_row_rule(std::string_view domain, std::string_view op) {
     std::unordered_map<std::string, RowRule> rules;
     for (const auto& family :
          {rowwise_elementwise_rules(), rowwise_movement_rules(), rowwise_indexing_rules(),
-          rowwise_compute_rules(), rowwise_attention_rules()}) {
+          rowwise_compute_rules(), rowwise_attention_rules(), rowwise_recurrent_rules()}) {
       for (const RowEntry& entry : family) {
         rules.emplace(std::string(entry.domain) + ":" + std::string(entry.op), entry.rule);
       }

@@ -69,12 +69,23 @@ class Prover {
     return id != kNoValue && !other_.empty() && other_[static_cast<std::size_t>(id)];
   }
   std::vector<Cross> crosses;  // in the order of their layers
+  // A recurrent layer of the target that begins with states of the source.
+  struct Initial {
+    const Node* node;   // of the source graph: its inputs 5 and 6 are the states, or one of them is
+    std::size_t layer;  // in result().recurrent
+  };
+  std::vector<Initial> initials;
 
   // ---- values of the row graph -------------------------------------------------------------
   // The row value of a source value: as a rule made it, a constant, or made from its contents.
   // Stops when there is none.
   RowValue get(ValueId id);
+  // The same, where it may also be a weight that is repeated for every text (rows false, with an
+  // axis of the batch in its layout): operators that move elements take those along.
+  RowValue get_repeated(ValueId id);
   void set(ValueId source_id, RowValue value);
+  // Why a value that a rule did not set is none of rows, for whoever needs it.
+  void refuse(ValueId source_id, const std::string& reason);
   // The same value without broadcast feature atoms: they are written out.
   RowValue dense(RowValue value);
   // A view of it with other dimensions [rows, dims...].
@@ -89,6 +100,8 @@ class Prover {
   // here on no row of another token may meet it.
   ValueId pick(ValueId id, std::int64_t token);
   std::optional<std::int64_t> picked(ValueId id) const;
+  // The same rows, of which the reader knows himself which token's they are.
+  ValueId unpicked(ValueId id);
   ValueId constant_ints(const std::vector<std::int64_t>& values);
   // The static value `id` with axis moved to the front.
   ValueId axis_to_front(ValueId id, int axis);
@@ -111,6 +124,7 @@ class Prover {
   std::map<ValueId, std::int64_t> picked_;       // by the row graph's ids
   std::vector<bool> other_;                      // by source ValueId
   std::vector<std::optional<RowValue>> values_;  // by source ValueId
+  std::map<ValueId, std::string> refused_;       // by source ValueId
 };
 
 // Keys or values of an Attention node as rows [rows, heads · dim].
@@ -128,6 +142,7 @@ std::vector<std::int64_t> stored_dims(const Layout& layout);
 // Whether the axis holds features alone (or nothing).
 bool features_only(const Axis& axis);
 bool has_role(const Axis& axis, int role);
+bool exactly_tokens(const Axis& axis);
 Layout feature_layout(const std::vector<Expr>& shape);  // of a constant; stops on symbols
 // The layout of an element-wise result; stops where two axes do not agree.
 Layout broadcast_layouts(const std::vector<const Layout*>& layouts, const std::string& where);
@@ -144,6 +159,7 @@ std::vector<RowEntry> rowwise_movement_rules();
 std::vector<RowEntry> rowwise_indexing_rules();
 std::vector<RowEntry> rowwise_compute_rules();
 std::vector<RowEntry> rowwise_attention_rules();
+std::vector<RowEntry> rowwise_recurrent_rules();
 RowRule find_row_rule(std::string_view domain, std::string_view op);
 
 }  // namespace kvik::graph

@@ -9,7 +9,8 @@
 // generate() (kvik/generate.h) does this loop, with sampling.
 //
 // When the engine has proved that the graph can be run one token row at a time ("incremental"),
-// each token is computed once and the sequence holds its keys and values. Any other graph that
+// each token is computed once and the sequence holds its keys and values, and the states of
+// recurrent layers after it. Any other graph that
 // maps ids to logits runs all the same, recomputing the whole sequence on each call; explain()
 // says which, and why.
 //
@@ -51,7 +52,8 @@ namespace kvik {
 struct LoadOptions {
   int threads = 0;  // the caller's thread included; 0: the CPUs this process may run on
   WeightType weights = WeightType::kF32;  // in memory; the file keeps its own
-  CacheType cache = CacheType::kF32;      // of keys and values; a model that recomputes has none
+  // Of keys and values; states of recurrent layers are float32. A model that recomputes has none.
+  CacheType cache = CacheType::kF32;
   bool optimize = true;     // false: nothing is fused, and all weights are fp32 (slower; for
                             // comparing). Numbers may differ in the last bits.
   bool incremental = true;  // false: always recompute the whole sequence (for comparing)
@@ -86,7 +88,10 @@ struct ModelInfo {
   std::int64_t weight_bytes = 0;      // the same in bytes, as stored
   std::int64_t packed_bytes = 0;      // weights packed for this CPU and other constants, in memory
   std::int64_t activation_bytes = 0;  // the arena, for max_rows rows
-  std::int64_t state_bytes_per_position = 0;  // keys and values that one token adds to a sequence
+  // Keys, values and states of recurrent layers that one token adds to a sequence.
+  std::int64_t state_bytes_per_position = 0;
+  // Of these, the states: float32 in any cache, and a token reads the last alone.
+  std::int64_t recurrent_bytes_per_position = 0;
 
   OpCounts ops_before;  // of the graph in the file, most frequent first
   OpCounts ops_after;   // of the graph that runs
@@ -130,7 +135,8 @@ struct GraphNode {
 class Model;
 class Generator;
 
-// The state of one token sequence: its length, and the keys and values of its tokens. A handle:
+// The state of one token sequence: its length, the keys and values of its tokens, and the states of
+// recurrent layers after each of them. A handle:
 // movable, not copyable (use fork()); it keeps the model's internals alive. Destroying it returns
 // its memory to the model for the next sequence.
 //
@@ -152,7 +158,7 @@ class KVIK_API Sequence {
   // Forgets the tokens from position `length` on. Throws kInvalidArgument when it is negative or
   // larger than length().
   void truncate(std::int64_t length);
-  // Bytes of keys and values that this sequence refers to, shared ones included.
+  // Bytes of keys, values and states that this sequence refers to, shared ones included.
   std::int64_t state_bytes() const noexcept;
 
   struct KVIK_HIDDEN Impl;

@@ -140,6 +140,9 @@ class ModelInfo:
     def state_bytes_per_position(self) -> int: ...
 
     @property
+    def recurrent_bytes_per_position(self) -> int: ...
+
+    @property
     def ops_before(self) -> list[tuple[str, int]]: ...
 
     @property
@@ -174,6 +177,15 @@ class ModelInfo:
 
     @property
     def context_length(self) -> int: ...
+
+    @property
+    def two_sequences(self) -> bool: ...
+
+    @property
+    def source_limit(self) -> int: ...
+
+    @property
+    def source_length(self) -> int: ...
 
     @property
     def threads(self) -> int: ...
@@ -231,7 +243,7 @@ class Sequence:
 
     @property
     def state_bytes(self) -> int:
-        """Bytes of keys and values, shared ones too."""
+        """Bytes of keys, values and states, shared ones too."""
 
     def fork(self) -> Sequence:
         """A second sequence with the same tokens so far; full blocks are shared."""
@@ -316,6 +328,9 @@ class Model:
 
     def new_sequence(self) -> Sequence:
         """An empty sequence."""
+
+    def new_sequences(self, sources: _Sequence[numpy.typing.NDArray[numpy.int64]]) -> list[Sequence]:
+        """An empty target for each source; sources are computed together."""
 
     def start_profile(self) -> None:
         """Time every operator from now on, forgetting what was recorded before."""
@@ -426,6 +441,11 @@ class Generator:
 
     def stop(self, request: int) -> None:
         """End a request; it keeps its tokens."""
+
+def beam_search(model: Model, prompts: _Sequence[numpy.typing.NDArray[numpy.int64]], sources: _Sequence[numpy.typing.NDArray[numpy.int64]] | None, beams: int, results: int, max_new_tokens: int, length_penalty: float, end_ids: _Sequence[int]) -> list[list[tuple[list[int], float, float, bool]]]:
+    """
+    The likeliest continuations of each prompt, given its source if there are any: tokens, log probability, score, and whether they ended.
+    """
 
 def active_isa() -> str:
     """The kernels in use: the best for this CPU, or what KVIK_ISA names."""

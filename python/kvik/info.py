@@ -51,11 +51,14 @@ class ModelInfo:
     weight_bytes: int  # the same, as stored
     packed_bytes: int  # weights packed for this CPU, and other constants, in memory
     activation_bytes: int  # for the most rows that are computed at once
-    state_bytes_per_position: int  # keys and values that one token adds to a sequence
+    # Keys and values, and states of recurrent layers, that one token adds to a sequence.
+    state_bytes_per_position: int
+    recurrent_bytes_per_position: int  # of these, the states; a token reads the last alone
     ops_before: Mapping[str, int]  # operators of the graph in the file, most frequent first
     ops_after: Mapping[str, int]  # of the graph that runs
     weights: str  # precision of the linear layers in memory: "f32", "bf16", "int8" or "int4"
-    cache: str  # precision of the keys and values: "f32", "bf16" or "int8"
+    # Precision of the keys and values: "f32", "bf16" or "int8". States are always float32.
+    cache: str
     incremental: bool  # each token is computed once; else the whole sequence for each new token
     vocab_size: int
     reads_types: bool  # of a model that reads whole texts: token_type_ids matter
@@ -118,6 +121,7 @@ def model_info(core: _core.Model) -> ModelInfo:
         packed_bytes=info.packed_bytes,
         activation_bytes=info.activation_bytes,
         state_bytes_per_position=info.state_bytes_per_position,
+        recurrent_bytes_per_position=info.recurrent_bytes_per_position,
         ops_before=dict(info.ops_before),
         ops_after=dict(info.ops_after),
         weights=info.weights,

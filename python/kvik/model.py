@@ -83,8 +83,8 @@ def load(
             tables have 8 bits by both; attention is computed in fp32. On CPUs that multiply
             bfloat16 numbers (AVX512_BF16, AMX) "bf16" rounds the layers' inputs too.
         cache: Precision in which keys and values of the tokens so far are kept. "bf16" halves their
-            memory, "int8" quarters it, with a scale for each token and head. A model that is not
-            incremental has no cache.
+            memory, "int8" quarters it, with a scale for each token and head. States of recurrent
+            layers stay float32. A model that is not incremental has no cache.
         max_rows: Tokens of the prompts that are computed at once, 1 to 65536. More need more memory
             for activations; the numbers are the same.
         task: What the model is for, of "generate", "fill_mask", "classify", "tag", "answer",

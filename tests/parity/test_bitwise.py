@@ -75,3 +75,40 @@ def test_same_bits_in_low_precision(isa, wide_model):
         assert not result["different"], f"{weights}, cache {cache}: {result['different']}"
         digests.add(result["sha256"])
     assert len(digests) == len(pairs), "two precisions are one"
+
+
+@pytest.fixture(scope="module")
+def recurrent_models(tmp_path_factory) -> list[Path]:
+    """One of each cell, wide enough that their matrices are kept in low precision."""
+    import torch
+
+    from kvik_train.models.rnn import RNN, RNNConfig
+
+    paths = []
+    for cell in ("lstm", "gru", "rnn"):
+        torch.manual_seed(3)
+        model = RNN(RNNConfig(cell, 131, 160, n_layer=2, n_embd=40, n_hidden=72)).eval()
+        with torch.no_grad():
+            for parameter in model.parameters():
+                parameter.add_(torch.randn_like(parameter) * 0.1)
+        paths.append(tmp_path_factory.mktemp("recurrent") / f"{cell}.onnx")
+        torch.onnx.export(
+            model, (torch.zeros((2, 5), dtype=torch.int64),), str(paths[-1]), dynamo=False,
+            input_names=["input_ids"], output_names=["logits"],
+            dynamic_axes={"input_ids": {0: "batch", 1: "sequence"}},
+        )  # fmt: skip
+    return paths
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+@pytest.mark.parametrize("isa", _core.available_isas())
+def test_same_bits_of_recurrent_models(isa, recurrent_models):
+    digests = set()
+    for weights, cache in (("f32", "f32"), ("bf16", "bf16"), ("int8", "int8"), ("int4", "f32")):
+        for result in run_worker(isa, recurrent_models, weights, cache):
+            assert (result["isa"], result["weights"]) == (isa, weights)
+            assert result["ways"] == 39
+            assert not result["different"], f"{result['model']}, {weights}: {result['different']}"
+            digests.add(result["sha256"])
+    assert len(digests) == 4 * len(recurrent_models), "two precisions are one"

@@ -100,10 +100,13 @@ def measure_roofline(info: ModelInfo, mean_position: float) -> Roofline:
     ``mean_position``: the average number of cached tokens while decoding.
     """
     weights = max(info.packed_bytes, 1)
+    states = info.recurrent_bytes_per_position
     return Roofline(
         read_bytes_per_second=_core.read_bandwidth(weights, info.threads, 0.5),
         flops_per_second=_peak(info.weights, info),
-        bytes_per_token=weights + info.state_bytes_per_position * mean_position,
+        bytes_per_token=weights
+        + states
+        + (info.state_bytes_per_position - states) * mean_position,
         flops_per_token=2 * weights / _BYTES[info.weights],
     )
 

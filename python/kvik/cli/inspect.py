@@ -126,13 +126,23 @@ def _print_model(model: Model, path: Path, console: Console) -> None:
         [
             f"{_size(info.packed_bytes)} packed weights for {info.isa}",
             f"{_size(info.activation_bytes)} activations",
-            f"{_size(info.state_bytes_per_position)} keys and values for each token of a sequence",
+            _state_of_a_token(info),
         ],
         console,
     )
     _print_ops(info, console)
     heading = "incremental: proved" if info.incremental else "not incremental"
     _print_values(heading, model.explain().splitlines(), console)
+
+
+def _state_of_a_token(info: ModelInfo) -> str:
+    """What a sequence keeps of each token."""
+    states = info.recurrent_bytes_per_position
+    parts = [f"{_size(info.state_bytes_per_position - states)} keys and values"]
+    if states:
+        parts = parts if info.state_bytes_per_position > states else []
+        parts.append(f"{_size(states)} states of recurrent layers")
+    return f"{' and '.join(parts)} for each token of a sequence"
 
 
 def _print_values(heading: str, lines: list[str], console: Console) -> None:

@@ -62,7 +62,8 @@ struct RowRecurrent {
   NodeId node =
       kNoNode;  // in RowGraph::graph; its int attribute "layer" is the index of this entry
   std::int64_t width = 0;  // floats of a state: directions · hidden, twice that for an LSTM
-  // Where in RowRun::source_states h and c begin, if they are the source's; -1: they are the inputs.
+  // Where in RowRun::source_states h and c begin, if they are the source's; -1: they are the
+  // inputs.
   std::int64_t source_h = -1;
   std::int64_t source_c = -1;
   bool keeps_states = true;  // false: its sequences are always given whole

@@ -139,6 +139,11 @@ def _open_peer(name: str, plan: Plan, info: ModelInfo) -> Engine | Absent:
 
 def random_prompt(plan: Plan, info: ModelInfo) -> Ids:
     """The plan's prompt: int64 [prompt_tokens]. Raises InvalidArgumentError beyond the context."""
+    if info.vocab_size == 0:
+        task = info.metadata.get("kvik.task", "something else")
+        raise InvalidArgumentError(
+            f"kvik bench times models that generate token by token; this one is for {task}"
+        )
     wanted = plan.prompt_tokens + plan.new_tokens
     if info.context_length is not None and wanted > info.context_length:
         raise InvalidArgumentError(

@@ -120,6 +120,12 @@ def generate(
         weights=check_weights(weights),
         cache=check_cache(cache),
     )
+    try:
+        loaded._must_generate("generate")
+    except InvalidArgumentError:
+        raise InvalidArgumentError(
+            f"this model does not generate, its task is {loaded.task}: use kvik run"
+        ) from None
     sampling = {
         "temperature": temperature,
         "top_k": top_k,

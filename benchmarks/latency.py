@@ -10,6 +10,7 @@ import statistics
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -40,9 +41,12 @@ class Latency:
 
 def measure(path: Path, *, rounds: int = 15, threads: int | None = None) -> Latency:
     """Milliseconds for one answer of the file's task."""
-    model = kvik.load(path, threads=threads)
     session = onnxruntime_session(str(path), threads=threads)
-    what, ours, theirs = _calls(model, path, session, threads)
+    task = session.get_modelmeta().custom_metadata_map["kvik.task"]
+    if task == "translate":
+        what, ours, theirs = _translation(path, session, threads)
+    else:
+        what, ours, theirs = _calls(kvik.load(path, threads=threads), session)
     ours()
     theirs()
     seconds: tuple[list[float], list[float]] = ([], [])
@@ -55,17 +59,16 @@ def measure(path: Path, *, rounds: int = 15, threads: int | None = None) -> Late
     return Latency(what, mine, other)
 
 
-def _calls(
-    model: kvik.Model, path: Path, session: Any, threads: int | None
-) -> tuple[str, Call, Call]:
-    """What is computed, and how each engine does it."""
+def _calls(model: kvik.Model, session: Any) -> tuple[str, Call, Call]:
+    """What is computed, and how Kvik and onnxruntime do it."""
     random = np.random.default_rng(0)
-    vocab = 2 if model.tokenizer is None else model.tokenizer.raw.get_vocab_size()
     if model.task == "classify_image":
         shape = [size if isinstance(size, int) else 1 for size in model.info.inputs[0].shape or ()]
         image = random.standard_normal(shape).astype(np.float32)
         feed = {model.info.inputs[0].name: image}
         return "an image", lambda: model._core.encode_images(image), lambda: session.run(None, feed)
+    assert model.tokenizer is not None
+    vocab = model.tokenizer.raw.get_vocab_size()
     if model.task == "generate":
         prompt = random.integers(0, vocab, TOKENS - NEW_TOKENS)
         return (
@@ -73,23 +76,9 @@ def _calls(
             lambda: model.generate(prompt, max_new_tokens=NEW_TOKENS, stop_ids=()),
             lambda: _greedy(session, "ids", {}, prompt, NEW_TOKENS),
         )
-    if model.task == "translate":
-        source = random.integers(5, vocab, SOURCE_TOKENS)
-        fixed = {
-            "source_ids": source[None],
-            "source_mask": np.ones((1, SOURCE_TOKENS), np.int64),
-        }
-        start = np.array([int(model.info.metadata["kvik.start_token_id"])])
-
-        most = [TARGET_TOKENS]
-        return (
-            f"{TARGET_TOKENS} tokens for {SOURCE_TOKENS}",
-            lambda: _core.beam_search(model._core, [start], [source], 1, 1, most, 0.0, []),
-            lambda: _greedy(session, "target_ids", fixed, start, TARGET_TOKENS),
-        )
     ids = random.integers(0, vocab, min(TOKENS, model.info.context_length or TOKENS))
     feeds = {
-        item.name: np.ones((1, len(ids)), np.int64) * (item.name == "attention_mask")
+        item.name: np.full((1, len(ids)), int(item.name == "attention_mask"), np.int64)
         for item in model.info.inputs
     }
     feeds["input_ids"] = ids[None]
@@ -97,6 +86,22 @@ def _calls(
         f"a text of {len(ids)} tokens",
         lambda: model.encode([ids]),
         lambda: session.run(None, feeds),
+    )
+
+
+def _translation(path: Path, session: Any, threads: int | None) -> tuple[str, Call, Call]:
+    """Greedy, with as many tokens for both."""
+    metadata = session.get_modelmeta().custom_metadata_map
+    start = np.array([int(metadata["kvik.start_token_id"])])
+    vocab = session.get_outputs()[0].shape[-1]
+    source = np.random.default_rng(0).integers(5, vocab, SOURCE_TOKENS)
+    fixed = {"source_ids": source[None], "source_mask": np.ones((1, SOURCE_TOKENS), np.int64)}
+
+    model, most = kvik.load(path, threads=threads), [TARGET_TOKENS]
+    return (
+        f"{TARGET_TOKENS} tokens for {SOURCE_TOKENS}",
+        partial(_core.beam_search, model._core, [start], [source], 1, 1, most, 0.0, []),
+        partial(_greedy, session, "target_ids", fixed, start, TARGET_TOKENS),
     )
 
 

@@ -340,6 +340,8 @@ def _open(path: Path) -> object:
             return image
     except FileNotFoundError as error:
         raise FileError(f"no such file: {path}") from error
+    except IsADirectoryError as error:
+        raise InvalidArgumentError(f"{path} is a folder: name the images in it") from error
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         raise InvalidArgumentError(f"{path} is not an image that Pillow reads: {error}") from error
 

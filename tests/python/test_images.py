@@ -255,3 +255,63 @@ def test_texts_and_images_are_told_apart(tmp_path, text_path):
     model.start_profile()
     model.classify(np.zeros((5, 5)))
     assert model.stop_profile().calls == 1
+
+
+def command(capsys, *arguments):
+    """(exit status, stdout, stderr) of a kvik command."""
+    from kvik.cli import main
+
+    with pytest.raises(SystemExit) as ended:
+        main([str(argument) for argument in arguments])
+    captured = capsys.readouterr()
+    return ended.value.code, captured.out, captured.err
+
+
+def test_the_command(tmp_path, capsys, text_path):
+    path, _ = make_file(tmp_path, metadata=FORMAT, labels=["a", "b", "c"])
+    pixels = np.random.default_rng(1).integers(0, 256, (9, 5), dtype=np.uint8)
+    Image.fromarray(pixels).save(tmp_path / "x.png")
+    best = kvik.load(path).classify(pixels)
+    status, out, _ = command(capsys, "run", path, tmp_path / "x.png", "--top", 2)
+    assert status == 0
+    assert [line.split()[1] for line in out.splitlines()] == [name for name, _ in best.top(2)]
+    status, out, _ = command(capsys, "run", path, tmp_path / "x.png", "--json")
+    assert json.loads(out) == {
+        "image": str(tmp_path / "x.png"), "label": best.label, "scores": best.scores
+    }  # fmt: skip
+    two = command(capsys, "run", path, tmp_path / "x.png", tmp_path / "x.png")[1]
+    assert two.splitlines() == [f"{best.label}\t{best.score:.2%}\t{tmp_path / 'x.png'}"] * 2
+
+    status, out, _ = command(capsys, "run", text_path, "ab", "--labels", "cat, dog", "--json")
+    assert status == 0
+    assert json.loads(out)["scores"] == kvik.load(text_path).classify(
+        "ab", labels=["cat", "dog"]
+    ).scores  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["run", "MODEL", "no.png"], "no such file: no.png"),
+        (["run", "MODEL", "."], ". is a folder: name the images in it"),
+        (["run", "MODEL", "x", "--labels", "a,b"], "--labels is for models that generate"),
+        (["run", "MODEL", "x", "--question", "?"], "--question is for models that answer"),
+        (["run", "TEXTS", "x"], "use kvik generate, or name labels to choose from with --labels"),
+        (["run", "TEXTS", "x", "--labels", "a"], "two different texts at least"),
+        (["run", "TEXTS", "x", "--labels", "a,b", "--template", "{txt} {label}"], "{text} and"),
+        (
+            ["generate", "MODEL", "x"],
+            "continues no texts, its task is classify_image: use kvik run",
+        ),
+        (["bench", "MODEL"], "continues no texts, its task is classify_image"),
+        (["bench", "MODEL", "--profile"], "continues no texts, its task is classify_image"),
+    ],
+)
+def test_commands_that_do_not_fit(tmp_path, capsys, text_path, arguments, message):
+    path, _ = make_file(tmp_path, metadata=FORMAT)
+    given = [{"MODEL": path, "TEXTS": text_path}.get(item, item) for item in arguments]
+    status, out, error = command(capsys, *given)
+    assert (status, out) == (2, "")
+    assert message in error
+    assert error.startswith("kvik: error: ")
+    assert len(error.splitlines()) == 1

@@ -14,9 +14,10 @@ from kvik.errors import InvalidArgumentError, UnsupportedError
 if TYPE_CHECKING:
     from pathlib import Path
 
+    import kvik
     from kvik.arguments import CacheType, WeightType
 
-__all__ = ["Decoded", "Engine", "KvikEngine", "OnnxRuntimeEngine", "open_engine"]
+__all__ = ["Decoded", "Engine", "KvikEngine", "OnnxRuntimeEngine", "load_generator", "open_engine"]
 
 Ids = npt.NDArray[np.int64]
 
@@ -52,6 +53,21 @@ class Engine(Protocol):
         """Continue the prompt greedily."""
 
 
+def load_generator(
+    path: Path, threads: int | None, weights: WeightType, cache: CacheType
+) -> kvik.Model:
+    """The model; raises InvalidArgumentError for one without prefill and decode to time."""
+    import kvik
+
+    model = kvik.load(path, threads=threads, weights=weights, cache=cache)
+    if not model.generates:
+        raise InvalidArgumentError(
+            f"{path} continues no texts, its task is {model.task}: there are no prefill and decode "
+            "to time; python -m benchmarks.families times models of every task"
+        )
+    return model
+
+
 class KvikEngine:
     """This engine, through its public package."""
 
@@ -66,12 +82,7 @@ class KvikEngine:
 
         self.name = "kvik"
         self.version = kvik.__version__
-        self.model = kvik.load(path, threads=threads, weights=weights, cache=cache)
-        if not self.model.generates:
-            raise kvik.InvalidArgumentError(
-                f"{path} continues no texts, its task is {self.model.task}: there are no prefill "
-                "and decode to time; python -m benchmarks.families times models of every task"
-            )
+        self.model = load_generator(path, threads, weights, cache)
         self.how = (
             "one row a token, keys and values cached"
             if self.model.info.incremental

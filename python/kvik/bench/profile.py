@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from kvik import _core
+from kvik.bench.engines import load_generator
 from kvik.bench.machine import Ceilings, Machine, describe_machine, measure_ceilings
 from kvik.bench.measure import random_prompt
 from kvik.profile import OpProfile, Profile, read_profile
@@ -63,10 +64,8 @@ class ProfileRun:
 
 def run_profile(plan: Plan, progress: Progress) -> ProfileRun:
     """Profile kvik alone; the calls are those that generating greedily makes."""
-    import kvik
-
     progress("loading")
-    model = kvik.load(plan.model, threads=plan.threads, weights=plan.weights, cache=plan.cache)
+    model = load_generator(plan.model, plan.threads, plan.weights, plan.cache)
     prompt = random_prompt(plan, model.info)
     progress("measuring the machine")
     ceilings = measure_ceilings(model.info)

@@ -78,6 +78,8 @@ class ClassifyImage(TableTask):
     unit = "images"
 
     def check(self, config: RunConfig) -> None:
+        if config.data.tokenizer != "none":
+            raise TrainError("images have no tokenizer; leave --tokenizer out")
         if config.data.source not in self.sources:
             self.files(config)
         elif (config.model.image_size, config.model.channels) != (8, 1):

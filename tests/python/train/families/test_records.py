@@ -18,6 +18,7 @@ from kvik_train.data import embedded
 from kvik_train.data.records import parse_columns, read_rows
 from kvik_train.data.table import Ragged, digest, load_table, save_table
 from kvik_train.errors import TrainError
+from kvik_train.presets import find_fine_tuning
 from kvik_train.tasks import find_task
 
 from .runs import make_config
@@ -150,6 +151,15 @@ def test_folders_of_texts_and_images(tmp_path: Path) -> None:
     Image.new("L", (8, 8)).save(tmp_path / "one" / "a" / "0.png")
     with pytest.raises(TrainError, match="needs two subfolders with images"):
         task.check(replace(config, data=DataConfig(str(tmp_path / "one"), tokenizer="none")))
+    with pytest.raises(TrainError, match="images have no tokenizer; leave --tokenizer out"):
+        task.check(replace(config, data=replace(config.data, tokenizer="bpe")))
+
+
+def test_a_second_stage_that_there_is_not_has_a_hint() -> None:
+    with pytest.raises(TrainError, match=r"did you mean classify\? It can be for lm, classify"):
+        find_fine_tuning("gpt", "clasify")
+    with pytest.raises(TrainError, match="There are: gpt for lm"):
+        find_fine_tuning("cnn", "classify")
 
 
 def test_the_embedded_data() -> None:

@@ -512,14 +512,13 @@ def test_the_command_runs_every_task(files, capsys, tmp_path, monkeypatch):
 # ---- two sequences -------------------------------------------------------------------------------
 
 
-def target_logits(model: kvik.Model, pairs: list[tuple[np.ndarray, np.ndarray]], *, step: int):
-    """Logits [target, vocab] of each pair, the targets fed in pieces of `step` tokens."""
-    core = model._core
-    sequences = core.new_sequences([source for source, _ in pairs])
-    found: list[list[np.ndarray]] = [[] for _ in pairs]
-    longest = max(len(target) for _, target in pairs)
-    for begin in range(0, longest, step):
-        part = [(i, pair[1][begin : begin + step]) for i, pair in enumerate(pairs)]
+def logits_in_pieces(
+    core: _core.Model, sequences: list[_core.Sequence], texts: list[np.ndarray], step: int
+) -> list[np.ndarray]:
+    """Logits [tokens, vocab] of each text, all fed together in pieces of `step` tokens."""
+    found: list[list[np.ndarray]] = [[] for _ in texts]
+    for begin in range(0, max(map(len, texts)), step):
+        part = [(i, text[begin : begin + step]) for i, text in enumerate(texts)]
         part = [(i, ids) for i, ids in part if len(ids)]
         rows = core.forward([(sequences[i], ids, _core.Logits.ALL) for i, ids in part])
         for (i, ids), own in zip(
@@ -528,6 +527,12 @@ def target_logits(model: kvik.Model, pairs: list[tuple[np.ndarray, np.ndarray]],
             assert len(own) == len(ids)
             found[i].append(own)
     return [np.concatenate(parts) for parts in found]
+
+
+def target_logits(model: kvik.Model, pairs: list[tuple[np.ndarray, np.ndarray]], *, step: int):
+    """Logits [target, vocab] of each pair."""
+    sequences = model._core.new_sequences([source for source, _ in pairs])
+    return logits_in_pieces(model._core, sequences, [target for _, target in pairs], step)
 
 
 def unequal_pairs() -> list[tuple[np.ndarray, np.ndarray]]:

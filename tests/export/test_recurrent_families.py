@@ -15,7 +15,13 @@ import kvik
 from kvik import _core
 from kvik_export.engines import onnxruntime_session
 
-from .test_families import CONTEXT, files, target_logits, unequal_pairs  # noqa: F401
+from .test_families import (
+    CONTEXT,
+    files,  # noqa: F401
+    logits_in_pieces,
+    target_logits,
+    unequal_pairs,
+)
 
 CELLS = ["lstm", "gru", "rnn"]
 SEQ2SEQ = ("seq2seq", "translate", None)
@@ -29,18 +35,7 @@ def as_it_stands(path: Path, threads: int = 1, weights: str = "f32") -> _core.Mo
 
 def logits_of(core: _core.Model, texts: list[np.ndarray], step: int) -> list[np.ndarray]:
     """Logits [tokens, vocab] of each text, all fed together in pieces of `step` tokens."""
-    sequences = [core.new_sequence() for _ in texts]
-    found: list[list[np.ndarray]] = [[] for _ in texts]
-    for begin in range(0, max(map(len, texts)), step):
-        part = [(i, text[begin : begin + step]) for i, text in enumerate(texts)]
-        part = [(i, ids) for i, ids in part if len(ids)]
-        rows = core.forward([(sequences[i], ids, _core.Logits.ALL) for i, ids in part])
-        for (i, ids), own in zip(
-            part, np.split(rows, np.cumsum([len(ids) for _, ids in part])[:-1]), strict=True
-        ):
-            assert len(own) == len(ids)
-            found[i].append(own)
-    return [np.concatenate(parts) for parts in found]
+    return logits_in_pieces(core, [core.new_sequence() for _ in texts], texts, step)
 
 
 def random_texts(vocab: int = 300) -> list[np.ndarray]:

@@ -4,7 +4,9 @@
 - workspace.py: where a model's checkpoint and every peer's converted form of it lie
 - peers/: one module for each engine, behind the interface of peers/base.py
 - worker.py: one engine in a process of its own; client.py: the other end of its pipe
-- plan.py: what to measure; run.py: the rounds, taking turns; check.py: were the tokens right
+- rounds.py: taking turns; entries.py: what is kept; markdown.py, options.py, machine.py: the rest
+  that all benchmarks have in common
+- plan.py: what to measure; run.py: prompts and tokens; check.py: were the tokens right
 - results.py: the record of a run; table.py and plots.py: for people
 - quality.py: what low precision does to a trained model; bench_kernels.cpp: single kernels
 

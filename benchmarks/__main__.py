@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from benchmarks.options import add_names, count, counts, run_to_end, write_json
 from benchmarks.peers import PEERS
 from benchmarks.plan import MODELS, PRECISIONS, Plan, all_cases, short_cases
 from benchmarks.results import Record
@@ -24,14 +24,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     plan = parse(arguments)
     runner = Runner(plan, lambda text: print(text, file=sys.stderr, flush=True))
-    interrupted = False
-    try:
-        runner.run()
-    except KeyboardInterrupt:
-        interrupted = True
+    finished = run_to_end(runner.run)
     write(runner.record, plan.out)
     print((plan.out / "results.md").read_text())
-    if interrupted:
+    if not finished:
         return 130
     return int(any(entry.status == "wrong" for entry in runner.record.entries))
 
@@ -46,16 +42,16 @@ def parse(arguments: Sequence[str] | None) -> Plan:
         "pip install 'kvik[peers]'; those that are not installed are named in the table.",
     )
     parser.add_argument("--all", action="store_true", help="every model, precision and case")
-    _add_list(parser, "--models", MODELS, "gpt2; with --all every model")
-    _add_list(parser, "--peers", PEERS, "all")
-    _add_list(parser, "--precisions", PRECISIONS, "f32,int8,int4; with --all bf16 too")
+    add_names(parser, "--models", MODELS, "gpt2; with --all every model")
+    add_names(parser, "--peers", PEERS, "all")
+    add_names(parser, "--precisions", PRECISIONS, "f32,int8,int4; with --all bf16 too")
     parser.add_argument(
-        "--threads", type=_counts, metavar="N[,N...]",
+        "--threads", type=counts, metavar="N[,N...]",
         help="thread counts, the one that most is measured with first (default: 2; with --all 2,1)",
     )  # fmt: skip
-    parser.add_argument("--rounds", type=_count, help="samples of everything (2; with --all 5)")
+    parser.add_argument("--rounds", type=count, help="samples of everything (2; with --all 5)")
     parser.add_argument(
-        "--new-tokens", type=_count, help="tokens to decode, at least 2 (32; with --all 128)"
+        "--new-tokens", type=count, help="tokens to decode, at least 2 (32; with --all 128)"
     )
     parser.add_argument("--seed", type=int, default=0, help="of the random prompts")
     parser.add_argument(
@@ -84,39 +80,9 @@ def parse(arguments: Sequence[str] | None) -> Plan:
     )
 
 
-def _add_list(
-    parser: argparse.ArgumentParser, option: str, choices: Sequence[str], default: str
-) -> None:
-    def names(text: str) -> tuple[str, ...]:
-        found = tuple(part.strip() for part in text.split(","))
-        for name in found:
-            if name not in choices:
-                raise argparse.ArgumentTypeError(f"{name!r} is none of {', '.join(choices)}")
-        return tuple(dict.fromkeys(found))
-
-    parser.add_argument(
-        option,
-        type=names,
-        metavar="NAME[,NAME...]",
-        help=f"of {', '.join(choices)} (default: {default})",
-    )
-
-
-def _count(text: str) -> int:
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is no number from 1 on")
-    return int(text)
-
-
-def _counts(text: str) -> tuple[int, ...]:
-    return tuple(dict.fromkeys(_count(part.strip()) for part in text.split(",")))
-
-
 def write(record: Record, folder: Path) -> None:
     """results.json, results.md and, where matplotlib is installed, pictures."""
-    folder.mkdir(parents=True, exist_ok=True)
-    text = json.dumps(record.to_json(), indent=1, default=str)
-    (folder / "results.json").write_text(text + "\n")
+    write_json(record, folder / "results.json")
     markdown = to_markdown(record)
     try:
         from benchmarks.plots import draw_all

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from benchmarks.results import Entry, find, leading_same
+from benchmarks.entries import find
+from benchmarks.results import Entry, leading_same
 from kvik.bench.ties import is_tie
 
 # (model, new tokens so far, token, other token) -> how far the first's logit is above the other's;

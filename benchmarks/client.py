@@ -27,7 +27,8 @@ class Client:
     """An engine in its own process; a context manager.
 
     Args:
-        command: what starts the worker; None: this interpreter, benchmarks.worker.
+        module: the worker's, which this interpreter runs.
+        command: what starts the worker in its place.
         log: where the worker's standard error goes.
     """
 
@@ -38,6 +39,7 @@ class Client:
         log: Path,
         threads: int,
         timeout_seconds: float,
+        module: str = "benchmarks.worker",
         command: Sequence[str] | None = None,
     ) -> None:
         self.engine = engine
@@ -46,7 +48,7 @@ class Client:
         log.parent.mkdir(parents=True, exist_ok=True)
         with log.open("ab") as errors:
             self._process = subprocess.Popen(
-                command or [sys.executable, "-m", "benchmarks.worker", engine],
+                command or [sys.executable, "-m", module, engine],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=errors,

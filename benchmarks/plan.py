@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 MODELS = ("gpt2", "llama-135m", "llama-1.1b")
@@ -20,23 +20,28 @@ class Case:
     new_tokens: int  # 1: prefill alone
 
 
-@dataclass(frozen=True)
-class Plan:
-    """Everything that decides what is measured and where it goes."""
+@dataclass(frozen=True, kw_only=True)
+class Turns:
+    """Who takes turns with kvik, at what, and where it goes: the part common to all benchmarks."""
 
     models: tuple[str, ...]
     peers: tuple[str, ...]  # without kvik
     precisions: tuple[str, ...]
     threads: tuple[int, ...]
     rounds: int
-    cases: tuple[Case, ...]  # the first is the one that memory and tokens are taken from
-    scaling_threads: tuple[int, ...] = ()  # kvik and peers once more, the first case alone
     work: Path = Path("build/benchmarks")
     out: Path = Path("build/benchmarks/results")
     seed: int = 0
     timeout_seconds: float = 900.0  # of one command to an engine
     rest_seconds: float = 0.3  # between turns: idle threads of the other engine stop spinning
-    notes: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan(Turns):
+    """Everything that decides what is measured and where it goes."""
+
+    cases: tuple[Case, ...]  # the first is the one that memory and tokens are taken from
+    scaling_threads: tuple[int, ...] = ()  # kvik and peers once more, the first case alone
 
 
 def short_cases(new_tokens: int = 32) -> tuple[Case, ...]:

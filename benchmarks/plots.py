@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from benchmarks.entries import roofline_key
 from benchmarks.peers import PEERS
 from benchmarks.results import (
     CaseSamples,
@@ -14,7 +15,6 @@ from benchmarks.results import (
     Record,
     decode_rate,
     prefill_rate,
-    roofline_key,
     summarize,
 )
 

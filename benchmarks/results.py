@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass, field
-from typing import Any
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, TypeAlias
 
+from benchmarks import entries
+from benchmarks.entries import EngineEntry, EngineRecord, spread
 from benchmarks.plan import Case
-
-STATUSES = ("ok", "wrong", "unsupported", "crashed", "timed out", "failed", "absent")
 
 
 @dataclass(frozen=True)
@@ -20,65 +20,26 @@ class Sample:
     seconds: float
 
 
-@dataclass
-class CaseSamples:
-    """One case with one engine, and with kvik in the turns between."""
-
-    case: Case
-    samples: list[Sample] = field(default_factory=list)
-    kvik: list[Sample] = field(default_factory=list)
-    reason: str = ""  # why there are no samples
+CaseSamples: TypeAlias = entries.CaseSamples[Case, Sample]
 
 
 @dataclass
-class Entry:
+class Entry(EngineEntry[Case, Sample]):
     """One engine with one model, precision and thread count."""
 
-    model: str
-    engine: str
-    precision: str
-    threads: int
-    status: str = "ok"
-    reason: str = ""  # where the status is not "ok"
-    version: str = ""
-    setting: str = ""
-    isa: str = ""
-    disk_bytes: int = 0
-    load_seconds: list[float] = field(default_factory=list)
-    peak_bytes: int = 0  # the whole process after the first case, Python included
     tokens: list[int] = field(default_factory=list)  # of the first case
     same_tokens: int | None = None  # leading tokens that are those of the f32 reference
     compared_tokens: int = 0
     reference: str = ""  # the engine that the tokens are compared with
     tie: bool = False  # the first difference is between two logits as good as equal
-    cases: list[CaseSamples] = field(default_factory=list)
-
-    def case(self, name: str) -> CaseSamples | None:
-        return next((found for found in self.cases if found.case.name == name), None)
 
 
 @dataclass
-class Record:
+class Record(EngineRecord[Entry]):
     """A finished run."""
 
-    machine: dict[str, Any]
-    plan: dict[str, Any]
-    commit: str
-    # (model, precision, threads) joined by "/": ceilings that the run measured
-    rooflines: dict[str, dict[str, float]] = field(default_factory=dict)
-    entries: list[Entry] = field(default_factory=list)
-
-    def to_json(self) -> dict[str, Any]:
-        """Times in seconds, sizes in bytes; medians and ratios beside the samples."""
-        record = asdict(self)
-        for made, entry in zip(record["entries"], self.entries, strict=True):
-            for item, case in zip(made["cases"], entry.cases, strict=True):
-                item["summary"] = summarize(case)
-        return record
-
-
-def roofline_key(model: str, precision: str, threads: int) -> str:
-    return f"{model}/{precision}/{threads}"
+    def summary(self, entry: Entry, found: CaseSamples) -> dict[str, Any]:
+        return summarize(found)
 
 
 def prefill_rate(case: Case, sample: Sample) -> float:
@@ -111,10 +72,6 @@ def summarize(found: CaseSamples) -> dict[str, dict[str, float]]:
     return out
 
 
-def spread(values: Sequence[float]) -> dict[str, float]:
-    return {"min": min(values), "median": statistics.median(values), "max": max(values)}
-
-
 def leading_same(tokens: Sequence[int], reference: Sequence[int]) -> tuple[int, int]:
     """How many leading tokens are the same, of how many that both have."""
     count = min(len(tokens), len(reference))
@@ -122,13 +79,3 @@ def leading_same(tokens: Sequence[int], reference: Sequence[int]) -> tuple[int, 
         if tokens[i] != reference[i]:
             return i, count
     return count, count
-
-
-def find(
-    entries: Iterable[Entry], model: str, engine: str, precision: str, threads: int
-) -> Entry | None:
-    wanted = (model, engine, precision, threads)
-    for entry in entries:
-        if (entry.model, entry.engine, entry.precision, entry.threads) == wanted:
-            return entry
-    return None

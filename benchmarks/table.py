@@ -3,40 +3,43 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
-from benchmarks.results import CaseSamples, Entry, Record, roofline_key, summarize
+from benchmarks.entries import roofline_key
+from benchmarks.markdown import (
+    engine_name,
+    engine_versions,
+    groups,
+    heading,
+    not_measured,
+    number,
+    section_title,
+    table,
+)
+from benchmarks.results import CaseSamples, Entry, Record, summarize
 
 _MIB = 1 << 20
 
 
 def to_markdown(record: Record) -> str:
     """One table for each model and thread count; below them what is absent or went wrong."""
-    machine = record.machine
-    lines = [
-        "# Engines side by side",
-        "",
-        f"{machine['cpu']}, {machine['cpus']} CPUs ({', '.join(machine['flags'])}), "
-        f"{machine['system']}, Python {machine['python']}; commit {record.commit or 'unknown'}.",
-        "",
+    lines = heading(
+        "Engines side by side",
+        record.machine,
+        record.commit,
         "The same seeded random weights for every engine. kvik and one peer at a time take turns, "
         f"{record.plan['rounds']} rounds after a warm-up; medians. In the columns kvik ÷ it, the "
         "median of kvik in the same rounds is divided by the engine's: above 1, kvik is faster.",
-        "",
-    ]
-    for model, threads in _groups(record.entries):
+    )
+    for model, threads in groups(record.entries):
         entries = [e for e in record.entries if (e.model, e.threads) == (model, threads)]
         lines += _section(record, model, threads, entries)
-    lines += _versions(record.entries)
+    lines += engine_versions(record.entries)
     return "\n".join(lines) + "\n"
 
 
-def _groups(entries: Iterable[Entry]) -> list[tuple[str, int]]:
-    return list(dict.fromkeys((entry.model, entry.threads) for entry in entries))
-
-
 def _section(record: Record, model: str, threads: int, entries: Sequence[Entry]) -> list[str]:
-    lines = [f"## {model}, {threads} thread{'s' if threads > 1 else ''}", ""]
+    lines = section_title(model, threads)
     first = _first_case(entries)
     if first is not None:
         case = first.case
@@ -45,7 +48,7 @@ def _section(record: Record, model: str, threads: int, entries: Sequence[Entry])
             f"{case.batch}.",
             "",
         ]
-    lines += _table(
+    lines += table(
         [
             "engine", "weights", "first token, ms", "prefill, tokens/s", "kvik ÷ it",
             "decode, tokens/s", "kvik ÷ it", "of the ceiling", "load, s", "peak RSS, MiB",
@@ -55,8 +58,13 @@ def _section(record: Record, model: str, threads: int, entries: Sequence[Entry])
     )  # fmt: skip
     lines += _other_cases(entries)
     left = [entry for entry in entries if entry.status not in ("ok", "wrong")]
-    lines += _reasons(left, entries)
-    return lines
+    undone = [
+        (entry, found.case.name, found.reason)
+        for entry in entries
+        for found in entry.cases
+        if found.reason and found.case.new_tokens == 1
+    ]
+    return lines + not_measured(left, undone)
 
 
 def _first_case(entries: Sequence[Entry]) -> CaseSamples | None:
@@ -64,7 +72,7 @@ def _first_case(entries: Sequence[Entry]) -> CaseSamples | None:
 
 
 def _row(record: Record, entry: Entry) -> list[str]:
-    name = f"**{entry.engine}**" if entry.engine == "kvik" else entry.engine
+    name = engine_name(entry)
     found = entry.cases[0] if entry.cases else None
     summary = summarize(found) if found else {}
     if found is None or not found.samples:
@@ -74,24 +82,17 @@ def _row(record: Record, entry: Entry) -> list[str]:
     return [
         name,
         entry.precision,
-        _number(summary["first_token_seconds"]["median"] * 1e3),
-        _number(prefill["median"]),
+        number(summary["first_token_seconds"]["median"] * 1e3),
+        number(prefill["median"]),
         _ratio(prefill),
-        _number(decode["median"]) if decode else "–",
+        number(decode["median"]) if decode else "–",
         _ratio(decode),
         _share(record, entry, decode),
-        _number(statistics.median(entry.load_seconds)) if entry.load_seconds else "–",
+        number(statistics.median(entry.load_seconds)) if entry.load_seconds else "–",
         f"{entry.peak_bytes / _MIB:,.0f}",
         f"{entry.disk_bytes / 1e6:,.0f}",
         _tokens(entry),
     ]
-
-
-def _number(value: float) -> str:
-    """Three figures: more than that a shared machine's clock does not say."""
-    if value >= 100:
-        return f"{value:,.0f}"
-    return f"{value:.1f}" if value >= 10 else f"{value:.2f}"
 
 
 def _ratio(rate: dict[str, float]) -> str:
@@ -140,50 +141,12 @@ def _other_cases(entries: Sequence[Entry]) -> list[str]:
                 [
                     entry.engine,
                     entry.precision,
-                    _number(decode["median"]) if decode else "–",
+                    number(decode["median"]) if decode else "–",
                     _ratio(decode or {}),
                     found.reason,
                 ]
             )
         if rows:
             lines += [f"{name[0].upper()}{name[1:]}, all sequences together:", ""]
-            lines += _table(["engine", "weights", "decode, tokens/s", "kvik ÷ it", ""], rows)
+            lines += table(["engine", "weights", "decode, tokens/s", "kvik ÷ it", ""], rows)
     return lines
-
-
-def _reasons(left: Sequence[Entry], entries: Sequence[Entry]) -> list[str]:
-    """What is not in the table, and why; one line for each engine and reason."""
-    found: dict[tuple[str, str, str], list[str]] = {}
-    for entry in left:
-        found.setdefault((entry.engine, entry.status, entry.reason), []).append(entry.precision)
-    lines = [
-        f"- {engine} ({', '.join(precisions)}): {status}: {reason}"
-        for (engine, status, reason), precisions in found.items()
-    ]
-    lines += [
-        f"- {entry.engine} ({entry.precision}), {case.case.name}: {case.reason}"
-        for entry in entries
-        for case in entry.cases
-        if case.reason and case.case.new_tokens == 1
-    ]
-    return ["Not measured:", "", *lines, ""] if lines else []
-
-
-def _versions(entries: Sequence[Entry]) -> list[str]:
-    rows: dict[str, list[str]] = {}
-    for entry in entries:
-        if entry.version:
-            isa = f"; {entry.isa} kernels" if entry.isa else ""
-            rows.setdefault(entry.engine, [entry.engine, entry.version, entry.setting + isa])
-    return ["## Engines", "", *_table(["engine", "version", "how it was run"], list(rows.values()))]
-
-
-def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
-    if not rows:
-        return []
-    lines = [f"| {' | '.join(head)} |", "|" + "---|" * len(head)]
-    return [*lines, *(f"| {' | '.join(_cell(c) for c in row)} |" for row in rows), ""]
-
-
-def _cell(text: str) -> str:
-    return text.replace("|", "\\|").replace("\n", " ")

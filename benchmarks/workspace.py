@@ -15,11 +15,27 @@ from typing import Any
 
 
 @dataclass(frozen=True)
-class Workspace:
+class ModelFolder:
     """The folder of one model."""
 
     root: Path
-    model: str  # a name of benchmarks.models.SHAPES
+    model: str
+
+    def make(self, name: str, build: Callable[[Path], object]) -> Path:
+        """The folder `name`, built once: `build` gets a new folder that is renamed when done."""
+        done = self.root / self.model / name
+        if not done.is_dir():
+            begun = done.with_name(f".{name}.begun")
+            shutil.rmtree(begun, ignore_errors=True)
+            begun.mkdir(parents=True)
+            build(begun)
+            begun.rename(done)
+        return done
+
+
+@dataclass(frozen=True)
+class Workspace(ModelFolder):
+    """Of a language model: a name of benchmarks.models.SHAPES."""
 
     @property
     def checkpoint(self) -> Path:
@@ -36,17 +52,6 @@ class Workspace:
         """The checkpoint's config.json."""
         config: dict[str, Any] = json.loads((self.checkpoint / "config.json").read_text())
         return config
-
-    def make(self, name: str, build: Callable[[Path], object]) -> Path:
-        """The folder `name`, built once: `build` gets a new folder that is renamed when done."""
-        done = self.root / self.model / name
-        if not done.is_dir():
-            begun = done.with_name(f".{name}.begun")
-            shutil.rmtree(begun, ignore_errors=True)
-            begun.mkdir(parents=True)
-            build(begun)
-            begun.rename(done)
-        return done
 
 
 def bytes_of(path: Path) -> int:

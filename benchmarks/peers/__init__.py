@@ -8,7 +8,7 @@ from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from benchmarks.peers.base import Peer
+    from benchmarks.peers.base import Engine, Peer
 
 # name: module and class. The order is that of the tables.
 _PEERS = {
@@ -31,7 +31,7 @@ def peer(name: str) -> Peer:
     return made
 
 
-def installed_version(engine: Peer) -> str | None:
+def installed_version(engine: Engine) -> str | None:
     """Of its package; None when it is not installed."""
     if find_spec(engine.module) is None:
         return None

@@ -25,7 +25,7 @@ class Generated:
     seconds: float  # until all were
 
 
-class Peer(ABC):
+class Engine(ABC):
     """One engine with one model, in a process of its own.
 
     A subclass imports its package inside its methods: what is not installed is named, not missed.
@@ -36,6 +36,15 @@ class Peer(ABC):
     distribution: str  # on PyPI
     precisions: tuple[str, ...]
     setting: str  # what it was told to do, in a few words
+
+    def isa(self) -> str:
+        """The instruction set in use, where the engine says; else empty."""
+        return ""
+
+
+class Peer(Engine):
+    """An engine that generates text."""
+
     recomputes = False  # the whole sequence for every token: few are enough
 
     @abstractmethod
@@ -62,10 +71,6 @@ class Peer(ABC):
     def gap(self, ids: Sequence[int], first: int, second: int) -> float:
         """Logit of `first` above that of `second` after these ids. Few engines say."""
         raise UnsupportedCaseError("gives no logits")
-
-    def isa(self) -> str:
-        """The instruction set in use, where the engine says; else empty."""
-        return ""
 
 
 def step_by_step(

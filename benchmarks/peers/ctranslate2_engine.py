@@ -10,7 +10,7 @@ from typing import Any
 from benchmarks.peers.base import Generated, Peer
 from benchmarks.workspace import Workspace
 
-_TYPES = {"f32": "float32", "int8": "int8"}
+TYPES = {"f32": "float32", "int8": "int8"}
 
 
 class CTranslate2Peer(Peer):
@@ -25,7 +25,7 @@ class CTranslate2Peer(Peer):
             from ctranslate2.converters import TransformersConverter
 
             TransformersConverter(str(work.checkpoint)).convert(
-                str(folder), quantization=_TYPES[precision], force=True
+                str(folder), quantization=TYPES[precision], force=True
             )
 
         return work.make(f"ctranslate2-{precision}", convert)
@@ -36,7 +36,7 @@ class CTranslate2Peer(Peer):
         self._generator: Any = ctranslate2.Generator(
             str(path),
             device="cpu",
-            compute_type=_TYPES[precision],
+            compute_type=TYPES[precision],
             inter_threads=1,
             intra_threads=threads,
         )

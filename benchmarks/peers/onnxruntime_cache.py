@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.peers.base import Generated, Peer, step_by_step
-from benchmarks.peers.onnxruntime_plain import session
+from benchmarks.peers.onnxruntime_plain import quantize_int8, session
 from benchmarks.workspace import Workspace
 
 
@@ -29,9 +29,9 @@ class OnnxRuntimeCachePeer(Peer):
         plain = work.make("onnx-cache", export) / "model.onnx"
         if precision == "f32":
             return plain
-        quantize = _int8 if precision == "int8" else _int4
+        quantize = quantize_int8 if precision == "int8" else _int4
         name = f"onnx-cache-{precision}"
-        return work.make(name, lambda folder: quantize(plain, folder)) / "model.onnx"
+        return work.make(name, lambda folder: quantize(plain, folder / "model.onnx")) / "model.onnx"
 
     def load(self, path: Path, precision: str, threads: int, positions: int) -> None:
         self._session = session(path, threads)
@@ -67,22 +67,7 @@ class OnnxRuntimeCachePeer(Peer):
         )
 
 
-def _int8(plain: Path, folder: Path) -> None:
-    """Weights by output channel, activations at run time."""
-    from onnxruntime.quantization import QuantType, quantize_dynamic
-
-    quantize_dynamic(
-        plain,
-        folder / "model.onnx",
-        op_types_to_quantize=["MatMul"],
-        per_channel=True,
-        weight_type=QuantType.QInt8,
-        use_external_data_format=True,
-        extra_options={"MatMulConstBOnly": True},
-    )
-
-
-def _int4(plain: Path, folder: Path) -> None:
+def _int4(plain: Path, path: Path) -> None:
     """Groups of 32; products in 8-bit integers (accuracy level 4), the fastest on CPUs."""
     import onnx
     from onnxruntime.quantization.matmul_nbits_quantizer import MatMulNBitsQuantizer
@@ -91,4 +76,4 @@ def _int4(plain: Path, folder: Path) -> None:
         onnx.load(plain), bits=4, block_size=32, is_symmetric=True, accuracy_level=4
     )
     quantizer.process()
-    quantizer.model.save_model_to_file(str(folder / "model.onnx"), use_external_data_format=True)
+    quantizer.model.save_model_to_file(str(path), use_external_data_format=True)

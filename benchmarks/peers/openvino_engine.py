@@ -45,15 +45,8 @@ class OpenVinoPeer(Peer):
     def load(self, path: Path, precision: str, threads: int, positions: int) -> None:
         import openvino
 
-        config: dict[str, Any] = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_NUM_THREADS": threads}
-        if precision in _HINTS:
-            config["INFERENCE_PRECISION_HINT"] = _HINTS[precision]
-        core = openvino.Core()
-        if precision == "bf16" and "BF16" not in core.get_property(
-            "CPU", "OPTIMIZATION_CAPABILITIES"
-        ):
-            raise UnsupportedCaseError("this CPU has no bfloat16 instructions")
-        compiled = core.compile_model(path / "model.xml", "CPU", config)
+        model = openvino.Core().read_model(path / "model.xml")
+        compiled = compile_model(model, precision, threads)
         self._request = compiled.create_infer_request()
 
     def generate(self, prompts: Sequence[Sequence[int]], new_tokens: int) -> Generated:
@@ -71,6 +64,31 @@ class OpenVinoPeer(Peer):
             lambda last: run(np.asarray(last, dtype=np.int64)[:, None]),
             new_tokens,
         )
+
+
+def compile_model(model: Any, precision: str, threads: int) -> Any:
+    """For the CPU, for one request at a time.
+
+    Raises UnsupportedCaseError: it would emulate bfloat16, a hundred times slower.
+    """
+    import openvino
+
+    config: dict[str, Any] = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_NUM_THREADS": threads}
+    if precision in _HINTS:
+        config["INFERENCE_PRECISION_HINT"] = _HINTS[precision]
+    core = openvino.Core()
+    if precision == "bf16" and "BF16" not in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
+        raise UnsupportedCaseError("this CPU has no bfloat16 instructions")
+    return core.compile_model(model, "CPU", config)
+
+
+def import_nncf() -> Any:
+    """Raises UnsupportedCaseError."""
+    try:
+        import nncf
+    except ImportError:
+        raise UnsupportedCaseError("nncf is not installed (pip install nncf)") from None
+    return nncf
 
 
 def _stateful(checkpoint: Path, config: dict[str, Any]) -> Any:
@@ -132,10 +150,7 @@ def _start_empty(model: Any, heads: int, size: int) -> None:
 
 
 def _compress(plain: Path, precision: str, folder: Path) -> None:
-    try:
-        import nncf
-    except ImportError:
-        raise UnsupportedCaseError("nncf is not installed (pip install nncf)") from None
+    nncf = import_nncf()
     import openvino
 
     model = openvino.Core().read_model(plain)

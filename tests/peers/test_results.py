@@ -3,6 +3,7 @@
 import pytest
 from benchmarks.__main__ import main, parse, write
 from benchmarks.check import check_tokens
+from benchmarks.entries import roofline_key
 from benchmarks.peers import PEERS
 from benchmarks.plan import MODELS, Case
 from benchmarks.results import (
@@ -11,7 +12,6 @@ from benchmarks.results import (
     Record,
     Sample,
     leading_same,
-    roofline_key,
     summarize,
 )
 from benchmarks.table import to_markdown

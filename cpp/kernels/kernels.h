@@ -128,7 +128,7 @@ struct CellArgs {
 struct QuantizedRows {
   const std::int8_t* q;      // [rows, groups · kGroup], in [-127, 127]; 4-byte aligned
   const float* scale;        // [rows]
-  const std::int32_t* sums;  // [rows, groups]: Σ q over each group
+  const std::int32_t* sums;  // [rows, groups + 1]: Σ q over each group, then over all
   std::int64_t rows;
   std::int64_t groups;
 };
@@ -272,7 +272,8 @@ struct KernelTable {
 
   // q = round(x · 127/max|x|) to nearest, ties to even; scale = max|x| / 127, per row. A row whose
   // largest magnitude is below 1e-30 is zeros with scale 0; one with a NaN or an infinity is zeros
-  // with scale NaN. q: [rows, groups · kGroup], scale: [rows], sums: [rows, groups].
+  // with scale NaN. q: [rows, groups · kGroup], scale: [rows], sums: [rows, groups + 1]: of each
+  // group, then of all.
   void (*quantize_rows)(const float* x, std::ptrdiff_t x_stride, std::int64_t rows, std::int64_t k,
                         std::int8_t* q, float* scale, std::int32_t* sums);
   // shift 128; y = epilogue( (float(Σ_g D(r, c, g)) · column_scale[c]) · scale[r] ).

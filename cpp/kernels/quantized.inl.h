@@ -40,6 +40,7 @@ inline void quantize_row(const float* x, std::int64_t k, std::int8_t* q, float* 
   const std::int64_t groups = (k + kGroup - 1) / kGroup;
   const RowScale row = row_scale(x, k);
   *scale = row.scale;
+  sums[groups] = 0;
   if (row.inverse == 0.0f) {
     for (std::int64_t i = 0; i < groups * kGroup; ++i) q[i] = 0;
     for (std::int64_t g = 0; g < groups; ++g) sums[g] = 0;
@@ -58,6 +59,7 @@ inline void quantize_row(const float* x, std::int64_t k, std::int8_t* q, float* 
       store_bytes(q + i, steps);
     }
     sums[g] = sum(total);
+    sums[groups] += sums[g];
   }
 }
 
@@ -65,7 +67,7 @@ void quantize_rows(const float* x, std::ptrdiff_t x_stride, std::int64_t rows, s
                    std::int8_t* q, float* scale, std::int32_t* sums) {
   const std::int64_t groups = (k + kGroup - 1) / kGroup;
   for (std::int64_t r = 0; r < rows; ++r) {
-    quantize_row(x + r * x_stride, k, q + r * groups * kGroup, scale + r, sums + r * groups);
+    quantize_row(x + r * x_stride, k, q + r * groups * kGroup, scale + r, sums + r * (groups + 1));
   }
 }
 
@@ -94,7 +96,8 @@ struct Tile {
   float* sums;                // [kRows, kPanel], from `column` on
 
   const std::int8_t* row(int r) const { return x.q + (first + r) * x.groups * kGroup; }
-  const std::int32_t* row_sums(int r) const { return x.sums + (first + r) * x.groups; }
+  const std::int32_t* row_sums(int r) const { return x.sums + (first + r) * (x.groups + 1); }
+  std::int32_t row_total(int r) const { return row_sums(r)[x.groups]; }
   // (value · column_scale) · scale
   void finish(int r, int v, Vec value) const {
     const Vec scaled = value * load(column_scale + v * kWidth) * set(x.scale[first + r]);
@@ -169,9 +172,7 @@ inline void tile_i8(const std::uint8_t* panel, const Tile& tile) {
   }
 #pragma GCC unroll 16
   for (int r = 0; r < kRows; ++r) {
-    std::int32_t total = 0;
-    for (std::int64_t g = 0; g < tile.x.groups; ++g) total += tile.row_sums(r)[g];
-    const Int shift = set_int(total * kDotShift);
+    const Int shift = set_int(tile.row_total(r) * kDotShift);
 #pragma GCC unroll 16
     for (int v = 0; v < kDotVecs; ++v) tile.finish(r, v, to_float(acc[r][v] - shift));
   }

@@ -263,6 +263,7 @@ void quantize_rows(const float* x, std::ptrdiff_t x_stride, std::int64_t rows, s
   for (std::int64_t r = 0; r < rows; ++r, x += x_stride) {
     const RowScale row = row_scale(x, k);
     scale[r] = row.scale;
+    std::int32_t total = 0;
     for (std::int64_t g = 0; g < groups; ++g) {
       std::int32_t sum = 0;
       for (std::int64_t i = g * kGroup; i < (g + 1) * kGroup; ++i) {
@@ -270,7 +271,9 @@ void quantize_rows(const float* x, std::ptrdiff_t x_stride, std::int64_t rows, s
         sum += *q++;
       }
       *sums++ = sum;
+      total += sum;
     }
+    *sums++ = total;
   }
 }
 

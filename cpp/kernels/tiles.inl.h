@@ -91,9 +91,7 @@ inline void finish_tiles(const QuantizedRows& x, const IntegerPanels& w, std::in
   const std::uint8_t* rest = w.data + panel * k * kPanel + done * kPanel;
   const Tile tile{x, first_row, 0, w.column_scale + panel * kPanel, sums};
   for (int r = 0; r < rows; ++r) {
-    std::int32_t total = 0;
-    for (std::int64_t g = 0; g < x.groups; ++g) total += tile.row_sums(r)[g];
-    const Int shift = set_int(total * 128);
+    const Int shift = set_int(tile.row_total(r) * kDotShift);
     for (int v = 0; v < vecs; ++v) {
       Int sum = bits(load(sums + r * kPanel + v * kWidth));
       const std::uint8_t* weights = rest + v * kVecBytes;

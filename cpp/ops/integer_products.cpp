@@ -138,6 +138,21 @@ std::unique_ptr<OpKernel> make_qlinear_matmul(const NodeInfo&) {
   });
 }
 
+// Calls store(index, output channel, sum) for the convolution of x with w.
+template <typename Store>
+void convolve_bytes(OpContext& context, const ConvShape& shape, const ConvPlan& plan,
+                    const Tensor& x, const Tensor& w, const PerChannel& x_zero,
+                    const PerChannel& w_zero, Store store) {
+  const std::int64_t row = w.dims.elements(1, w.dims.rank);  // weights of an output channel
+  const std::int32_t zero = x_zero.zero(0);
+  convolve_plainly<std::int64_t>(
+      context, shape, plan,
+      [&](std::int64_t i, std::int64_t j) {
+        return std::int64_t{byte_at(x, i) - zero} * (byte_at(w, j) - w_zero.zero(j / row));
+      },
+      store);
+}
+
 std::unique_ptr<OpKernel> make_conv_integer(const NodeInfo& info) {
   return kernel_of([shape = ConvShape(info.node, false)](OpContext& context) {
     const Tensor& x = context.input(0);
@@ -148,16 +163,10 @@ std::unique_ptr<OpKernel> make_conv_integer(const NodeInfo& info) {
     const PerChannel x_zero(context, 2, "x_zero_point", 1, x.dtype);
     const PerChannel w_zero(context, 3, "w_zero_point", w.dims[0], w.dtype);
     Tensor& y = context.output(0, DType::kI32, plan.result);
-    const std::int64_t row = w.dims.elements(1, w.dims.rank);
-    const std::int32_t zero = x_zero.zero(0);
-    convolve_plainly<std::int64_t>(
-        context, shape, plan,
-        [&](std::int64_t i, std::int64_t j) {
-          return std::int64_t{byte_at(x, i) - zero} * (byte_at(w, j) - w_zero.zero(j / row));
-        },
-        [&](std::int64_t at, std::int64_t, std::int64_t sum) {
-          y.as<std::int32_t>()[at] = wrapped(sum);
-        });
+    convolve_bytes(context, shape, plan, x, w, x_zero, w_zero,
+                   [&](std::int64_t at, std::int64_t, std::int64_t sum) {
+                     y.as<std::int32_t>()[at] = wrapped(sum);
+                   });
   });
 }
 
@@ -185,18 +194,13 @@ std::unique_ptr<OpKernel> make_qlinear_conv(const NodeInfo& info) {
       });
     }
     Tensor& y = context.output(0, result, plan.result);
-    const std::int64_t row = w.dims.elements(1, w.dims.rank);
-    const std::int32_t zero = x_zero.zero(0);
-    convolve_plainly<std::int64_t>(
-        context, shape, plan,
-        [&](std::int64_t i, std::int64_t j) {
-          return std::int64_t{byte_at(x, i) - zero} * (byte_at(w, j) - w_zero.zero(j / row));
-        },
-        [&](std::int64_t at, std::int64_t channel, std::int64_t sum) {
-          if (bias != nullptr) sum += bias->as<std::int32_t>()[channel];
-          const double factor = x_scale.scale(0) * w_scale.scale(channel) / y_scale.scale(0);
-          store_byte(y, at, static_cast<double>(sum) * factor, y_zero.zero(0));
-        });
+    convolve_bytes(context, shape, plan, x, w, x_zero, w_zero,
+                   [&](std::int64_t at, std::int64_t channel, std::int64_t sum) {
+                     if (bias != nullptr) sum += bias->as<std::int32_t>()[channel];
+                     const double factor =
+                         x_scale.scale(0) * w_scale.scale(channel) / y_scale.scale(0);
+                     store_byte(y, at, static_cast<double>(sum) * factor, y_zero.zero(0));
+                   });
   });
 }
 

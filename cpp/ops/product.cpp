@@ -25,7 +25,7 @@ struct InputRows {
     if (bytes.q != nullptr) {
       some.bytes = {.q = bytes.q + first * bytes.groups * kernels::kGroup,
                     .scale = bytes.scale + first,
-                    .sums = bytes.sums + first * bytes.groups,
+                    .sums = bytes.sums + first * (bytes.groups + 1),
                     .rows = count,
                     .groups = bytes.groups};
     }
@@ -61,7 +61,7 @@ struct Rounding {
   std::int64_t row_bytes(std::int64_t k) const {
     const std::int64_t groups = (k + kernels::kGroup - 1) / kernels::kGroup;
     return (to_bfloat16 ? kernels::rounded_stride(k) * 2 : 0) +
-           (to_bytes ? groups * kernels::kGroup + groups * 4 + 4 : 0);
+           (to_bytes ? groups * kernels::kGroup + (groups + 1) * 4 + 4 : 0);
   }
 
   // Where x's rounded rows are in memory.
@@ -75,7 +75,7 @@ struct Rounding {
     if (to_bytes) {
       std::byte* sums = at + x.rows * groups * kernels::kGroup;
       x.bytes = {.q = reinterpret_cast<std::int8_t*>(at),
-                 .scale = reinterpret_cast<float*>(sums + x.rows * groups * 4),
+                 .scale = reinterpret_cast<float*>(sums + x.rows * (groups + 1) * 4),
                  .sums = reinterpret_cast<std::int32_t*>(sums),
                  .rows = x.rows,
                  .groups = groups};

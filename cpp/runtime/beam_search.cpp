@@ -1,7 +1,6 @@
 #include "kvik/beam_search.h"
 
 #include <algorithm>
-#include <array>
 #include <cmath>
 #include <limits>
 #include <string>
@@ -9,11 +8,13 @@
 
 #include "base/fail.h"
 #include "kernels/dispatch.h"
-#include "kernels/kernels.h"
+#include "runtime/likely_tokens.h"
 
 namespace kvik {
 
 namespace {
+
+using runtime::LikelyTokens;
 
 constexpr int kMostBeams = 256;
 constexpr double kMostPenalty = 10;  // scores of the longest texts are still apart
@@ -38,34 +39,6 @@ bool better(const Candidate& a, const Candidate& b) {
   return std::pair(a.parent, a.token) < std::pair(b.parent, b.token);
 }
 
-// log Σ e^logit. One order of additions for every number of beams and threads.
-double log_sum_exp(std::span<const float> logits) {
-  constexpr std::size_t kPart = 1024;
-  const kernels::KernelTable& table = kernels::active_table();
-  float top = -std::numeric_limits<float>::infinity();
-  for (const float logit : logits) {
-    if (!(logit <= std::numeric_limits<float>::max())) {
-      fail_argument("the model computed a logit that is NaN or infinite");
-    }
-    top = std::max(top, logit);
-  }
-  if (top == -std::numeric_limits<float>::infinity()) {
-    fail_argument("the model gives no token any probability");
-  }
-  std::array<float, kPart> part{};
-  double sum = 0;
-  for (std::size_t begin = 0; begin < logits.size(); begin += kPart) {
-    const std::size_t count = std::min(kPart, logits.size() - begin);
-    for (std::size_t i = 0; i < count; ++i) part[i] = logits[begin + i] - top;
-    table.unary_f32(kernels::Unary::kExp, part.data(), static_cast<std::int64_t>(count),
-                    part.data());
-    std::array<double, 8> sums{};
-    for (std::size_t i = 0; i < count; ++i) sums[i % 8] += static_cast<double>(part[i]);
-    for (const double own : sums) sum += own;
-  }
-  return static_cast<double>(top) + std::log(sum);
-}
-
 // The search from one start.
 class Search {
  public:
@@ -78,7 +51,8 @@ class Search {
   std::vector<Live>& live() { return live_; }
 
   // Takes the logits [live, vocabulary] that come next.
-  void advance(std::span<const float> logits, std::size_t vocabulary, std::int64_t context);
+  void advance(std::span<const float> logits, std::size_t vocabulary, std::int64_t context,
+               LikelyTokens& likely);
   // Once nothing is live.
   std::vector<Hypothesis> results();
 
@@ -87,7 +61,7 @@ class Search {
     return log_probability /
            std::pow((5.0 + static_cast<double>(tokens)) / 6.0, options_.length_penalty);
   }
-  void add_candidates(std::size_t parent, std::span<const float> logits,
+  void add_candidates(std::size_t parent, LikelyTokens& likely,
                       std::vector<Candidate>& found) const;
   void finish(Hypothesis hypothesis, std::size_t tokens);
   bool settled() const;
@@ -100,26 +74,12 @@ class Search {
 };
 
 // The likeliest tokens: as many as can be kept, beside as many ends as there may be before them.
-void Search::add_candidates(std::size_t parent, std::span<const float> logits,
+void Search::add_candidates(std::size_t parent, LikelyTokens& likely,
                             std::vector<Candidate>& found) const {
-  const double base = live_[parent].found.log_probability - log_sum_exp(logits);
-  const std::size_t most =
-      std::min(logits.size(), static_cast<std::size_t>(options_.beams) + options_.end_ids.size());
-  const auto first = static_cast<std::ptrdiff_t>(found.size());
-  float least = -std::numeric_limits<float>::infinity();
-  // A heap with the worst on top, of what is better than it.
-  for (std::size_t id = 0; id < logits.size(); ++id) {
-    const auto size = found.size() - static_cast<std::size_t>(first);
-    if (logits[id] == -std::numeric_limits<float>::infinity()) continue;  // impossible
-    if (size == most && !(logits[id] > least)) continue;
-    if (size == most) {
-      std::pop_heap(found.begin() + first, found.end(), better);
-      found.pop_back();
-    }
-    found.push_back(
-        {parent, static_cast<std::int64_t>(id), base + static_cast<double>(logits[id])});
-    std::push_heap(found.begin() + first, found.end(), better);
-    least = logits[static_cast<std::size_t>(found[static_cast<std::size_t>(first)].token)];
+  const double base = live_[parent].found.log_probability - likely.log_sum_exp();
+  const std::size_t most = static_cast<std::size_t>(options_.beams) + options_.end_ids.size();
+  for (const auto& [id, logit] : likely.largest(most)) {
+    found.push_back({parent, id, base + static_cast<double>(logit)});
   }
 }
 
@@ -145,10 +105,12 @@ bool Search::settled() const {
   return most <= finished_[static_cast<std::size_t>(options_.results) - 1].score;
 }
 
-void Search::advance(std::span<const float> logits, std::size_t vocabulary, std::int64_t context) {
+void Search::advance(std::span<const float> logits, std::size_t vocabulary, std::int64_t context,
+                     LikelyTokens& likely) {
   std::vector<Candidate> found;
   for (std::size_t i = 0; i < live_.size(); ++i) {
-    add_candidates(i, logits.subspan(i * vocabulary, vocabulary), found);
+    likely.read(logits.subspan(i * vocabulary, vocabulary));
+    add_candidates(i, likely, found);
   }
   std::sort(found.begin(), found.end(), better);
   ++tokens_;
@@ -230,6 +192,7 @@ std::vector<std::vector<Hypothesis>> beam_search(const Model& model, std::vector
   const auto vocabulary = static_cast<std::size_t>(model.info().vocab_size);
   std::vector<Step> steps;
   std::vector<float> logits;
+  LikelyTokens likely(kernels::active_table());
   for (;;) {
     steps.clear();
     for (Search& search : searches) {
@@ -241,7 +204,7 @@ std::vector<std::vector<Hypothesis>> beam_search(const Model& model, std::vector
     std::span<const float> rest = logits;
     for (Search& search : searches) {
       const std::size_t own = search.live().size() * vocabulary;
-      if (own > 0) search.advance(rest.first(own), vocabulary, model.info().context_length);
+      if (own > 0) search.advance(rest.first(own), vocabulary, model.info().context_length, likely);
       rest = rest.subspan(own);
     }
   }

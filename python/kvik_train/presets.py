@@ -56,7 +56,7 @@ def _paper_transformer(steps: int, n_embd: int, warmup: int = 4000) -> Recipe:
     )  # fmt: skip
 
 
-def _tiny_recurrent(learning_rate: float, steps: int = 1500) -> Recipe:
+def _tiny_recurrent(learning_rate: float, steps: int = 1200) -> Recipe:
     return Recipe(
         DataConfig(max_bytes=4_000_000),
         TrainConfig(
@@ -113,7 +113,7 @@ RECIPES: dict[str, Recipe] = {
     "bert-tiny": Recipe(
         DataConfig(max_bytes=8_000_000, tokenizer="wordpiece", vocab_size=4096),
         TrainConfig(
-            steps=2500,
+            steps=1600,
             batch_size=16,
             learning_rate=2e-3,
             min_learning_rate=0.0,
@@ -132,7 +132,7 @@ RECIPES: dict[str, Recipe] = {
     "transformer-tiny": Recipe(
         DataConfig("number-words", tokenizer="bpe", vocab_size=400),
         TrainConfig(
-            steps=2000,
+            steps=1000,
             batch_size=64,
             warmup_steps=400,
             learning_rate=3e-3,
@@ -220,10 +220,10 @@ FINE_TUNING: dict[tuple[str, str], Recipe] = {
         ),
     ),
     # Radford et al. 2018, section 4.1: the auxiliary objective counts half.
-    ("gpt", "classify"): _fine("python-modules", 900, 1e-3, auxiliary_lm=0.5),
-    ("bert", "classify"): _fine("python-modules", 900, 5e-4),
-    ("bert", "tag"): _fine("python-tags", 600, 5e-4),
-    ("bert", "answer"): _fine("python-functions", 900, 5e-4),
+    ("gpt", "classify"): _fine("python-modules", 400, 1e-3, auxiliary_lm=0.5),
+    ("bert", "classify"): _fine("python-modules", 400, 5e-4),
+    ("bert", "tag"): _fine("python-tags", 300, 5e-4),
+    ("bert", "answer"): _fine("python-functions", 400, 5e-4),
 }
 
 

@@ -140,13 +140,13 @@ struct Rows {
         count(x.rows),
         q(static_cast<std::size_t>(x.rows * groups * kGroup)),
         scale(static_cast<std::size_t>(x.rows)),
-        sums(static_cast<std::size_t>(x.rows * groups)) {
+        sums(static_cast<std::size_t>(x.rows * (groups + 1))) {
     table.quantize_rows(x.data(), x.stride, x.rows, x.n, q.data(), scale.data(), sums.data());
   }
   QuantizedRows view(std::int64_t begin, std::int64_t end) const {
     return {.q = q.data() + begin * groups * kGroup,
             .scale = scale.data() + begin,
-            .sums = sums.data() + begin * groups,
+            .sums = sums.data() + begin * (groups + 1),
             .rows = end - begin,
             .groups = groups};
   }

@@ -63,7 +63,7 @@ struct Products {
       for (float& value : x) value = random.uniform(-1.0f, 1.0f);
       const AlignedBuffer q(static_cast<std::size_t>(rows * kGroups * kGroup));
       const AlignedBuffer scale(static_cast<std::size_t>(rows * 4));
-      const AlignedBuffer sums(static_cast<std::size_t>(rows * kGroups * 4));
+      const AlignedBuffer sums(static_cast<std::size_t>(rows * (kGroups + 1) * 4));
       const AlignedBuffer rounded(static_cast<std::size_t>(rows * rounded_stride(kK) * 2));
       table.quantize_rows(x.data(), kK, rows, kK, q.as<std::int8_t>(), scale.as<float>(),
                           sums.as<std::int32_t>());

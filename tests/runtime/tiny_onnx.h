@@ -4,7 +4,6 @@
 #include <cmath>
 #include <cstddef>
 #include <cstdint>
-#include <cstring>
 #include <map>
 #include <string>
 #include <string_view>
@@ -53,22 +52,23 @@ struct TinyModel {
 
 namespace onnx_bytes {
 
-inline Message weight(Random& random, const std::string& name, std::vector<std::int64_t> dims) {
+inline Message floats(const std::string& name, const std::vector<std::int64_t>& dims,
+                      const std::vector<float>& values) {
   Message tensor;
-  std::int64_t count = 1;
-  for (const std::int64_t dim : dims) {
-    tensor.varint(1, static_cast<std::uint64_t>(dim));
-    count *= dim;
-  }
-  std::string raw;
-  const float range = 3.0F / std::sqrt(static_cast<float>(dims[0]));
-  for (std::int64_t i = 0; i < count; ++i) {
-    const float value = random.uniform(-range, range);
-    char copy[sizeof value];
-    std::memcpy(copy, &value, sizeof value);
-    raw.append(copy, sizeof value);
-  }
+  for (const std::int64_t dim : dims) tensor.varint(1, static_cast<std::uint64_t>(dim));
+  const std::string raw(reinterpret_cast<const char*>(values.data()),
+                        values.size() * sizeof(float));
   return tensor.varint(2, 1).bytes(8, name).bytes(9, raw);
+}
+
+inline Message weight(Random& random, const std::string& name,
+                      const std::vector<std::int64_t>& dims) {
+  std::int64_t count = 1;
+  for (const std::int64_t dim : dims) count *= dim;
+  const float range = 3.0F / std::sqrt(static_cast<float>(dims[0]));
+  std::vector<float> values;
+  for (std::int64_t i = 0; i < count; ++i) values.push_back(random.uniform(-range, range));
+  return floats(name, dims, values);
 }
 
 inline Message ints(const std::string& name, std::vector<std::int64_t> values, bool scalar) {

@@ -1,6 +1,7 @@
 #include "kvik/beam_search.h"
 
 #include <algorithm>
+#include <atomic>
 #include <cmath>
 #include <limits>
 #include <string>
@@ -9,6 +10,7 @@
 #include "base/fail.h"
 #include "kernels/dispatch.h"
 #include "runtime/likely_tokens.h"
+#include "runtime/model_threads.h"
 
 namespace kvik {
 
@@ -33,6 +35,27 @@ struct Candidate {
   double log_probability = 0;
 };
 
+// What a search needs of a row of logits.
+struct LikelyRow {
+  double log_sum_exp = 0;
+  std::vector<std::pair<std::int64_t, float>> largest;  // see LikelyTokens
+};
+
+// Reads the rows of [rows, vocabulary], each by one thread.
+void read_rows(const Model& model, std::span<const float> logits, std::size_t vocabulary,
+               std::size_t count, std::vector<LikelyRow>& rows) {
+  rows.resize(logits.size() / vocabulary);
+  std::atomic<std::size_t> next{0};
+  ModelThreads::run(model, [&](int, int) {
+    LikelyTokens likely(kernels::active_table());
+    for (std::size_t i; (i = next.fetch_add(1, std::memory_order_relaxed)) < rows.size();) {
+      likely.read(logits.subspan(i * vocabulary, vocabulary));
+      rows[i].log_sum_exp = likely.log_sum_exp();
+      rows[i].largest = likely.largest(count);
+    }
+  });
+}
+
 // The better first; equal ones by their parents and ids, so that the order is one.
 bool better(const Candidate& a, const Candidate& b) {
   if (a.log_probability != b.log_probability) return a.log_probability > b.log_probability;
@@ -50,9 +73,8 @@ class Search {
 
   std::vector<Live>& live() { return live_; }
 
-  // Takes the logits [live, vocabulary] that come next.
-  void advance(std::span<const float> logits, std::size_t vocabulary, std::int64_t context,
-               LikelyTokens& likely);
+  // Takes the logits that come next: a row for each that is live.
+  void advance(std::span<const LikelyRow> rows, std::int64_t context);
   // Once nothing is live.
   std::vector<Hypothesis> results();
 
@@ -61,8 +83,6 @@ class Search {
     return log_probability /
            std::pow((5.0 + static_cast<double>(tokens)) / 6.0, options_.length_penalty);
   }
-  void add_candidates(std::size_t parent, LikelyTokens& likely,
-                      std::vector<Candidate>& found) const;
   void finish(Hypothesis hypothesis, std::size_t tokens);
   bool settled() const;
 
@@ -72,16 +92,6 @@ class Search {
   std::vector<Hypothesis> finished_;  // the best first, no more than there are beams
   std::int64_t tokens_ = 0;
 };
-
-// The likeliest tokens: as many as can be kept, beside as many ends as there may be before them.
-void Search::add_candidates(std::size_t parent, LikelyTokens& likely,
-                            std::vector<Candidate>& found) const {
-  const double base = live_[parent].found.log_probability - likely.log_sum_exp();
-  const std::size_t most = static_cast<std::size_t>(options_.beams) + options_.end_ids.size();
-  for (const auto& [id, logit] : likely.largest(most)) {
-    found.push_back({parent, id, base + static_cast<double>(logit)});
-  }
-}
 
 void Search::finish(Hypothesis hypothesis, std::size_t tokens) {
   hypothesis.score = score(hypothesis.log_probability, tokens);
@@ -105,12 +115,13 @@ bool Search::settled() const {
   return most <= finished_[static_cast<std::size_t>(options_.results) - 1].score;
 }
 
-void Search::advance(std::span<const float> logits, std::size_t vocabulary, std::int64_t context,
-                     LikelyTokens& likely) {
+void Search::advance(std::span<const LikelyRow> rows, std::int64_t context) {
   std::vector<Candidate> found;
   for (std::size_t i = 0; i < live_.size(); ++i) {
-    likely.read(logits.subspan(i * vocabulary, vocabulary));
-    add_candidates(i, likely, found);
+    const double base = live_[i].found.log_probability - rows[i].log_sum_exp;
+    for (const auto& [id, logit] : rows[i].largest) {
+      found.push_back({i, id, base + static_cast<double>(logit)});
+    }
   }
   std::sort(found.begin(), found.end(), better);
   ++tokens_;
@@ -192,7 +203,9 @@ std::vector<std::vector<Hypothesis>> beam_search(const Model& model, std::vector
   const auto vocabulary = static_cast<std::size_t>(model.info().vocab_size);
   std::vector<Step> steps;
   std::vector<float> logits;
-  LikelyTokens likely(kernels::active_table());
+  std::vector<LikelyRow> rows;
+  // As many as can be kept, beside as many ends as there may be before them.
+  const std::size_t most = static_cast<std::size_t>(options.beams) + options.end_ids.size();
   for (;;) {
     steps.clear();
     for (Search& search : searches) {
@@ -201,10 +214,11 @@ std::vector<std::vector<Hypothesis>> beam_search(const Model& model, std::vector
     if (steps.empty()) break;
     logits.resize(steps.size() * vocabulary);
     model.forward(steps, logits, cancelled);
-    std::span<const float> rest = logits;
+    read_rows(model, logits, vocabulary, most, rows);
+    std::span<const LikelyRow> rest = rows;
     for (Search& search : searches) {
-      const std::size_t own = search.live().size() * vocabulary;
-      if (own > 0) search.advance(rest.first(own), vocabulary, model.info().context_length, likely);
+      const std::size_t own = search.live().size();
+      if (own > 0) search.advance(rest.first(own), model.info().context_length);
       rest = rest.subspan(own);
     }
   }

@@ -22,14 +22,17 @@ constexpr std::size_t kLanes = 16;
 // x ∘ x ∘ ... of a part: halves upon halves by the table, then from left to right by `last`.
 template <std::size_t kPart, typename Last>
 float fold(const KernelTable& table, Binary f, std::span<const float> x, float neutral, Last last) {
-  std::array<float, kPart> padded;
-  std::copy(x.begin(), x.end(), padded.begin());
-  std::fill(padded.begin() + static_cast<std::ptrdiff_t>(x.size()), padded.end(), neutral);
-  for (std::size_t half = kPart / 2; half >= kLanes; half /= 2) {
-    table.binary_f32(f, padded.data(), 1, padded.data() + half, 1, static_cast<std::int64_t>(half),
-                     padded.data());
+  std::array<float, kPart> rest;
+  const float* from = x.data();
+  if (x.size() < kPart) {
+    std::copy(x.begin(), x.end(), rest.begin());
+    std::fill(rest.begin() + static_cast<std::ptrdiff_t>(x.size()), rest.end(), neutral);
+    from = rest.data();
   }
-  return std::accumulate(padded.begin() + 1, padded.begin() + kLanes, padded[0], last);
+  for (std::size_t half = kPart / 2; half >= kLanes; half /= 2, from = rest.data()) {
+    table.binary_f32(f, from, 1, from + half, 1, static_cast<std::int64_t>(half), rest.data());
+  }
+  return std::accumulate(rest.begin() + 1, rest.begin() + kLanes, rest[0], last);
 }
 
 // NaN where one of them is.

@@ -16,6 +16,7 @@
 #include "runtime/image_runner.h"
 #include "runtime/load.h"
 #include "runtime/matrices.h"
+#include "runtime/model_threads.h"
 #include "runtime/recompute_decoder.h"
 #include "runtime/row_decoder.h"
 #include "runtime/row_encoder.h"
@@ -712,6 +713,11 @@ Profile Model::stop_profile() const {
   const std::lock_guard lock(impl_->mutex);
   impl_->set_profiler(nullptr);
   return impl_->profiler.stop();
+}
+
+void ModelThreads::run(const Model& model, ParallelBody body) {
+  const std::lock_guard lock(model.impl_->mutex);
+  model.impl_->workshop.pool.run(body);
 }
 
 }  // namespace kvik

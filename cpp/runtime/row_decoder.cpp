@@ -1,6 +1,7 @@
 #include "runtime/row_decoder.h"
 
 #include <algorithm>
+#include <atomic>
 #include <utility>
 
 #include "kvik/error.h"
@@ -37,6 +38,10 @@ RowDecoder::RowDecoder(std::unique_ptr<RowProgram> program, std::unique_ptr<Sour
   runs_.reserve(rows);
 }
 
+KvCache& RowDecoder::cache_of(const DecodeStep& step) {
+  return static_cast<State*>(step.state)->cache;
+}
+
 std::unique_ptr<SequenceState> RowDecoder::new_state() const {
   return std::make_unique<State>(pool_);
 }
@@ -52,26 +57,40 @@ std::vector<std::unique_ptr<SequenceState>> RowDecoder::new_states(
 
 void RowDecoder::forward(std::span<const DecodeStep> steps, float* logits,
                          const CancelCheck& cancelled) {
-  const auto cache = [](const DecodeStep& step) -> KvCache& {
-    return static_cast<State*>(step.state)->cache;
-  };
-  std::size_t reserved = 0;
   try {
-    for (; reserved < steps.size(); ++reserved) {
-      KvCache& own = cache(steps[reserved]);
-      own.reserve(own.length() + static_cast<std::int64_t>(steps[reserved].tokens.size()));
-    }
+    reserve(steps);
     run_chunks(steps, logits, cancelled);
   } catch (...) {
-    for (const DecodeStep& step : steps.first(reserved)) {
-      cache(step).truncate(cache(step).length());
+    for (const DecodeStep& step : steps) {
+      KvCache& own = cache_of(step);
+      own.truncate(own.length());
     }
     throw;
   }
   for (const DecodeStep& step : steps) {
-    KvCache& own = cache(step);
+    KvCache& own = cache_of(step);
     own.commit(own.length() + static_cast<std::int64_t>(step.tokens.size()));
   }
+}
+
+// Makes room for the tokens of all steps.
+void RowDecoder::reserve(std::span<const DecodeStep> steps) {
+  const auto reserve = [](const DecodeStep& step) {
+    KvCache& own = cache_of(step);
+    own.reserve(own.length() + static_cast<std::int64_t>(step.tokens.size()));
+  };
+  // Forks copy the page that they go on in: of many, as in a beam search, the threads take shares.
+  constexpr std::size_t kFewSteps = 8;
+  if (steps.size() < kFewSteps) {
+    for (const DecodeStep& step : steps) reserve(step);
+    return;
+  }
+  std::atomic<std::size_t> next{0};
+  program_->threads().run([&](int, int) {
+    for (std::size_t i; (i = next.fetch_add(1, std::memory_order_relaxed)) < steps.size();) {
+      reserve(steps[i]);
+    }
+  });
 }
 
 // Cuts the rows of all steps, in order, into chunks of at most max_rows.

@@ -31,6 +31,8 @@ class RowDecoder final : public Decoder {
  private:
   class State;
 
+  static KvCache& cache_of(const DecodeStep& step);
+  void reserve(std::span<const DecodeStep> steps);
   void run_chunks(std::span<const DecodeStep> steps, float* logits, const CancelCheck& cancelled);
   void clear_chunk();
   void add_rows(const DecodeStep& step, std::int64_t first, std::int64_t count);

@@ -43,6 +43,7 @@ class RowProgram {
   const KvLayout& source_layout() const { return source_layout_; }  // of what is read of a source
   std::span<const std::int64_t> layer_tables() const { return layer_tables_; }  // of RowBatch
   int max_rows() const { return max_rows_; }
+  ThreadPool& threads() const { return engine_.pool; }
   // Makes room for calls of up to `rows` rows; no fewer than before. On kvik::Error(kOutOfMemory)
   // the program is as it was.
   void grow(int rows);

@@ -334,7 +334,8 @@ class KVIK_API Model {
   struct KVIK_HIDDEN Impl;
 
  private:
-  friend class Generator;  // keeps the model alive
+  friend class Generator;     // keeps the model alive
+  friend class ModelThreads;  // lends its threads
   explicit Model(std::shared_ptr<Impl> impl);
   std::shared_ptr<Impl> impl_;
 };

@@ -170,7 +170,12 @@ class Rounds(ABC, Generic[EntryT, CaseT, SampleT]):
                 into.append(sample)
         for client, target in ((mine, ours), (theirs, entry)):
             if client is not None and target is not None:
-                self.finish(client, target, case)
+                try:
+                    self.finish(client, target, case)
+                except EngineError as error:  # the times stand
+                    if error.status not in ("unsupported", "failed"):
+                        raise
+                    found.reason = f"{target.engine} was not compared: {error.reason}"
                 if not target.peak_bytes:
                     target.peak_bytes = client.ask("peak")
 

@@ -41,12 +41,12 @@ struct LikelyRow {
   std::vector<std::pair<std::int64_t, float>> largest;  // see LikelyTokens
 };
 
-// Reads the rows of [rows, vocabulary], each by one thread.
+// Reads logits [rows, vocabulary], each row by one thread.
 void read_rows(const Model& model, std::span<const float> logits, std::size_t vocabulary,
-               std::size_t count, std::vector<LikelyRow>& rows) {
-  rows.resize(logits.size() / vocabulary);
+               std::size_t count, std::span<LikelyRow> rows) {
   std::atomic<std::size_t> next{0};
-  ModelThreads::run(model, [&](int, int) {
+  const auto most_threads = static_cast<int>(rows.size());
+  ModelThreads::run(model, most_threads, [&](int, int) {
     LikelyTokens likely(kernels::active_table());
     for (std::size_t i; (i = next.fetch_add(1, std::memory_order_relaxed)) < rows.size();) {
       likely.read(logits.subspan(i * vocabulary, vocabulary));
@@ -214,6 +214,7 @@ std::vector<std::vector<Hypothesis>> beam_search(const Model& model, std::vector
     if (steps.empty()) break;
     logits.resize(steps.size() * vocabulary);
     model.forward(steps, logits, cancelled);
+    rows.resize(steps.size());
     read_rows(model, logits, vocabulary, most, rows);
     std::span<const LikelyRow> rest = rows;
     for (Search& search : searches) {

@@ -715,9 +715,9 @@ Profile Model::stop_profile() const {
   return impl_->profiler.stop();
 }
 
-void ModelThreads::run(const Model& model, ParallelBody body) {
+void ModelThreads::run(const Model& model, int most, ParallelBody body) {
   const std::lock_guard lock(model.impl_->mutex);
-  model.impl_->workshop.pool.run(body);
+  model.impl_->workshop.pool.run(body, most);
 }
 
 }  // namespace kvik

@@ -8,8 +8,8 @@ namespace kvik {
 
 class ModelThreads {
  public:
-  // As ThreadPool::run(); waits for a forward() of another thread.
-  static void run(const Model& model, ParallelBody body);
+  // As ThreadPool::run(), on `most` threads at most; waits for a forward() of another thread.
+  static void run(const Model& model, int most, ParallelBody body);
 };
 
 }  // namespace kvik

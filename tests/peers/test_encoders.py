@@ -278,7 +278,7 @@ def test_a_worker_answers_every_command(tmp_path):
     assert np.array_equal(output, 2 * make_inputs(CASE, 3)["input_ids"])
 
 
-def test_every_engine_describes_itself_without_its_package():
+def test_every_engine_describes_itself():
     for name in ("kvik", *PEERS):
         one = engine(name)
         assert one.name == name

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from benchmarks.options import add_names, count, counts, run_to_end, write_json
+from benchmarks.options import add_names, count, counts, run_and_report, write_json
 from benchmarks.peers import PEERS
 from benchmarks.plan import MODELS, PRECISIONS, Plan, all_cases, short_cases
 from benchmarks.results import Record
@@ -24,12 +24,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     plan = parse(arguments)
     runner = Runner(plan, lambda text: print(text, file=sys.stderr, flush=True))
-    finished = run_to_end(runner.run)
-    write(runner.record, plan.out)
-    print((plan.out / "results.md").read_text())
-    if not finished:
-        return 130
-    return int(any(entry.status == "wrong" for entry in runner.record.entries))
+    return run_and_report(runner, lambda: write(runner.record, plan.out))
 
 
 def parse(arguments: Sequence[str] | None) -> Plan:
@@ -80,8 +75,8 @@ def parse(arguments: Sequence[str] | None) -> Plan:
     )
 
 
-def write(record: Record, folder: Path) -> None:
-    """results.json, results.md and, where matplotlib is installed, pictures."""
+def write(record: Record, folder: Path) -> Path:
+    """results.json, results.md and, where matplotlib is installed, pictures. Returns the page."""
     write_json(record, folder / "results.json")
     markdown = to_markdown(record)
     try:
@@ -92,7 +87,9 @@ def write(record: Record, folder: Path) -> None:
         markdown += f"\nNo pictures: {error}.\n"
     else:
         markdown += "".join(f"\n![{path.stem}]({path.name})\n" for path in pictures)
-    (folder / "results.md").write_text(markdown)
+    page = folder / "results.md"
+    page.write_text(markdown)
+    return page
 
 
 if __name__ == "__main__":

@@ -30,7 +30,7 @@ class CaseSamples(Generic[CaseT, SampleT]):
     case: CaseT
     samples: list[SampleT] = field(default_factory=list)
     kvik: list[SampleT] = field(default_factory=list)
-    reason: str = ""  # why there are no samples
+    reason: str = ""  # why there are no samples, or none that were compared
 
 
 @dataclass

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.entries import EngineRecord
+from benchmarks.rounds import Rounds
 
 
 def add_names(
@@ -41,13 +42,25 @@ def counts(text: str) -> tuple[int, ...]:
     return tuple(dict.fromkeys(count(part.strip()) for part in text.split(",")))
 
 
-def run_to_end(run: Callable[[], None]) -> bool:
-    """Whether it was not interrupted: what was measured until then is to be written."""
+def run_and_report(runner: Rounds[Any, Any, Any], write: Callable[[], Path]) -> int:
+    """Runs, writes and prints what was measured, also of a run that was interrupted.
+
+    Args:
+        runner: with a run() of its own.
+        write: the record; returns the page that is printed.
+
+    Returns:
+        The exit status: 130 where it was interrupted, 1 where an engine was wrong, else 0.
+    """
+    interrupted = False
     try:
-        run()
+        runner.run()
     except KeyboardInterrupt:
-        return False
-    return True
+        interrupted = True
+    print(write().read_text())
+    if interrupted:
+        return 130
+    return int(any(entry.status == "wrong" for entry in runner.record.entries))
 
 
 def write_json(record: EngineRecord[Any], path: Path) -> None:

@@ -49,6 +49,10 @@ class Rounds(ABC, Generic[EntryT, CaseT, SampleT]):
     # ---- what a benchmark measures ---------------------------------------------------------------
 
     @abstractmethod
+    def run(self) -> None:
+        """Measures all of the plan into the record."""
+
+    @abstractmethod
     def engine(self, name: str) -> Engine:
         """A new instance of the engine of this name, nothing loaded."""
 

@@ -12,7 +12,7 @@ from benchmarks.encoders.plan import CASES, MODELS, PRECISIONS, Plan
 from benchmarks.encoders.results import Record
 from benchmarks.encoders.run import Runner
 from benchmarks.encoders.table import to_markdown
-from benchmarks.options import add_names, count, counts, run_to_end, write_json
+from benchmarks.options import add_names, count, counts, run_and_report, write_json
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -22,12 +22,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     plan = parse(arguments)
     runner = Runner(plan, lambda text: print(text, file=sys.stderr, flush=True))
-    finished = run_to_end(runner.run)
-    write(runner.record, plan.out)
-    print((plan.out / "encoders.md").read_text())
-    if not finished:
-        return 130
-    return int(any(entry.status == "wrong" for entry in runner.record.entries))
+    return run_and_report(runner, lambda: write(runner.record, plan.out))
 
 
 def parse(arguments: Sequence[str] | None) -> Plan:
@@ -69,10 +64,12 @@ def parse(arguments: Sequence[str] | None) -> Plan:
     )
 
 
-def write(record: Record, folder: Path) -> None:
-    """encoders.json and encoders.md."""
+def write(record: Record, folder: Path) -> Path:
+    """encoders.json and encoders.md. Returns the page."""
     write_json(record, folder / "encoders.json")
-    (folder / "encoders.md").write_text(to_markdown(record))
+    page = folder / "encoders.md"
+    page.write_text(to_markdown(record))
+    return page
 
 
 if __name__ == "__main__":

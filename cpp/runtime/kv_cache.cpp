@@ -120,12 +120,14 @@ std::int64_t KvCache::bytes() const {
   return pages() * pool_->layout().page_bytes();
 }
 
+bool KvCache::shares_last_page() const {
+  return length_ % kBlock != 0 && pages() == pages_for(length_) &&
+         pages_.back()->references.load(std::memory_order_acquire) > 1;
+}
+
 void KvCache::reserve(std::int64_t new_length) {
   if (new_length <= length_) return;
-  if (length_ % kBlock != 0 && pages() == pages_for(length_) &&
-      pages_.back()->references.load(std::memory_order_acquire) > 1) {
-    copy_last_page();
-  }
+  if (shares_last_page()) copy_last_page();
   const std::int64_t wanted = pages_for(new_length);
   try {
     while (pages() < wanted) push_page(pool_->take());

@@ -91,6 +91,9 @@ class KvCache {
   std::int64_t pages() const { return static_cast<std::int64_t>(pages_.size()); }
   std::int64_t bytes() const;  // of the pages it refers to, shared ones included
 
+  // Whether to write the next position is to copy a page first, which another sequence shares.
+  bool shares_last_page() const;
+
   // Makes the positions [length(), new_length) writable: takes pages, and copies the last page if
   // another sequence shares it. Allocates nothing when neither is needed. On an error the cache
   // is unchanged as far as anyone can see.

@@ -79,9 +79,12 @@ void RowDecoder::reserve(std::span<const DecodeStep> steps) {
     KvCache& own = cache_of(step);
     own.reserve(own.length() + static_cast<std::int64_t>(step.tokens.size()));
   };
-  // Forks copy the page that they go on in: of many, as in a beam search, the threads take shares.
-  constexpr std::size_t kFewSteps = 8;
-  if (steps.size() < kFewSteps) {
+  // Forks copy the page that they go on in: of several, as in a beam search, the threads take
+  // shares. Most calls copy none.
+  const auto copies = std::count_if(steps.begin(), steps.end(), [](const DecodeStep& step) {
+    return cache_of(step).shares_last_page();
+  });
+  if (copies < 2) {
     for (const DecodeStep& step : steps) reserve(step);
     return;
   }

@@ -1,4 +1,4 @@
-"""A training run as kvik_train leaves it, without the training, and its export."""
+"""Training runs as kvik_train leaves them, without the training, and their exports."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from tests.export.families import Exported
 
 from kvik_export.exporter import export_checkpoint
 from kvik_train.checkpoint import Checkpoint, Progress, save_checkpoint
@@ -54,3 +55,9 @@ def exported(run_folder, tmp_path_factory) -> Path:
     path = tmp_path_factory.mktemp("export") / "model.onnx"
     export_checkpoint(run_folder, path)
     return path
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory: pytest.TempPathFactory) -> Exported:
+    """Files of tests.export.families by case, exported when first asked for."""
+    return Exported(lambda: tmp_path_factory.mktemp("run"))

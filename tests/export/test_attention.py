@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from tests.export import test_families
-from tests.export.test_families import CONTEXT, make_run
+from tests.export import families
+from tests.export.families import CONTEXT, make_run
 from torch.nn import functional as F
 
 import kvik
@@ -66,8 +66,8 @@ def made(tmp_path_factory):
         def __missing__(self, case: tuple[str, str]) -> Made:
             with pytest.MonkeyPatch.context() as patch:
                 for family, sizes in SIZES.items():
-                    model = replace(test_families.MODELS[family], **sizes)
-                    patch.setitem(test_families.MODELS, family, model)
+                    model = replace(families.MODELS[family], **sizes)
+                    patch.setitem(families.MODELS, family, model)
                 self[case] = Made(tmp_path_factory.mktemp("run"), *case)
             return self[case]
 

@@ -9,19 +9,17 @@ import onnx
 import pytest
 import torch
 from onnx import TensorProto, helper, numpy_helper
+from tests.export.families import (
+    CONTEXT,
+    logits_in_pieces,
+    target_logits,
+    unequal_pairs,
+)
 from torch import Tensor, nn
 
 import kvik
 from kvik import _core
 from kvik_export.engines import onnxruntime_session
-
-from .test_families import (
-    CONTEXT,
-    files,  # noqa: F401
-    logits_in_pieces,
-    target_logits,
-    unequal_pairs,
-)
 
 CELLS = ["lstm", "gru", "rnn"]
 SEQ2SEQ = ("seq2seq", "translate", None)
@@ -68,7 +66,7 @@ def check_bits(path: Path, texts: list[np.ndarray], weights: str = "f32") -> Non
 
 
 @pytest.mark.parametrize("family", CELLS)
-def test_language_models_are_incremental(files, family):  # noqa: F811
+def test_language_models_are_incremental(files, family):
     path = files[family, "lm", None]
     model = kvik.load(path)
     assert model.info.incremental
@@ -80,7 +78,7 @@ def test_language_models_are_incremental(files, family):  # noqa: F811
 
 @pytest.mark.parametrize("weights", WEIGHTS)
 @pytest.mark.parametrize("family", CELLS)
-def test_language_models_give_the_same_bits_however_they_are_run(files, family, weights):  # noqa: F811
+def test_language_models_give_the_same_bits_however_they_are_run(files, family, weights):
     check_bits(files[family, "lm", None], random_texts(), weights)
 
 
@@ -127,7 +125,7 @@ def test_low_precision_of_matrices_that_have_it(wide, weights):
 
 
 @pytest.mark.parametrize("family", CELLS)
-def test_generation(files, family):  # noqa: F811
+def test_generation(files, family):
     path = files[family, "lm", None]
     model = kvik.load(path, threads=2)
     session = onnxruntime_session(str(path))
@@ -156,7 +154,7 @@ def test_generation(files, family):  # noqa: F811
 
 @pytest.mark.parametrize("family", CELLS)
 @pytest.mark.parametrize("cache", ["f32", "int8"])
-def test_forks_and_truncation(files, family, cache):  # noqa: F811
+def test_forks_and_truncation(files, family, cache):
     core = kvik.load(files[family, "lm", None], threads=1, cache=cache)._core
     text = random_texts()[0]
     expected = logits_of(core, [text], 100)[0]
@@ -314,7 +312,7 @@ def test_other_directions_are_not_incremental(op, direction, tmp_path):
 # ---- two sequences -------------------------------------------------------------------------------
 
 
-def test_a_source_is_computed_once_and_its_state_begins_the_target(files):  # noqa: F811
+def test_a_source_is_computed_once_and_its_state_begins_the_target(files):
     path, pairs = files[SEQ2SEQ], unequal_pairs()
     model = kvik.load(path, threads=2, max_rows=16)
     assert model.info.incremental, model.explain()
@@ -335,7 +333,7 @@ def test_a_source_is_computed_once_and_its_state_begins_the_target(files):  # no
 
 
 @pytest.mark.parametrize("weights", WEIGHTS)
-def test_a_recurrent_target_has_the_same_bits_in_any_pieces_and_company(files, weights):  # noqa: F811
+def test_a_recurrent_target_has_the_same_bits_in_any_pieces_and_company(files, weights):
     pairs = unequal_pairs()
     model = kvik.load(files[SEQ2SEQ], threads=3, weights=weights)
     together = target_logits(model, pairs, step=CONTEXT)
@@ -345,7 +343,7 @@ def test_a_recurrent_target_has_the_same_bits_in_any_pieces_and_company(files, w
             assert target_logits(single, [pair], step=step)[0].tobytes() == own.tobytes()
 
 
-def test_forks_share_a_recurrent_source(files):  # noqa: F811
+def test_forks_share_a_recurrent_source(files):
     core = kvik.load(files[SEQ2SEQ], threads=1)._core
     (one,) = core.new_sequences([np.array([5, 6, 7])])
     other = one.fork()
@@ -362,7 +360,7 @@ def test_forks_share_a_recurrent_source(files):  # noqa: F811
     )
 
 
-def test_recurrent_translations(files):  # noqa: F811
+def test_recurrent_translations(files):
     path = files[SEQ2SEQ]
     model = kvik.load(path, threads=2)
     texts = ["one two", "three", "four five"]

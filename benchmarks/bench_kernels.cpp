@@ -214,8 +214,13 @@ struct Operands {
     const AlignedBuffer row_scale(static_cast<std::size_t>(rows) * sizeof(float));
     const AlignedBuffer sums(static_cast<std::size_t>(rows * (groups + 1)) * sizeof(std::int32_t));
     const AlignedBuffer rounded(static_cast<std::size_t>(rows * rounded_stride(k)) * 2);
-    const QuantizedRows quantized{q.as<std::int8_t>(), row_scale.as<float>(),
-                                  sums.as<std::int32_t>(), rows, groups};
+    std::vector<RowOutliers> outliers(static_cast<std::size_t>(rows));
+    const QuantizedRows quantized{q.as<std::int8_t>(),
+                                  row_scale.as<float>(),
+                                  sums.as<std::int32_t>(),
+                                  outliers.data(),
+                                  rows,
+                                  groups};
     const IntegerPanels weights{packed.as<std::uint8_t>(), scale.as<float>()};
     return best_seconds([&] {
       if (type == "f32") {
@@ -232,7 +237,7 @@ struct Operands {
                           y.as<float>(), n);
       } else {
         table.quantize_rows(x.as<float>(), k, rows, k, q.as<std::int8_t>(), row_scale.as<float>(),
-                            sums.as<std::int32_t>());
+                            sums.as<std::int32_t>(), outliers.data());
         const auto product = type == "int8" ? table.matmul_i8 : table.matmul_i4;
         product(quantized, weights, n, 0, panels, {}, y.as<float>(), n);
       }

@@ -419,7 +419,7 @@ inline void store_block(CacheType type, const float* x, std::ptrdiff_t stride, i
   float inverse[kKvBlock];
   auto* scale = static_cast<float*>(block) + slot;
   for (int p = 0; p < count; ++p) {
-    const RowScale row = row_scale(x + p * stride, dim);
+    const RowScale row = row_scale(largest_magnitude(x + p * stride, dim));
     scale[p] = row.scale;
     inverse[p] = row.inverse;
   }

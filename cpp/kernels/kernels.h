@@ -124,11 +124,26 @@ struct CellArgs {
   std::ptrdiff_t out_stride;
 };
 
-// Rows as 8-bit integers: x[r, i] ≈ scale[r] · q[r, i].
+// The few elements of a row that are far larger than the others. With them the others would share
+// few of the 255 steps of a byte; they keep their value instead, and their byte is 0.
+struct RowOutliers {
+  static constexpr int kMost = 8;
+  // An outlier is larger than this many times the row's mean magnitude,
+  static constexpr int kTimesMean = 8;
+  // and is set apart only if the largest of the others is at most this share of the largest of all.
+  static constexpr float kLargestRest = 0.75f;
+
+  std::int32_t count;
+  std::int32_t place[kMost];  // ascending; elements of the row
+  float value[kMost];
+};
+
+// Rows as 8-bit integers: x[r, i] ≈ scale[r] · q[r, i], but for the row's outliers.
 struct QuantizedRows {
-  const std::int8_t* q;      // [rows, groups · kGroup], in [-127, 127]; 4-byte aligned
-  const float* scale;        // [rows]
-  const std::int32_t* sums;  // [rows, groups + 1]: Σ q over each group, then over all
+  const std::int8_t* q;         // [rows, groups · kGroup], in [-127, 127]; 4-byte aligned
+  const float* scale;           // [rows]
+  const std::int32_t* sums;     // [rows, groups + 1]: Σ q over each group, then over all
+  const RowOutliers* outliers;  // [rows]
   std::int64_t rows;
   std::int64_t groups;
 };
@@ -272,17 +287,22 @@ struct KernelTable {
 
   // q = round(x · 127/max|x|) to nearest, ties to even; scale = max|x| / 127, per row. A row whose
   // largest magnitude is below 1e-30 is zeros with scale 0; one with a NaN or an infinity is zeros
-  // with scale NaN. q: [rows, groups · kGroup], scale: [rows], sums: [rows, groups + 1]: of each
-  // group, then of all.
+  // with scale NaN. Outliers are the i with |q[i]| · k > kTimesMean · Σ|q|; of more than kMost, the
+  // largest |x|, the first of equals. If max|x| of the others is at most kLargestRest · max|x|,
+  // they are set apart: q and scale are then made of the row without them, else it has none.
+  // Integers decide, so that every instruction set decides alike. q: [rows, groups · kGroup], scale
+  // and outliers: [rows], sums: [rows, groups + 1]: of each group, then of all.
   void (*quantize_rows)(const float* x, std::ptrdiff_t x_stride, std::int64_t rows, std::int64_t k,
-                        std::int8_t* q, float* scale, std::int32_t* sums);
-  // shift 128; y = epilogue( (float(Σ_g D(r, c, g)) · column_scale[c]) · scale[r] ).
+                        std::int8_t* q, float* scale, std::int32_t* sums, RowOutliers* outliers);
+  // shift 128; f = float(Σ_g D(r, c, g)) · scale[r], then for each outlier
+  // f = fma(float(u[place, c] - shift), value, f), and y = epilogue( f · column_scale[c] ).
   // A panel is [groups · kGroup / 4, panel, 4] bytes u: four k of a column are adjacent.
   void (*matmul_i8)(const QuantizedRows& x, const IntegerPanels& w, std::int64_t n,
                     std::int64_t panel_begin, std::int64_t panel_end,
                     const MatmulEpilogue& epilogue, float* y, std::ptrdiff_t y_stride);
-  // shift 8; f = 0, then for each group f = fma(float(D(r, c, g)), s[g, c], f), and
-  // y = epilogue( (f · column_scale[c]) · scale[r] ).
+  // shift 8; f = 0, then for each group f = fma(float(D(r, c, g)), s[g, c], f), then
+  // f = f · scale[r], for each outlier f = fma(float(u[place, c] - shift) · s[g, c], value, f) with
+  // the g that place is in, and y = epilogue( f · column_scale[c] ).
   // A group of a panel is its scales s [panel] in binary16, then [kGroup / 8, panel, 4] bytes: the
   // low nibbles of byte j are k = 8·i + j of the group, the high ones k = 8·i + 4 + j.
   void (*matmul_i4)(const QuantizedRows& x, const IntegerPanels& w, std::int64_t n,

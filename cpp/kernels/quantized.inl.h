@@ -11,7 +11,8 @@ static_assert(kPanel % (kDotVecs * kWidth) == 0 && kGroup % kWidth == 0);
 
 // ---- Rows ---------------------------------------------------------------------------------------
 
-// The bits of max|x|: a NaN's are beyond an infinity's, so that neither is lost.
+// The bits of max|x|, 0 without elements: a NaN's are beyond an infinity's, so that neither is
+// lost.
 inline std::int32_t largest_magnitude(const float* x, std::int64_t k) {
   const Int magnitude = set_int(0x7fffffff);
   Int most = set_int(0);
@@ -26,8 +27,7 @@ struct RowScale {
   float inverse;
 };
 
-inline RowScale row_scale(const float* x, std::int64_t k) {
-  const std::int32_t most = largest_magnitude(x, k);
+inline RowScale row_scale(std::int32_t most) {
   float value;
   __builtin_memcpy(&value, &most, sizeof(value));
   if (most >= 0x7f800000) return {__builtin_nanf(""), 0.0f};
@@ -35,39 +35,127 @@ inline RowScale row_scale(const float* x, std::int64_t k) {
   return {value / 127.0f, 127.0f / value};
 }
 
+// A group as bytes, of which `left` are the row's; their sum, and Σ|q| in the lanes of magnitudes.
+inline std::int32_t quantize_group(const float* x, std::int64_t left, Vec inverse, std::int8_t* q,
+                                   Int& magnitudes) {
+  Int total = set_int(0);
+  for (int i = 0; i < kGroup; i += kWidth) {
+    const Vec v = left - i >= kWidth ? load(x + i)
+                  : left - i > 0     ? load(x + i, Head{static_cast<int>(left - i)})
+                                     : zero();
+    const Int steps = to_int(round(v * inverse));
+    total = total + steps;
+    magnitudes = magnitudes + max(steps, set_int(0) - steps);
+    store_bytes(q + i, steps);
+  }
+  return sum(total);
+}
+
+// What RowOutliers calls outliers, from the bytes of the whole row, be they worth it or not.
+inline void find_outliers(const float* x, std::int64_t k, const std::int8_t* q,
+                          std::int64_t magnitudes, RowOutliers& found) {
+  const auto magnitude = [](float v) { return v < 0.0f ? -v : v; };
+  const std::int64_t limit = RowOutliers::kTimesMean * magnitudes / k;
+  found.count = 0;
+  for (std::int64_t begin = 0; begin < k; begin += kGroup) {
+    int most = 0;  // a loop without branches, which compilers turn into vectors
+    for (int i = 0; i < kGroup; ++i) {
+      const int size = q[begin + i] < 0 ? -q[begin + i] : q[begin + i];
+      most = size > most ? size : most;
+    }
+    if (most <= limit) continue;
+    for (std::int64_t i = begin; i < begin + kGroup; ++i) {
+      if ((q[i] < 0 ? -q[i] : q[i]) <= limit) continue;
+      int at = found.count;
+      if (at == RowOutliers::kMost) {  // the smallest has to go, the last of equals
+        int smallest = 0;
+        for (int j = 1; j < RowOutliers::kMost; ++j) {
+          if (magnitude(found.value[j]) <= magnitude(found.value[smallest])) smallest = j;
+        }
+        if (magnitude(x[i]) <= magnitude(found.value[smallest])) continue;
+        for (at = smallest; at + 1 < RowOutliers::kMost; ++at) {
+          found.place[at] = found.place[at + 1];
+          found.value[at] = found.value[at + 1];
+        }
+      } else {
+        ++found.count;
+      }
+      found.place[at] = static_cast<std::int32_t>(i);
+      found.value[at] = x[i];
+    }
+  }
+}
+
+// The bits of the largest magnitude of what are no outliers.
+inline std::int32_t largest_of_rest(const float* x, std::int64_t k, const RowOutliers& outliers) {
+  std::int32_t most = 0;
+  std::int64_t begin = 0;
+  for (int i = 0; i <= outliers.count; ++i) {
+    const std::int64_t end = i < outliers.count ? outliers.place[i] : k;
+    const std::int32_t own = largest_magnitude(x + begin, end - begin);
+    most = own > most ? own : most;
+    begin = end + 1;
+  }
+  return most;
+}
+
 inline void quantize_row(const float* x, std::int64_t k, std::int8_t* q, float* scale,
-                         std::int32_t* sums) {
+                         std::int32_t* sums, RowOutliers& outliers) {
   const std::int64_t groups = (k + kGroup - 1) / kGroup;
-  const RowScale row = row_scale(x, k);
+  const std::int32_t most = largest_magnitude(x, k);
+  RowScale row = row_scale(most);
   *scale = row.scale;
+  outliers.count = 0;
   sums[groups] = 0;
   if (row.inverse == 0.0f) {
     for (std::int64_t i = 0; i < groups * kGroup; ++i) q[i] = 0;
     for (std::int64_t g = 0; g < groups; ++g) sums[g] = 0;
     return;
   }
-  const Vec inverse = set(row.inverse);
+  Int lanes = set_int(0);
+  Vec inverse = set(row.inverse);
   for (std::int64_t g = 0; g < groups; ++g) {
-    Int total = set_int(0);
-    for (std::int64_t i = g * kGroup; i < (g + 1) * kGroup; i += kWidth) {
-      const std::int64_t left = k - i;
-      const Vec v = left >= kWidth ? load(x + i)
-                    : left > 0     ? load(x + i, Head{static_cast<int>(left)})
-                                   : zero();
-      const Int steps = to_int(round(v * inverse));
-      total = total + steps;
-      store_bytes(q + i, steps);
+    sums[g] = quantize_group(x + g * kGroup, k - g * kGroup, inverse, q + g * kGroup, lanes);
+    sums[groups] += sums[g];
+  }
+  const std::int64_t magnitudes = sum(lanes);
+  if (127 * k <= RowOutliers::kTimesMean * magnitudes) return;  // not even the largest is one
+  find_outliers(x, k, q, magnitudes, outliers);
+  const std::int32_t rest = largest_of_rest(x, k, outliers);
+  float all_value, rest_value;
+  __builtin_memcpy(&all_value, &most, sizeof(float));
+  __builtin_memcpy(&rest_value, &rest, sizeof(float));
+  if (rest_value > RowOutliers::kLargestRest * all_value) {
+    outliers.count = 0;
+    return;
+  }
+  row = row_scale(rest);
+  *scale = row.scale;
+  inverse = set(row.inverse);
+  sums[groups] = 0;
+  int next = 0;
+  for (std::int64_t g = 0; g < groups; ++g) {
+    const std::int64_t begin = g * kGroup, left = k - begin;
+    const float* from = x + begin;
+    alignas(64) float others[kGroup];
+    if (next < outliers.count && outliers.place[next] < begin + kGroup) {
+      for (int i = 0; i < kGroup; ++i) others[i] = i < left ? x[begin + i] : 0.0f;
+      for (; next < outliers.count && outliers.place[next] < begin + kGroup; ++next) {
+        others[outliers.place[next] - begin] = 0.0f;
+      }
+      from = others;
     }
-    sums[g] = sum(total);
+    sums[g] = quantize_group(from, left, inverse, q + begin, lanes);
     sums[groups] += sums[g];
   }
 }
 
 void quantize_rows(const float* x, std::ptrdiff_t x_stride, std::int64_t rows, std::int64_t k,
-                   std::int8_t* q, float* scale, std::int32_t* sums) {
+                   std::int8_t* q, float* scale, std::int32_t* sums, RowOutliers* outliers) {
   const std::int64_t groups = (k + kGroup - 1) / kGroup;
   for (std::int64_t r = 0; r < rows; ++r) {
-    quantize_row(x + r * x_stride, k, q + r * groups * kGroup, scale + r, sums + r * (groups + 1));
+    quantize_row(x + r * x_stride, k, q + r * groups * kGroup, scale + r, sums + r * (groups + 1),
+                 outliers[r]);
   }
 }
 
@@ -98,10 +186,10 @@ struct Tile {
   const std::int8_t* row(int r) const { return x.q + (first + r) * x.groups * kGroup; }
   const std::int32_t* row_sums(int r) const { return x.sums + (first + r) * (x.groups + 1); }
   std::int32_t row_total(int r) const { return row_sums(r)[x.groups]; }
-  // (value · column_scale) · scale
+  const RowOutliers& outliers(int r) const { return x.outliers[first + r]; }
+  Vec scale(int r) const { return set(x.scale[first + r]); }
   void finish(int r, int v, Vec value) const {
-    const Vec scaled = value * load(column_scale + v * kWidth) * set(x.scale[first + r]);
-    store(sums + r * kPanel + v * kWidth, scaled);
+    store(sums + r * kPanel + v * kWidth, value * load(column_scale + v * kWidth));
   }
 };
 
@@ -146,7 +234,29 @@ inline void with_rows(int rows, F f) {
   f(Constant<kRows>{});
 }
 
+// The bytes that make a dot product the weight at place % 4 of four.
+struct OneOfFour {
+  explicit OneOfFour(std::int32_t place) { bytes[place % 4] = 1; }
+  alignas(4) std::int8_t bytes[4] = {};
+};
+
 // ---- int8 ---------------------------------------------------------------------------------------
+
+// What a row's outliers add to the values of some vectors. w: the panel, from the first of these
+// columns on.
+inline void add_outliers_i8(const RowOutliers& outliers, const std::uint8_t* w, int vecs,
+                            Vec* value) {
+  for (int i = 0; i < outliers.count; ++i) {
+    const std::uint8_t* step = w + outliers.place[i] / 4 * std::int64_t{kStepBytes};
+    const OneOfFour one(outliers.place[i]);
+    const Quad quad = set_quad(one.bytes);
+    const Vec x = set(outliers.value[i]);
+    for (int v = 0; v < vecs; ++v) {
+      const Weights bytes = weights_of(load_lines(step + v * kVecBytes));
+      value[v] = fma(to_float(dot(set_int(-kDotShift), bytes, quad)), x, value[v]);
+    }
+  }
+}
 
 template <int kRows, bool kStream>
 inline void tile_i8(const std::uint8_t* panel, const Tile& tile) {
@@ -173,8 +283,14 @@ inline void tile_i8(const std::uint8_t* panel, const Tile& tile) {
 #pragma GCC unroll 16
   for (int r = 0; r < kRows; ++r) {
     const Int shift = set_int(tile.row_total(r) * kDotShift);
+    Vec value[kDotVecs];
 #pragma GCC unroll 16
-    for (int v = 0; v < kDotVecs; ++v) tile.finish(r, v, to_float(acc[r][v] - shift));
+    for (int v = 0; v < kDotVecs; ++v) value[v] = to_float(acc[r][v] - shift) * tile.scale(r);
+    if (tile.outliers(r).count > 0) {
+      add_outliers_i8(tile.outliers(r), panel + tile.column * 4, kDotVecs, value);
+    }
+#pragma GCC unroll 16
+    for (int v = 0; v < kDotVecs; ++v) tile.finish(r, v, value[v]);
   }
 }
 
@@ -196,8 +312,29 @@ void matmul_i8(const QuantizedRows& x, const IntegerPanels& w, std::int64_t n,
 constexpr int kScaleBytes = 2 * kPanel;
 constexpr int kGroupBytes = kScaleBytes + kGroup / 8 * kStepBytes;
 
+// As add_outliers_i8. panel: as a whole.
+inline void add_outliers_i4(const RowOutliers& outliers, const std::uint8_t* panel, int column,
+                            int vecs, Vec* value) {
+  for (int i = 0; i < outliers.count; ++i) {
+    const std::int32_t place = outliers.place[i] % kGroup;
+    const std::uint8_t* group = panel + outliers.place[i] / kGroup * std::int64_t{kGroupBytes};
+    const std::uint8_t* step = group + kScaleBytes + place / 8 * kStepBytes + column * 4;
+    const OneOfFour one(place);
+    const auto quad = set_bytes(one.bytes);
+    const Vec x = set(outliers.value[i]);
+    for (int v = 0; v < vecs; ++v) {
+      const Int both = load_lines(step + v * kVecBytes);
+      const Int nibbles = (place % 8 < 4 ? both : shift_right<4>(both)) & set_int(0x0f0f0f0f);
+      const Int u = finish_nibbles(dot_nibbles(set_int(0), nibbles, quad)) - set_int(8);
+      const Vec scale = load_half(group + 2 * (column + v * kWidth));
+      value[v] = fma(to_float(u) * scale, x, value[v]);
+    }
+  }
+}
+
 template <int kRows, bool kStream>
 inline void tile_i4(const std::uint8_t* panel, const Tile& tile) {
+  const std::uint8_t* const whole = panel;
   Vec total[kRows][kDotVecs];
 #pragma GCC unroll 16
   for (int r = 0; r < kRows; ++r) {
@@ -259,6 +396,11 @@ inline void tile_i4(const std::uint8_t* panel, const Tile& tile) {
   }
 #pragma GCC unroll 16
   for (int r = 0; r < kRows; ++r) {
+#pragma GCC unroll 16
+    for (int v = 0; v < kDotVecs; ++v) total[r][v] = total[r][v] * tile.scale(r);
+    if (tile.outliers(r).count > 0) {
+      add_outliers_i4(tile.outliers(r), whole, tile.column, kDotVecs, total[r]);
+    }
 #pragma GCC unroll 16
     for (int v = 0; v < kDotVecs; ++v) tile.finish(r, v, total[r][v]);
   }

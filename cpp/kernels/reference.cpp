@@ -3,6 +3,7 @@
 // the same promises.
 #include <algorithm>
 #include <cmath>
+#include <cstdlib>
 #include <cstring>
 #include <limits>
 
@@ -247,27 +248,66 @@ struct RowScale {
   }
 };
 
-RowScale row_scale(const float* x, std::int64_t k) {
+bool is_outlier(const RowOutliers& outliers, std::int64_t i) {
+  return std::find(outliers.place, outliers.place + outliers.count, i) !=
+         outliers.place + outliers.count;
+}
+
+// Of a row without its outliers.
+RowScale row_scale(const float* x, std::int64_t k, const RowOutliers& apart) {
   float largest = 0.0f;
   for (std::int64_t i = 0; i < k; ++i) {
     if (!std::isfinite(x[i])) return {std::numeric_limits<float>::quiet_NaN(), 0.0f};
-    largest = std::max(largest, std::fabs(x[i]));
+    if (!is_outlier(apart, i)) largest = std::max(largest, std::fabs(x[i]));
   }
   if (largest < 1e-30f) return {0.0f, 0.0f};
   return {largest / 127.0f, 127.0f / largest};
 }
 
+// The outliers of a row whose bytes `row` makes.
+RowOutliers row_outliers(const float* x, std::int64_t k, const RowScale& row) {
+  std::int64_t magnitudes = 0;
+  for (std::int64_t i = 0; i < k; ++i) magnitudes += std::abs(row.byte(x[i]));
+  const auto is_candidate = [&](std::int64_t i) {
+    return std::abs(row.byte(x[i])) * k > RowOutliers::kTimesMean * magnitudes;
+  };
+  const auto comes_before = [&](std::int64_t i, std::int64_t j) {
+    const float a = std::fabs(x[i]), b = std::fabs(x[j]);
+    return a > b || (a == b && i < j);
+  };
+  RowOutliers out{};
+  float largest = 0.0f, rest = 0.0f;
+  for (std::int64_t i = 0; i < k; ++i) {
+    largest = std::max(largest, std::fabs(x[i]));
+    int place = is_candidate(i) ? 0 : RowOutliers::kMost;
+    for (std::int64_t j = 0; j < k && place < RowOutliers::kMost; ++j) {
+      if (is_candidate(j) && comes_before(j, i)) ++place;
+    }
+    if (place < RowOutliers::kMost) {
+      out.place[out.count] = static_cast<std::int32_t>(i);
+      out.value[out.count++] = x[i];
+    } else {
+      rest = std::max(rest, std::fabs(x[i]));
+    }
+  }
+  if (rest > RowOutliers::kLargestRest * largest) out.count = 0;
+  return out;
+}
+
 void quantize_rows(const float* x, std::ptrdiff_t x_stride, std::int64_t rows, std::int64_t k,
-                   std::int8_t* q, float* scale, std::int32_t* sums) {
+                   std::int8_t* q, float* scale, std::int32_t* sums, RowOutliers* outliers) {
   const std::int64_t groups = (k + kGroup - 1) / kGroup;
   for (std::int64_t r = 0; r < rows; ++r, x += x_stride) {
-    const RowScale row = row_scale(x, k);
+    RowScale row = row_scale(x, k, {});
+    const RowOutliers apart = row_outliers(x, k, row);
+    if (apart.count > 0) row = row_scale(x, k, apart);
+    outliers[r] = apart;
     scale[r] = row.scale;
     std::int32_t total = 0;
     for (std::int64_t g = 0; g < groups; ++g) {
       std::int32_t sum = 0;
       for (std::int64_t i = g * kGroup; i < (g + 1) * kGroup; ++i) {
-        *q = i >= k ? std::int8_t{0} : row.byte(x[i]);
+        *q = i >= k || is_outlier(apart, i) ? std::int8_t{0} : row.byte(x[i]);
         sum += *q++;
       }
       *sums++ = sum;
@@ -295,14 +335,17 @@ void matmul_i8(const QuantizedRows& x, const IntegerPanels& w, std::int64_t n,
   for (std::int64_t r = 0; r < x.rows; ++r) {
     for (std::int64_t c = panel_begin * kPanel; c < column_end; ++c) {
       const std::uint8_t* panel = w.data + c / kPanel * x.groups * kGroup * kPanel;
+      const auto weight = [&](std::int64_t i) -> int {
+        return panel[(i / 4 * kPanel + c % kPanel) * 4 + i % 4];
+      };
       std::int32_t sum = 0;
-      for (std::int64_t g = 0; g < x.groups; ++g) {
-        sum += group_dot(x, r, g, 128, [&](std::int64_t i) -> int {
-          return panel[(i / 4 * kPanel + c % kPanel) * 4 + i % 4];
-        });
+      for (std::int64_t g = 0; g < x.groups; ++g) sum += group_dot(x, r, g, 128, weight);
+      float f = static_cast<float>(sum) * x.scale[r];
+      for (int i = 0; i < x.outliers[r].count; ++i) {
+        const int u = weight(x.outliers[r].place[i]) - 128;
+        f = std::fma(static_cast<float>(u), x.outliers[r].value[i], f);
       }
-      const float value = static_cast<float>(sum) * w.column_scale[c] * x.scale[r];
-      y[r * y_stride + c] = finish(value, r, c, epilogue);
+      y[r * y_stride + c] = finish(f * w.column_scale[c], r, c, epilogue);
     }
   }
 }
@@ -315,19 +358,27 @@ void matmul_i4(const QuantizedRows& x, const IntegerPanels& w, std::int64_t n,
   for (std::int64_t r = 0; r < x.rows; ++r) {
     for (std::int64_t c = panel_begin * kPanel; c < column_end; ++c) {
       const std::uint8_t* panel = w.data + c / kPanel * x.groups * kGroupBytes;
+      const auto weight = [&](std::int64_t i) -> int {
+        const std::int64_t place = i % kGroup;
+        const std::int64_t at = (place / 8 * kPanel + c % kPanel) * 4 + place % 4;
+        return (panel[i / kGroup * kGroupBytes + 2 * kPanel + at] >> (place % 8 / 4 * 4)) & 0xf;
+      };
+      const auto scale_of = [&](std::int64_t group) {
+        std::uint16_t scale = 0;
+        std::memcpy(&scale, panel + group * kGroupBytes + c % kPanel * 2, 2);
+        return Float16::to_float(scale);
+      };
       float f = 0.0f;
       for (std::int64_t g = 0; g < x.groups; ++g) {
-        const std::uint8_t* group = panel + g * kGroupBytes;
-        std::uint16_t scale = 0;
-        std::memcpy(&scale, group + c % kPanel * 2, 2);
-        const std::int32_t sum = group_dot(x, r, g, 8, [&](std::int64_t i) -> int {
-          const std::int64_t place = i % kGroup;
-          const std::int64_t at = (place / 8 * kPanel + c % kPanel) * 4 + place % 4;
-          return (group[2 * kPanel + at] >> (place % 8 / 4 * 4)) & 0xf;
-        });
-        f = std::fma(static_cast<float>(sum), Float16::to_float(scale), f);
+        f = std::fma(static_cast<float>(group_dot(x, r, g, 8, weight)), scale_of(g), f);
       }
-      y[r * y_stride + c] = finish(f * w.column_scale[c] * x.scale[r], r, c, epilogue);
+      f *= x.scale[r];
+      for (int i = 0; i < x.outliers[r].count; ++i) {
+        const std::int64_t place = x.outliers[r].place[i];
+        const float u = static_cast<float>(weight(place) - 8) * scale_of(place / kGroup);
+        f = std::fma(u, x.outliers[r].value[i], f);
+      }
+      y[r * y_stride + c] = finish(f * w.column_scale[c], r, c, epilogue);
     }
   }
 }
@@ -495,7 +546,7 @@ std::size_t attention_scratch(int /*head_dim*/, int value_dim) {
 void store_row(CacheType type, const float* x, int dim, int slot, std::int64_t at,
                std::int64_t step, void* block) {
   auto* data = static_cast<std::uint8_t*>(block) + cache_scale_bytes(type);
-  const RowScale row = row_scale(x, dim);
+  const RowScale row = row_scale(x, dim, {});
   if (type == CacheType::kI8) static_cast<float*>(block)[slot] = row.scale;
   for (int d = 0; d < dim; ++d, at += step) {
     switch (type) {

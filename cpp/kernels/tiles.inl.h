@@ -83,23 +83,27 @@ inline void multiply_tiles(const std::int8_t* x, std::ptrdiff_t x_stride, const 
   }
 }
 
-// What the tiles leave over: the k beyond whole steps, the shift and the scales. Sums become floats
-// in place. vecs: those of a row that the tiles stored.
+// What the tiles leave over: the k beyond whole steps, the shift, outliers and the scales. Sums
+// become floats in place. vecs: those of a row that the tiles stored.
 inline void finish_tiles(const QuantizedRows& x, const IntegerPanels& w, std::int64_t panel,
                          std::int64_t first_row, int rows, int vecs, float* sums) {
   const std::int64_t k = x.groups * kGroup, done = k / kTileK * kTileK;
-  const std::uint8_t* rest = w.data + panel * k * kPanel + done * kPanel;
+  const std::uint8_t* const data = w.data + panel * k * kPanel;
+  const std::uint8_t* rest = data + done * kPanel;
   const Tile tile{x, first_row, 0, w.column_scale + panel * kPanel, sums};
   for (int r = 0; r < rows; ++r) {
     const Int shift = set_int(tile.row_total(r) * kDotShift);
+    Vec value[kPanel / kWidth];
     for (int v = 0; v < vecs; ++v) {
       Int sum = bits(load(sums + r * kPanel + v * kWidth));
       const std::uint8_t* weights = rest + v * kVecBytes;
       for (std::int64_t i = done; i < k; i += 4, weights += kStepBytes) {
         sum = dot(sum, weights_of(load_lines(weights)), set_quad(tile.row(r) + i));
       }
-      tile.finish(r, v, to_float(sum - shift));
+      value[v] = to_float(sum - shift) * tile.scale(r);
     }
+    add_outliers_i8(tile.outliers(r), data, vecs, value);
+    for (int v = 0; v < vecs; ++v) tile.finish(r, v, value[v]);
   }
 }
 
@@ -269,12 +273,16 @@ void tiles_matmul_i4(const QuantizedRows& x, const IntegerPanels& w, std::int64_
     for (std::int64_t begin = 0; begin < x.rows; begin += kUnpackRows) {
       const int rows =
           x.rows - begin < kUnpackRows ? static_cast<int>(x.rows - begin) : kUnpackRows;
-      multiply_panel_i4(x, begin, rows, columns, w.data + panel * panel_bytes, shaped, sums);
+      const std::uint8_t* const data = w.data + panel * panel_bytes;
+      multiply_panel_i4(x, begin, rows, columns, data, shaped, sums);
+      const Tile tile{x, begin, 0, w.column_scale + first_column, sums};
       for (int r = 0; r < rows; ++r) {
-        const Tile tile{x, begin + r, 0, w.column_scale + first_column, sums + r * kPanel};
+        Vec value[kPanel / kWidth];
         for (int v = 0; v < kPanel / kWidth; ++v) {
-          tile.finish(0, v, load(sums + r * kPanel + v * kWidth));
+          value[v] = load(sums + r * kPanel + v * kWidth) * tile.scale(r);
         }
+        add_outliers_i4(tile.outliers(r), data, 0, kPanel / kWidth, value);
+        for (int v = 0; v < kPanel / kWidth; ++v) tile.finish(r, v, value[v]);
       }
       finish(sums, rows, columns, first_column, begin, epilogue, y, y_stride);
     }

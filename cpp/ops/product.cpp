@@ -26,6 +26,7 @@ struct InputRows {
       some.bytes = {.q = bytes.q + first * bytes.groups * kernels::kGroup,
                     .scale = bytes.scale + first,
                     .sums = bytes.sums + first * (bytes.groups + 1),
+                    .outliers = bytes.outliers + first,
                     .rows = count,
                     .groups = bytes.groups};
     }
@@ -57,11 +58,14 @@ struct Rounding {
     return r;
   }
 
-  // Of a row: its bytes, the sums of its groups, its scale; or its bfloat16 elements first.
+  // Of a row: its bytes, the sums of its groups, its scale and outliers; or its bfloat16 elements
+  // first.
   std::int64_t row_bytes(std::int64_t k) const {
     const std::int64_t groups = (k + kernels::kGroup - 1) / kernels::kGroup;
     return (to_bfloat16 ? kernels::rounded_stride(k) * 2 : 0) +
-           (to_bytes ? groups * kernels::kGroup + (groups + 1) * 4 + 4 : 0);
+           (to_bytes ? groups * kernels::kGroup + (groups + 1) * 4 + 4 +
+                           std::int64_t{sizeof(kernels::RowOutliers)}
+                     : 0);
   }
 
   // Where x's rounded rows are in memory.
@@ -74,9 +78,11 @@ struct Rounding {
     }
     if (to_bytes) {
       std::byte* sums = at + x.rows * groups * kernels::kGroup;
+      std::byte* scale = sums + x.rows * (groups + 1) * 4;
       x.bytes = {.q = reinterpret_cast<std::int8_t*>(at),
-                 .scale = reinterpret_cast<float*>(sums + x.rows * (groups + 1) * 4),
+                 .scale = reinterpret_cast<float*>(scale),
                  .sums = reinterpret_cast<std::int32_t*>(sums),
+                 .outliers = reinterpret_cast<kernels::RowOutliers*>(scale + x.rows * 4),
                  .rows = x.rows,
                  .groups = groups};
     }
@@ -87,7 +93,8 @@ struct Rounding {
 void round_input(const kernels::KernelTable& table, const InputRows& x) {
   if (x.bytes.q != nullptr) {
     table.quantize_rows(x.x, x.x_stride, x.rows, x.k, const_cast<std::int8_t*>(x.bytes.q),
-                        const_cast<float*>(x.bytes.scale), const_cast<std::int32_t*>(x.bytes.sums));
+                        const_cast<float*>(x.bytes.scale), const_cast<std::int32_t*>(x.bytes.sums),
+                        const_cast<kernels::RowOutliers*>(x.bytes.outliers));
   }
   if (x.rounded.data != nullptr) {
     table.round_rows(x.x, x.x_stride, x.rows, x.k, const_cast<std::uint16_t*>(x.rounded.data));

@@ -65,11 +65,16 @@ struct Products {
       const AlignedBuffer scale(static_cast<std::size_t>(rows * 4));
       const AlignedBuffer sums(static_cast<std::size_t>(rows * (kGroups + 1) * 4));
       const AlignedBuffer rounded(static_cast<std::size_t>(rows * rounded_stride(kK) * 2));
+      std::vector<RowOutliers> outliers(static_cast<std::size_t>(rows));
       table.quantize_rows(x.data(), kK, rows, kK, q.as<std::int8_t>(), scale.as<float>(),
-                          sums.as<std::int32_t>());
+                          sums.as<std::int32_t>(), outliers.data());
       table.round_rows(x.data(), kK, rows, kK, rounded.as<std::uint16_t>());
-      const QuantizedRows bytes{q.as<std::int8_t>(), scale.as<float>(), sums.as<std::int32_t>(),
-                                rows, kGroups};
+      const QuantizedRows bytes{q.as<std::int8_t>(),
+                                scale.as<float>(),
+                                sums.as<std::int32_t>(),
+                                outliers.data(),
+                                rows,
+                                kGroups};
       std::vector<float> y(static_cast<std::size_t>(5 * rows * kN));
       pool.run([&](int worker, int workers) {
         const Range part = kvik::split_range(panels, worker, workers);

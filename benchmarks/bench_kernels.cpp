@@ -236,8 +236,8 @@ struct Operands {
         table.matmul_bf16(x.as<float>(), k, rows, k, packed.as<std::uint16_t>(), n, 0, panels, {},
                           y.as<float>(), n);
       } else {
-        table.quantize_rows(x.as<float>(), k, rows, k, q.as<std::int8_t>(), row_scale.as<float>(),
-                            sums.as<std::int32_t>(), outliers.data());
+        table.quantize_rows(x.as<float>(), k, rows, k, type == "int4", q.as<std::int8_t>(),
+                            row_scale.as<float>(), sums.as<std::int32_t>(), outliers.data());
         const auto product = type == "int8" ? table.matmul_i8 : table.matmul_i4;
         product(quantized, weights, n, 0, panels, {}, y.as<float>(), n);
       }

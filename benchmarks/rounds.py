@@ -115,17 +115,18 @@ class Rounds(ABC, Generic[EntryT, CaseT, SampleT]):
                 entry.status, entry.reason = error.status, error.reason
                 return
         with self.loaded(ours) as mine:
-            self._say(ours, "the machine's ceilings")
             ours.isa = mine.ask("isa")
-            self.record.raise_ceilings(ours, self.ceilings(mine, cases))
             if entry is None:
                 self._cases(ours, mine, None, None, cases)
-                return
-            try:
-                with self.loaded(entry) as theirs:
-                    self._cases(ours, mine, entry, theirs, cases)
-            except EngineError as error:
-                entry.status, entry.reason = error.status, error.reason
+            else:
+                try:
+                    with self.loaded(entry) as theirs:
+                        self._cases(ours, mine, entry, theirs, cases)
+                except EngineError as error:
+                    entry.status, entry.reason = error.status, error.reason
+            # Last: what it reads is as large as the weights, and would count as kvik's memory.
+            self._say(ours, "the machine's ceilings")
+            self.record.raise_ceilings(ours, self.ceilings(mine, cases))
 
     def _cases(
         self,

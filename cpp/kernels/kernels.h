@@ -128,9 +128,11 @@ struct CellArgs {
 // few of the 255 steps of a byte; they keep their value instead, and their byte is 0.
 struct RowOutliers {
   static constexpr int kMost = 8;
-  // An outlier is larger than this many times the row's mean magnitude,
+  // An outlier is larger than this many times the row's mean magnitude.
   static constexpr int kTimesMean = 8;
-  // and is set apart only if the largest of the others is at most this share of the largest of all.
+  // Outliers are set apart where the row's largest element is larger than so many times the mean,
+  // and the largest of the others is at most 3/4 of it.
+  static constexpr int kLargestTimesMean = 11;
   static constexpr float kLargestRest = 0.75f;
 
   std::int32_t count;
@@ -142,7 +144,7 @@ struct RowOutliers {
 struct QuantizedRows {
   const std::int8_t* q;         // [rows, groups · kGroup], in [-127, 127]; 4-byte aligned
   const float* scale;           // [rows]
-  const std::int32_t* sums;     // [rows, groups + 1]: Σ q over each group, then over all
+  const std::int32_t* sums;     // [rows, groups + 1]: Σ q over each group (int4), then over all
   const RowOutliers* outliers;  // [rows]
   std::int64_t rows;
   std::int64_t groups;
@@ -287,13 +289,15 @@ struct KernelTable {
 
   // q = round(x · 127/max|x|) to nearest, ties to even; scale = max|x| / 127, per row. A row whose
   // largest magnitude is below 1e-30 is zeros with scale 0; one with a NaN or an infinity is zeros
-  // with scale NaN. Outliers are the i with |q[i]| · k > kTimesMean · Σ|q|; of more than kMost, the
-  // largest |x|, the first of equals. If max|x| of the others is at most kLargestRest · max|x|,
-  // they are set apart: q and scale are then made of the row without them, else it has none.
-  // Integers decide, so that every instruction set decides alike. q: [rows, groups · kGroup], scale
-  // and outliers: [rows], sums: [rows, groups + 1]: of each group, then of all.
+  // with scale NaN. Where 127 · k > kLargestTimesMean · Σ|q|, the row may have outliers: the i with
+  // |q[i]| · k > kTimesMean · Σ|q|; of more than kMost, the largest |x|, the first of equals. If
+  // max|x| of the others is at most kLargestRest · max|x|, they are set apart: q and scale are then
+  // made of the row without them. Integers decide, so that every instruction set decides alike.
+  // q: [rows, groups · kGroup], scale and outliers: [rows], sums: [rows, groups + 1]: of each
+  // group, then of all. Those of the groups, which int4 weights need, are written if `group_sums`.
   void (*quantize_rows)(const float* x, std::ptrdiff_t x_stride, std::int64_t rows, std::int64_t k,
-                        std::int8_t* q, float* scale, std::int32_t* sums, RowOutliers* outliers);
+                        bool group_sums, std::int8_t* q, float* scale, std::int32_t* sums,
+                        RowOutliers* outliers);
   // shift 128; f = float(Σ_g D(r, c, g)) · scale[r], then for each outlier
   // f = fma(float(u[place, c] - shift), value, f), and y = epilogue( f · column_scale[c] ).
   // A panel is [groups · kGroup / 4, panel, 4] bytes u: four k of a column are adjacent.

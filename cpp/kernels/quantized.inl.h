@@ -35,127 +35,149 @@ inline RowScale row_scale(std::int32_t most) {
   return {value / 127.0f, 127.0f / value};
 }
 
-// A group as bytes, of which `left` are the row's; their sum, and Σ|q| in the lanes of magnitudes.
-inline std::int32_t quantize_group(const float* x, std::int64_t left, Vec inverse, std::int8_t* q,
-                                   Int& magnitudes) {
-  Int total = set_int(0);
+// Sums over a row, in the lanes of vectors.
+struct RowSums {
+  Int bytes;
+  Int magnitudes;
+};
+
+// A group as bytes, of which `left` are the row's. The result has their sum in its lanes.
+inline Int quantize_group(const float* x, std::int64_t left, Vec inverse, std::int8_t* q,
+                          RowSums& row) {
+  Int bytes = set_int(0);
   for (int i = 0; i < kGroup; i += kWidth) {
     const Vec v = left - i >= kWidth ? load(x + i)
                   : left - i > 0     ? load(x + i, Head{static_cast<int>(left - i)})
                                      : zero();
     const Int steps = to_int(round(v * inverse));
-    total = total + steps;
-    magnitudes = magnitudes + max(steps, set_int(0) - steps);
+    bytes = bytes + steps;
+    row.magnitudes = row.magnitudes + max(steps, set_int(0) - steps);
     store_bytes(q + i, steps);
   }
-  return sum(total);
+  row.bytes = row.bytes + bytes;
+  return bytes;
 }
 
-// What RowOutliers calls outliers, from the bytes of the whole row, be they worth it or not.
-inline void find_outliers(const float* x, std::int64_t k, const std::int8_t* q,
-                          std::int64_t magnitudes, RowOutliers& found) {
-  const auto magnitude = [](float v) { return v < 0.0f ? -v : v; };
-  const std::int64_t limit = RowOutliers::kTimesMean * magnitudes / k;
-  found.count = 0;
-  for (std::int64_t begin = 0; begin < k; begin += kGroup) {
-    int most = 0;  // a loop without branches, which compilers turn into vectors
-    for (int i = 0; i < kGroup; ++i) {
-      const int size = q[begin + i] < 0 ? -q[begin + i] : q[begin + i];
-      most = size > most ? size : most;
+inline float float_of(std::int32_t bits) {
+  float value;
+  __builtin_memcpy(&value, &bits, sizeof(value));
+  return value;
+}
+inline float magnitude(float v) {
+  return v < 0.0f ? -v : v;
+}
+inline int magnitude(std::int8_t q) {
+  return q < 0 ? -q : q;
+}
+
+// The candidates among a row's elements [begin, end), those whose bytes are beyond `limit`.
+// Returns the largest magnitude of what is none, or no longer.
+inline float find_outliers(const float* x, std::int64_t begin, std::int64_t end,
+                           const std::int8_t* q, std::int64_t limit, RowOutliers& found) {
+  float rest = 0.0f;
+  const auto leave = [&](float v) { rest = magnitude(v) > rest ? magnitude(v) : rest; };
+  for (std::int64_t i = begin; i < end; ++i) {
+    if (magnitude(q[i]) <= limit) {
+      leave(x[i]);
+      continue;
     }
-    if (most <= limit) continue;
-    for (std::int64_t i = begin; i < begin + kGroup; ++i) {
-      if ((q[i] < 0 ? -q[i] : q[i]) <= limit) continue;
-      int at = found.count;
-      if (at == RowOutliers::kMost) {  // the smallest has to go, the last of equals
-        int smallest = 0;
-        for (int j = 1; j < RowOutliers::kMost; ++j) {
-          if (magnitude(found.value[j]) <= magnitude(found.value[smallest])) smallest = j;
-        }
-        if (magnitude(x[i]) <= magnitude(found.value[smallest])) continue;
-        for (at = smallest; at + 1 < RowOutliers::kMost; ++at) {
-          found.place[at] = found.place[at + 1];
-          found.value[at] = found.value[at + 1];
-        }
-      } else {
-        ++found.count;
+    int at = found.count;
+    if (at == RowOutliers::kMost) {  // the smallest has to go, the last of equals
+      int smallest = 0;
+      for (int j = 1; j < RowOutliers::kMost; ++j) {
+        if (magnitude(found.value[j]) <= magnitude(found.value[smallest])) smallest = j;
       }
-      found.place[at] = static_cast<std::int32_t>(i);
-      found.value[at] = x[i];
+      if (magnitude(x[i]) <= magnitude(found.value[smallest])) {
+        leave(x[i]);
+        continue;
+      }
+      leave(found.value[smallest]);
+      for (at = smallest; at + 1 < RowOutliers::kMost; ++at) {
+        found.place[at] = found.place[at + 1];
+        found.value[at] = found.value[at + 1];
+      }
+    } else {
+      ++found.count;
     }
+    found.place[at] = static_cast<std::int32_t>(i);
+    found.value[at] = x[i];
   }
+  return rest;
 }
 
-// The bits of the largest magnitude of what are no outliers.
-inline std::int32_t largest_of_rest(const float* x, std::int64_t k, const RowOutliers& outliers) {
-  std::int32_t most = 0;
-  std::int64_t begin = 0;
-  for (int i = 0; i <= outliers.count; ++i) {
-    const std::int64_t end = i < outliers.count ? outliers.place[i] : k;
-    const std::int32_t own = largest_magnitude(x + begin, end - begin);
-    most = own > most ? own : most;
-    begin = end + 1;
+// The candidates of a whole row; returns as above. Most parts of a row are passed over at once.
+inline float find_outliers(const float* x, std::int64_t k, float inverse, const std::int8_t* q,
+                           std::int64_t magnitudes, RowOutliers& found) {
+  constexpr std::int64_t kPart = 4 * kGroup;
+  const std::int64_t limit = RowOutliers::kTimesMean * magnitudes / k;
+  float rest = 0.0f;
+  for (std::int64_t begin = 0; begin < k; begin += kPart) {
+    const std::int64_t end = k - begin < kPart ? k : begin + kPart;
+    const float most = float_of(largest_magnitude(x + begin, end - begin));
+    // Beyond the limit at the least, rounded to whichever side.
+    const bool some = most * inverse >= static_cast<float>(limit);
+    const float own = some ? find_outliers(x, begin, end, q, limit, found) : most;
+    rest = own > rest ? own : rest;
   }
-  return most;
+  return rest;
 }
 
-inline void quantize_row(const float* x, std::int64_t k, std::int8_t* q, float* scale,
-                         std::int32_t* sums, RowOutliers& outliers) {
+inline void quantize_row(const float* x, std::int64_t k, bool group_sums, std::int8_t* q,
+                         float* scale, std::int32_t* sums, RowOutliers& outliers) {
   const std::int64_t groups = (k + kGroup - 1) / kGroup;
   const std::int32_t most = largest_magnitude(x, k);
   RowScale row = row_scale(most);
-  *scale = row.scale;
   outliers.count = 0;
-  sums[groups] = 0;
+  const auto quantize = [&](std::int64_t g, const float* from, RowSums& all) {
+    const Int bytes = quantize_group(from, k - g * kGroup, set(row.inverse), q + g * kGroup, all);
+    if (group_sums) sums[g] = sum(bytes);
+  };
+  const auto finish = [&](const RowSums& all) {
+    *scale = row.scale;
+    sums[groups] = sum(all.bytes);
+  };
+  RowSums all{set_int(0), set_int(0)};
   if (row.inverse == 0.0f) {
     for (std::int64_t i = 0; i < groups * kGroup; ++i) q[i] = 0;
     for (std::int64_t g = 0; g < groups; ++g) sums[g] = 0;
-    return;
+    return finish(all);
   }
-  Int lanes = set_int(0);
-  Vec inverse = set(row.inverse);
-  for (std::int64_t g = 0; g < groups; ++g) {
-    sums[g] = quantize_group(x + g * kGroup, k - g * kGroup, inverse, q + g * kGroup, lanes);
-    sums[groups] += sums[g];
-  }
-  const std::int64_t magnitudes = sum(lanes);
-  if (127 * k <= RowOutliers::kTimesMean * magnitudes) return;  // not even the largest is one
-  find_outliers(x, k, q, magnitudes, outliers);
-  const std::int32_t rest = largest_of_rest(x, k, outliers);
-  float all_value, rest_value;
-  __builtin_memcpy(&all_value, &most, sizeof(float));
-  __builtin_memcpy(&rest_value, &rest, sizeof(float));
-  if (rest_value > RowOutliers::kLargestRest * all_value) {
+  for (std::int64_t g = 0; g < groups; ++g) quantize(g, x + g * kGroup, all);
+  const std::int64_t magnitudes = sum(all.magnitudes);
+  if (127 * k <= RowOutliers::kLargestTimesMean * magnitudes) return finish(all);
+  const float rest = find_outliers(x, k, row.inverse, q, magnitudes, outliers);
+  if (rest > RowOutliers::kLargestRest * float_of(most)) {
     outliers.count = 0;
-    return;
+    return finish(all);
   }
-  row = row_scale(rest);
-  *scale = row.scale;
-  inverse = set(row.inverse);
-  sums[groups] = 0;
+  std::int32_t rest_bits;
+  __builtin_memcpy(&rest_bits, &rest, sizeof(rest));
+  row = row_scale(rest_bits);
+  all = {set_int(0), set_int(0)};
   int next = 0;
   for (std::int64_t g = 0; g < groups; ++g) {
-    const std::int64_t begin = g * kGroup, left = k - begin;
-    const float* from = x + begin;
-    alignas(64) float others[kGroup];
-    if (next < outliers.count && outliers.place[next] < begin + kGroup) {
-      for (int i = 0; i < kGroup; ++i) others[i] = i < left ? x[begin + i] : 0.0f;
-      for (; next < outliers.count && outliers.place[next] < begin + kGroup; ++next) {
-        others[outliers.place[next] - begin] = 0.0f;
-      }
-      from = others;
+    const std::int64_t begin = g * kGroup, end = begin + kGroup;
+    if (next == outliers.count || outliers.place[next] >= end) {
+      quantize(g, x + begin, all);
+      continue;
     }
-    sums[g] = quantize_group(from, left, inverse, q + begin, lanes);
-    sums[groups] += sums[g];
+    alignas(64) float others[kGroup] = {};
+    for (std::int64_t i = begin; i < end && i < k; ++i) others[i - begin] = x[i];
+    for (; next < outliers.count && outliers.place[next] < end; ++next) {
+      others[outliers.place[next] - begin] = 0.0f;
+    }
+    quantize(g, others, all);
   }
+  finish(all);
 }
 
 void quantize_rows(const float* x, std::ptrdiff_t x_stride, std::int64_t rows, std::int64_t k,
-                   std::int8_t* q, float* scale, std::int32_t* sums, RowOutliers* outliers) {
+                   bool group_sums, std::int8_t* q, float* scale, std::int32_t* sums,
+                   RowOutliers* outliers) {
   const std::int64_t groups = (k + kGroup - 1) / kGroup;
   for (std::int64_t r = 0; r < rows; ++r) {
-    quantize_row(x + r * x_stride, k, q + r * groups * kGroup, scale + r, sums + r * (groups + 1),
-                 outliers[r]);
+    quantize_row(x + r * x_stride, k, group_sums, q + r * groups * kGroup, scale + r,
+                 sums + r * (groups + 1), outliers[r]);
   }
 }
 

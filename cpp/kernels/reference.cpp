@@ -268,6 +268,7 @@ RowScale row_scale(const float* x, std::int64_t k, const RowOutliers& apart) {
 RowOutliers row_outliers(const float* x, std::int64_t k, const RowScale& row) {
   std::int64_t magnitudes = 0;
   for (std::int64_t i = 0; i < k; ++i) magnitudes += std::abs(row.byte(x[i]));
+  if (127 * k <= RowOutliers::kLargestTimesMean * magnitudes) return {};
   const auto is_candidate = [&](std::int64_t i) {
     return std::abs(row.byte(x[i])) * k > RowOutliers::kTimesMean * magnitudes;
   };
@@ -295,7 +296,8 @@ RowOutliers row_outliers(const float* x, std::int64_t k, const RowScale& row) {
 }
 
 void quantize_rows(const float* x, std::ptrdiff_t x_stride, std::int64_t rows, std::int64_t k,
-                   std::int8_t* q, float* scale, std::int32_t* sums, RowOutliers* outliers) {
+                   bool /*group_sums*/, std::int8_t* q, float* scale, std::int32_t* sums,
+                   RowOutliers* outliers) {
   const std::int64_t groups = (k + kGroup - 1) / kGroup;
   for (std::int64_t r = 0; r < rows; ++r, x += x_stride) {
     RowScale row = row_scale(x, k, {});

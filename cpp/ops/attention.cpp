@@ -41,6 +41,20 @@ void pack_block(const kernels::KernelTable& table, const AttentionPlan& p, std::
     std::fill_n(k_block, p.head_dim * kKvBlock, 0.0f);
     std::fill_n(v_block, p.value_dim * kKvBlock, 0.0f);
   }
+  if constexpr (std::is_same_v<T, float>) {
+    const std::int64_t past = p.past_k.length;
+    if (first >= past || first + count <= past) {  // equally far from each other
+      const kernels::CacheRows rows{.k = position<float>(p.past_k, p.k, b, h, first),
+                                    .k_stride = (first < past ? p.past_k : p.k).s_stride,
+                                    .v = position<float>(p.past_v, p.v, b, h, first),
+                                    .v_stride = (first < past ? p.past_v : p.v).s_stride,
+                                    .head_dim = p.head_dim,
+                                    .value_dim = p.value_dim,
+                                    .slot = 0,
+                                    .count = static_cast<int>(count)};
+      return table.store_kv(CacheType::kF32, rows, k_block, v_block);
+    }
+  }
   for (std::int64_t slot = 0; slot < count; ++slot) {
     kernels::CacheRows rows{.head_dim = p.head_dim,
                             .value_dim = p.value_dim,

@@ -16,6 +16,7 @@ struct InputRows {
   std::int64_t rows;
   std::int64_t k;
   kernels::QuantizedRows bytes{};  // if a product needs them
+  bool group_sums = false;         // of the bytes
   kernels::RoundedRows rounded{};  // if one does
 
   InputRows part(std::int64_t first, std::int64_t count) const {
@@ -47,12 +48,14 @@ bool needs_rounding(const kernels::KernelTable& table, const PackedWeights& w) {
 // What the rows of some products have to be rounded to.
 struct Rounding {
   bool to_bytes = false;
+  bool group_sums = false;
   bool to_bfloat16 = false;
 
   static Rounding of(const kernels::KernelTable& table, std::span<const RowProduct> products) {
     Rounding r;
     for (const RowProduct& product : products) {
       r.to_bytes = r.to_bytes || needs_bytes(*product.weights);
+      r.group_sums = r.group_sums || product.weights->type == WeightType::kI4;
       r.to_bfloat16 = r.to_bfloat16 || needs_rounding(table, *product.weights);
     }
     return r;
@@ -85,6 +88,7 @@ struct Rounding {
                  .outliers = reinterpret_cast<kernels::RowOutliers*>(scale + x.rows * 4),
                  .rows = x.rows,
                  .groups = groups};
+      x.group_sums = group_sums;
     }
   }
 };
@@ -92,8 +96,9 @@ struct Rounding {
 // Fills the rounded rows of x, whose memory is the caller's to write.
 void round_input(const kernels::KernelTable& table, const InputRows& x) {
   if (x.bytes.q != nullptr) {
-    table.quantize_rows(x.x, x.x_stride, x.rows, x.k, const_cast<std::int8_t*>(x.bytes.q),
-                        const_cast<float*>(x.bytes.scale), const_cast<std::int32_t*>(x.bytes.sums),
+    table.quantize_rows(x.x, x.x_stride, x.rows, x.k, x.group_sums,
+                        const_cast<std::int8_t*>(x.bytes.q), const_cast<float*>(x.bytes.scale),
+                        const_cast<std::int32_t*>(x.bytes.sums),
                         const_cast<kernels::RowOutliers*>(x.bytes.outliers));
   }
   if (x.rounded.data != nullptr) {

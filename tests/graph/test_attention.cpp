@@ -301,6 +301,75 @@ KVIK_TEST(rows_that_may_be_hidden_keep_their_average) {
   CHECK(node != nullptr && graph.value(node->input(3)).dtype == DType::kF32);
 }
 
+// ---- pack_heads
+// ----------------------------------------------------------------------------------
+
+ValueId swapped(Builder& b, ValueId x) {
+  return b.node("Transpose", {x}, {{"perm", std::vector<std::int64_t>{0, 2, 1, 3}}});
+}
+
+// [b, length, heads · kDim] as heads [b, heads, length, kDim].
+ValueId heads_of(Builder& b, ValueId x, std::int64_t heads) {
+  return swapped(b, b.node("Reshape", {x, b.ints({0, 0, heads, kDim})}));
+}
+
+struct Packed {
+  ValueId q, k, v;  // heads of products
+};
+
+Packed packed(Builder& b, std::int64_t kv_heads) {
+  const Expr kv = kv_heads * kDim;
+  return {heads_of(b, b.input("q", {sym("b"), sym("s"), kHeads * kDim}), kHeads),
+          heads_of(b, b.input("k", {sym("b"), sym("t"), kv}), kv_heads),
+          heads_of(b, b.input("v", {sym("b"), sym("t"), kv}), kv_heads)};
+}
+
+ValueId joined(Builder& b, ValueId heads) {
+  return b.node("Reshape", {swapped(b, heads), b.ints({0, 0, kHeads * kDim})});
+}
+
+KVIK_TEST(heads_are_read_where_products_left_them) {
+  for (const std::int64_t kv_heads : {kHeads, std::int64_t{1}}) {
+    Builder b;
+    const Packed in = packed(b, kv_heads);
+    const ValueId mask = b.input("mask", {sym("s"), sym("t")});
+    b.output(joined(b, b.node("Attention", {in.q, in.k, in.v, mask})));
+    const graph::Graph graph = optimized(b);
+    CHECK_EQ(operators(graph), "Attention");
+    CHECK_EQ(graph.nodes[0].int_attr("q_num_heads", 0), kHeads);
+    CHECK_EQ(graph.nodes[0].int_attr("kv_num_heads", 0), kv_heads);
+    CHECK(operators(optimized_without(b, "pack_heads")).ends_with("Attention Transpose Reshape"));
+  }
+}
+
+KVIK_TEST(heads_that_others_need_stay) {
+  const std::string stays = "Attention Transpose";
+  const auto check = [&](Builder& b, ValueId heads, const char* what) {
+    b.output(joined(b, heads));
+    CHECK(operators(optimized(b)).find(stays) != std::string::npos) << what;
+  };
+  {
+    Builder b;
+    const Packed in = packed(b, kHeads);
+    const ValueId y = b.node("Attention", {in.q, in.k, in.v});
+    b.output(y, "heads");
+    check(b, y, "an output of the graph");
+  }
+  {
+    Builder b;
+    const Packed in = packed(b, kHeads);
+    const ValueId k = b.input("heads", {sym("b"), kHeads, sym("t"), kDim});
+    check(b, b.node("Attention", {in.q, k, in.v}), "keys that no Transpose makes");
+  }
+  {
+    Builder b;
+    const Packed in = packed(b, kHeads);
+    const ValueId past = b.input("past", {sym("b"), kHeads, 3, kDim});
+    const ValueId y = b.node("Attention", {in.q, in.k, in.v, graph::kNoValue, past, past});
+    check(b, y, "a cache");
+  }
+}
+
 }  // namespace
 }  // namespace kvik::test
 

@@ -143,8 +143,16 @@ struct Rows {
         scale(static_cast<std::size_t>(x.rows)),
         sums(static_cast<std::size_t>(x.rows * (groups + 1))),
         outliers(static_cast<std::size_t>(x.rows)) {
-    table.quantize_rows(x.data(), x.stride, x.rows, x.n, q.data(), scale.data(), sums.data(),
+    // Without the sums of groups first: what is left is what int8 weights are multiplied with.
+    table.quantize_rows(x.data(), x.stride, x.rows, x.n, false, q.data(), scale.data(), sums.data(),
                         outliers.data());
+    const std::vector<std::int32_t> without = sums;
+    table.quantize_rows(x.data(), x.stride, x.rows, x.n, true, q.data(), scale.data(), sums.data(),
+                        outliers.data());
+    for (std::int64_t r = 0; r < x.rows; ++r) {
+      const auto total = static_cast<std::size_t>(r * (groups + 1) + groups);
+      CHECK_EQ(without[total], sums[total]) << table.name;
+    }
   }
   // What stands for x[r, i].
   double value(std::int64_t r, std::int64_t i) const {

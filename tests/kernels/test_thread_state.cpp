@@ -66,7 +66,7 @@ struct Products {
       const AlignedBuffer sums(static_cast<std::size_t>(rows * (kGroups + 1) * 4));
       const AlignedBuffer rounded(static_cast<std::size_t>(rows * rounded_stride(kK) * 2));
       std::vector<RowOutliers> outliers(static_cast<std::size_t>(rows));
-      table.quantize_rows(x.data(), kK, rows, kK, q.as<std::int8_t>(), scale.as<float>(),
+      table.quantize_rows(x.data(), kK, rows, kK, true, q.as<std::int8_t>(), scale.as<float>(),
                           sums.as<std::int32_t>(), outliers.data());
       table.round_rows(x.data(), kK, rows, kK, rounded.as<std::uint16_t>());
       const QuantizedRows bytes{q.as<std::int8_t>(),

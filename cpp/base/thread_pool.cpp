@@ -62,7 +62,9 @@ class Waiter {
  public:
   explicit Waiter(bool spin) : may_spin_(spin) {}
 
-  std::uint32_t wait_while(const std::atomic<std::uint32_t>& word, std::uint32_t old) {
+  // `asleep`, if there is one, is true while it sleeps.
+  std::uint32_t wait_while(const std::atomic<std::uint32_t>& word, std::uint32_t old,
+                           std::atomic<bool>* asleep = nullptr) {
     std::uint32_t now = word.load(std::memory_order_acquire);
     if (now != old) return now;
     if (may_spin_) {
@@ -74,7 +76,9 @@ class Waiter {
       }
       spin_ = std::max(spin_ / 2, kLeastSpin);
     }
+    if (asleep) asleep->store(true, std::memory_order_relaxed);
     word.wait(old, std::memory_order_acquire);
+    if (asleep) asleep->store(false, std::memory_order_relaxed);
     return word.load(std::memory_order_acquire);
   }
 
@@ -101,6 +105,46 @@ class Waiter {
   std::chrono::nanoseconds spin_ = kSpin;
 };
 
+// Where a worker that sleeps is to wake up: on another core than its caller's.
+//
+// Where a pool has most of a machine's cores, Linux may look for no idle one among them (they were
+// busy just now) and queue the worker behind its caller, which does not sleep before the work is
+// done: until the balancer comes by, tens of milliseconds later, the caller works alone. So the
+// core is taken from the worker's set for as long as it takes to wake up.
+#if defined(__linux__)
+class WakingPlace {
+ public:
+  // Called for a thread that sleeps, by the one that is about to wake it.
+  void move_away_from_here(pthread_t thread) {
+    if (moved_.load(std::memory_order_acquire)) return;  // and has not woken up since
+    const int here = sched_getcpu();
+    if (here < 0 || here >= CPU_SETSIZE) return;
+    if (pthread_getaffinity_np(thread, sizeof home_, &home_) != 0) return;
+    cpu_set_t elsewhere = home_;
+    CPU_CLR(static_cast<std::size_t>(here), &elsewhere);
+    if (CPU_COUNT(&elsewhere) == 0 || CPU_EQUAL(&elsewhere, &home_)) return;
+    if (pthread_setaffinity_np(thread, sizeof elsewhere, &elsewhere) != 0) return;
+    moved_.store(true, std::memory_order_release);
+  }
+  // Called by that thread when it is awake.
+  void come_home() {
+    if (!moved_.load(std::memory_order_acquire)) return;
+    pthread_setaffinity_np(pthread_self(), sizeof home_, &home_);
+    moved_.store(false, std::memory_order_release);
+  }
+
+ private:
+  cpu_set_t home_;  // the caller's to write while moved_ is false, then the thread's
+  std::atomic<bool> moved_{false};
+};
+#else
+class WakingPlace {
+ public:
+  void move_away_from_here(pthread_t) {}
+  void come_home() {}
+};
+#endif
+
 // One worker thread and its mailbox, on a cache line of its own. The caller writes the share, then
 // makes `ticket` odd: open. Whoever makes it even again has claimed the share, be it the worker or,
 // when the worker has not come to it, the caller; they run it, write `error` and count down.
@@ -113,10 +157,15 @@ struct alignas(kAlignment) Worker {
   int workers = 0;
   std::exception_ptr error;
   std::thread thread;
+  std::atomic<bool> asleep{false};
+  WakingPlace place;
 
-  void post(const ParallelBody* new_body, int new_workers) {
+  void post(const ParallelBody* new_body, int new_workers, bool place_it) {
     body = new_body;
     workers = new_workers;
+    if (place_it && asleep.load(std::memory_order_relaxed)) {
+      place.move_away_from_here(thread.native_handle());
+    }
     ticket.fetch_add(1, std::memory_order_release);
     ticket.notify_one();
   }
@@ -150,11 +199,13 @@ struct ThreadPool::Impl {
   explicit Impl(int thread_count)
       : threads(thread_count),
         spin(thread_count <= available_cores()),
+        place(spin && 2 * thread_count > available_cores()),
         waiter(spin),
         workers(static_cast<std::size_t>(thread_count - 1)) {}
 
   const int threads;
   const bool spin;   // false when there are more threads than cores: spinning would keep work away
+  const bool place;  // whether workers are told where to wake up; true where few cores are left
   std::mutex mutex;  // held for the length of a run: callers queue here
   Waiter waiter;     // of the caller; guarded by mutex
   std::vector<Worker> workers;  // worker i + 1 of the body
@@ -230,7 +281,8 @@ void ThreadPool::Impl::loop(Worker& self, int index) {
   std::uint32_t seen = 0;
   Waiter self_waiter(spin);
   for (;;) {
-    seen = self_waiter.wait_while(self.ticket, seen);
+    seen = self_waiter.wait_while(self.ticket, seen, &self.asleep);
+    self.place.come_home();
     if (!self.claim(seen)) {
       self_waiter.came_late();
       continue;
@@ -244,7 +296,7 @@ void ThreadPool::Impl::loop(Worker& self, int index) {
 void ThreadPool::Impl::run(const ParallelBody& body, int count) {
   const int helpers = count - 1;
   pending.store(static_cast<std::uint32_t>(helpers), std::memory_order_relaxed);
-  for (int i = 0; i < helpers; ++i) workers[static_cast<std::size_t>(i)].post(&body, count);
+  for (int i = 0; i < helpers; ++i) workers[static_cast<std::size_t>(i)].post(&body, count, place);
   std::exception_ptr error;
   try {
     const InsideScope scope(this);
@@ -274,7 +326,7 @@ void ThreadPool::Impl::run(const ParallelBody& body, int count) {
 }
 
 void ThreadPool::Impl::stop() {
-  for (std::size_t i = 0; i < started; ++i) workers[i].post(nullptr, 0);
+  for (std::size_t i = 0; i < started; ++i) workers[i].post(nullptr, 0, false);
   for (std::size_t i = 0; i < started; ++i) workers[i].thread.join();
 }
 

@@ -1,4 +1,5 @@
 // The thread pool: who runs, what is rethrown, what happens with several callers and after fork().
+#include <sched.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -224,6 +225,30 @@ int in_child(F body) {
   waitpid(child, nullptr, 0);
   return -1;
 }
+#if defined(__linux__)
+// A sleeper is told to wake up on another core than its caller's; once awake, it may run where it
+// might before, and so may one whose share the caller did meanwhile.
+KVIK_TEST(workers_keep_their_cores) {
+  cpu_set_t before;
+  CHECK_EQ(sched_getaffinity(0, sizeof before, &before), 0);
+  ThreadPool pool(2);
+  std::atomic<int> by_worker{0}, narrowed{0};
+  const std::thread::id caller = std::this_thread::get_id();
+  for (int round = 0; round < 40; ++round) {
+    // Long enough to fall asleep, at times; and for the worker to come to its share, at times.
+    std::this_thread::sleep_for(std::chrono::microseconds(round % 4 * 300));
+    pool.run([&](int, int) {
+      cpu_set_t now;
+      if (sched_getaffinity(0, sizeof now, &now) != 0 || !CPU_EQUAL(&now, &before)) ++narrowed;
+      if (std::this_thread::get_id() != caller) ++by_worker;
+      std::this_thread::sleep_for(std::chrono::microseconds(round % 3 * 200));
+    });
+  }
+  CHECK_EQ(narrowed.load(), 0);
+  CHECK(by_worker.load() > 0) << "the caller did everything itself";
+}
+#endif
+
 }  // namespace
 
 #if !defined(__SANITIZE_THREAD__)  // TSan does not allow threads in a forked child

@@ -62,6 +62,9 @@ class ModelInfo:
     incremental: bool  # each token is computed once; else the whole sequence for each new token
     vocab_size: int
     reads_types: bool  # of a model that reads whole texts: token_type_ids matter
+    # What a model that reads whole texts, or images, gives for each: elements of a row, by output.
+    encoded: Mapping[str, int]
+    encoded_per_token: bool  # a row for every token; else one for each text or image
     context_length: int | None  # positions that a sequence may have; None: no limit
     threads: int
     isa: str  # kernels in use, e.g. "avx512"
@@ -129,6 +132,8 @@ def model_info(core: _core.Model) -> ModelInfo:
         incremental=info.incremental,
         vocab_size=info.vocab_size,
         reads_types=info.reads_types,
+        encoded=dict(info.encoded),
+        encoded_per_token=info.encoded_per_token,
         context_length=info.context_length or None,
         threads=info.threads,
         isa=info.isa,

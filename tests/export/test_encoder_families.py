@@ -132,6 +132,23 @@ def test_methods_fit_the_task(files):
     assert np.allclose(model.embed("two", pooling="cls", normalize=False), rows[0])
 
 
+@pytest.mark.parametrize(
+    ("case", "encoded", "per_token"),
+    [
+        (("bert", "mlm", None), {"logits": 60}, True),
+        (("bert", "classify", None), {"logits": 3}, False),
+        (("bert", "answer", None), {"start_logits": 1, "end_logits": 1}, True),
+        (("vit", "classify-image", None), {"logits": 3}, False),
+        (("lstm", "lm", None), {}, False),
+    ],
+    ids=str,
+)
+def test_info_says_what_is_encoded(files, case, encoded, per_token):
+    info = kvik.load(files[case]).info
+    assert info.encoded == encoded
+    assert info.encoded_per_token == per_token
+
+
 def test_a_long_context_is_read_in_parts(files):
     model = kvik.load(files["bert", "answer", None])
     context = " ".join(["one", "two", "three", "four", "five"] * 12)

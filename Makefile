@@ -120,8 +120,8 @@ test-asan: $(VENV)/installed-dev  ## C++, malformed-input and parity tests under
 # CPU that has the dot products of Armv8.2 and on one that lacks them. KVIK_TEST_TABLES fails the
 # tests on a CPU that has other tables. Emulated arithmetic is slow: one of 40009 floats in test_math,
 # not one of 4099.
-NEON_TESTS := math elementwise matmul quantized bf16_rows rows attention dispatch thread_state \
-    thread_pool determinism model
+NEON_TESTS := math elementwise matmul quantized row_outliers bf16_rows rows attention dispatch \
+    thread_state thread_pool determinism model
 NEON_CTEST := KVIK_TEST_FLOAT_STRIDE=40009 ctest --preset aarch64 --parallel $(JOBS) \
     -R "^isa_|^linkage_|^test_($$(tr ' ' '|' <<< '$(NEON_TESTS)'))$$"
 test-neon: $(VENV)/tools  ## C++ tests for aarch64, cross-compiled and emulated (needs packages of the system)

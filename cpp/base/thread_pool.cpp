@@ -7,9 +7,11 @@
 #include <algorithm>
 #include <atomic>
 #include <chrono>
+#include <cstdlib>
 #include <exception>
 #include <mutex>
 #include <string>
+#include <string_view>
 #include <system_error>
 #include <thread>
 #include <vector>
@@ -107,42 +109,61 @@ class Waiter {
 
 // Where a worker that sleeps is to wake up: on another core than its caller's.
 //
-// Where a pool has most of a machine's cores, Linux may look for no idle one among them (they were
-// busy just now) and queue the worker behind its caller, which does not sleep before the work is
-// done: until the balancer comes by, tens of milliseconds later, the caller works alone. So the
+// Where a pool has most of a machine's few cores, Linux may look for no idle one among them (they
+// were busy just now) and queue the worker behind its caller, which does not sleep before the work
+// is done: until the balancer comes by, tens of milliseconds later, the caller works alone. So the
 // core is taken from the worker's set for as long as it takes to wake up.
 #if defined(__linux__)
 class WakingPlace {
  public:
   // Called for a thread that sleeps, by the one that is about to wake it.
   void move_away_from_here(pthread_t thread) {
-    if (moved_.load(std::memory_order_acquire)) return;  // and has not woken up since
+    if (left_.load(std::memory_order_acquire) >= 0) return;  // and has not woken up since
     const int here = sched_getcpu();
-    if (here < 0 || here >= CPU_SETSIZE) return;
-    if (pthread_getaffinity_np(thread, sizeof home_, &home_) != 0) return;
-    cpu_set_t elsewhere = home_;
-    CPU_CLR(static_cast<std::size_t>(here), &elsewhere);
-    if (CPU_COUNT(&elsewhere) == 0 || CPU_EQUAL(&elsewhere, &home_)) return;
-    if (pthread_setaffinity_np(thread, sizeof elsewhere, &elsewhere) != 0) return;
-    moved_.store(true, std::memory_order_release);
+    cpu_set_t set;
+    if (here < 0 || here >= CPU_SETSIZE || pthread_getaffinity_np(thread, sizeof set, &set) != 0) {
+      return;
+    }
+    if (!CPU_ISSET(static_cast<std::size_t>(here), &set) || CPU_COUNT(&set) == 1) return;
+    CPU_CLR(static_cast<std::size_t>(here), &set);
+    if (pthread_setaffinity_np(thread, sizeof set, &set) != 0) return;
+    left_.store(here, std::memory_order_release);
   }
-  // Called by that thread when it is awake.
+  // Called by that thread when it is awake. Whatever else became of its set meanwhile stays.
   void come_home() {
-    if (!moved_.load(std::memory_order_acquire)) return;
-    pthread_setaffinity_np(pthread_self(), sizeof home_, &home_);
-    moved_.store(false, std::memory_order_release);
+    const int left = left_.load(std::memory_order_acquire);
+    if (left < 0) return;
+    cpu_set_t set;
+    if (sched_getaffinity(0, sizeof set, &set) == 0) {
+      CPU_SET(static_cast<std::size_t>(left), &set);
+      sched_setaffinity(0, sizeof set, &set);
+    }
+    left_.store(-1, std::memory_order_release);
   }
 
  private:
-  cpu_set_t home_;  // the caller's to write while moved_ is false, then the thread's
-  std::atomic<bool> moved_{false};
+  std::atomic<int> left_{-1};  // the core that was taken; negative: none
 };
+
+// Up to so many cores; a scheduler with more finds one, and the calls would add up.
+constexpr int kFewCores = 16;
+
+// KVIK_KEEP_AFFINITY=1: for sandboxes that punish a change of the threads' sets of cores.
+bool may_place(int threads) {
+  const char* keep = std::getenv("KVIK_KEEP_AFFINITY");
+  if (keep != nullptr && *keep != '\0' && std::string_view(keep) != "0") return false;
+  const int cores = available_cores();
+  return threads <= cores && cores <= kFewCores && 2 * threads > cores;
+}
 #else
 class WakingPlace {
  public:
   void move_away_from_here(pthread_t) {}
   void come_home() {}
 };
+bool may_place(int) {
+  return false;
+}
 #endif
 
 // One worker thread and its mailbox, on a cache line of its own. The caller writes the share, then
@@ -199,13 +220,13 @@ struct ThreadPool::Impl {
   explicit Impl(int thread_count)
       : threads(thread_count),
         spin(thread_count <= available_cores()),
-        place(spin && 2 * thread_count > available_cores()),
+        place(may_place(thread_count)),
         waiter(spin),
         workers(static_cast<std::size_t>(thread_count - 1)) {}
 
   const int threads;
   const bool spin;   // false when there are more threads than cores: spinning would keep work away
-  const bool place;  // whether workers are told where to wake up; true where few cores are left
+  const bool place;  // whether workers are told where to wake up
   std::mutex mutex;  // held for the length of a run: callers queue here
   Waiter waiter;     // of the caller; guarded by mutex
   std::vector<Worker> workers;  // worker i + 1 of the body

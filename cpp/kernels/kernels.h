@@ -298,15 +298,16 @@ struct KernelTable {
   void (*quantize_rows)(const float* x, std::ptrdiff_t x_stride, std::int64_t rows, std::int64_t k,
                         bool group_sums, std::int8_t* q, float* scale, std::int32_t* sums,
                         RowOutliers* outliers);
-  // shift 128; f = float(Σ_g D(r, c, g)) · scale[r], then for each outlier
-  // f = fma(float(u[place, c] - shift), value, f), and y = epilogue( f · column_scale[c] ).
+  // shift 128; f = (float(Σ_g D(r, c, g)) · column_scale[c]) · scale[r], then for each outlier
+  // f = fma(float(u[place, c] - shift) · column_scale[c], value, f), and y = epilogue( f ).
   // A panel is [groups · kGroup / 4, panel, 4] bytes u: four k of a column are adjacent.
   void (*matmul_i8)(const QuantizedRows& x, const IntegerPanels& w, std::int64_t n,
                     std::int64_t panel_begin, std::int64_t panel_end,
                     const MatmulEpilogue& epilogue, float* y, std::ptrdiff_t y_stride);
   // shift 8; f = 0, then for each group f = fma(float(D(r, c, g)), s[g, c], f), then
-  // f = f · scale[r], for each outlier f = fma(float(u[place, c] - shift) · s[g, c], value, f) with
-  // the g that place is in, and y = epilogue( f · column_scale[c] ).
+  // f = (f · column_scale[c]) · scale[r], then for each outlier
+  // f = fma((float(u[place, c] - shift) · s[g, c]) · column_scale[c], value, f) with the g that
+  // place is in, and y = epilogue( f ).
   // A group of a panel is its scales s [panel] in binary16, then [kGroup / 8, panel, 4] bytes: the
   // low nibbles of byte j are k = 8·i + j of the group, the high ones k = 8·i + 4 + j.
   void (*matmul_i4)(const QuantizedRows& x, const IntegerPanels& w, std::int64_t n,
@@ -355,8 +356,8 @@ struct KernelTable {
   // value_dim]. In place allowed.
   void (*attention_divide_f32)(const AttentionPart& sums, int rows, int value_dim, float* out,
                                std::ptrdiff_t out_stride);
-  // Stores keys and values. As bytes: per position scale = max|x| / 127 and the integers of
-  // quantize_rows, keys and values apart.
+  // Stores keys and values. As bytes: per position the scale and the integers that quantize_rows
+  // makes of a row without outliers, keys and values apart.
   void (*store_kv)(CacheType type, const CacheRows& rows, void* k_block, void* v_block);
 
   // ---- Rows ---------------------------------------------------------------------------------

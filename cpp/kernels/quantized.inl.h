@@ -209,10 +209,10 @@ struct Tile {
   const std::int32_t* row_sums(int r) const { return x.sums + (first + r) * (x.groups + 1); }
   std::int32_t row_total(int r) const { return row_sums(r)[x.groups]; }
   const RowOutliers& outliers(int r) const { return x.outliers[first + r]; }
-  Vec scale(int r) const { return set(x.scale[first + r]); }
-  void finish(int r, int v, Vec value) const {
-    store(sums + r * kPanel + v * kWidth, value * load(column_scale + v * kWidth));
+  Vec scaled(int r, int v, Vec value) const {
+    return value * load(column_scale + v * kWidth) * set(x.scale[first + r]);
   }
+  void finish(int r, int v, Vec value) const { store(sums + r * kPanel + v * kWidth, value); }
 };
 
 // Runs product(tile rows, tile) over all tiles of the panels, and the epilogue. Rows pass in chunks
@@ -264,18 +264,21 @@ struct OneOfFour {
 
 // ---- int8 ---------------------------------------------------------------------------------------
 
-// What a row's outliers add to the values of some vectors. w: the panel, from the first of these
-// columns on.
-inline void add_outliers_i8(const RowOutliers& outliers, const std::uint8_t* w, int vecs,
+// What the outliers of a tile's row add to the values of its first `vecs` vectors. panel: as a
+// whole.
+inline void add_outliers_i8(const Tile& tile, int r, const std::uint8_t* panel, int vecs,
                             Vec* value) {
+  const RowOutliers& outliers = tile.outliers(r);
   for (int i = 0; i < outliers.count; ++i) {
-    const std::uint8_t* step = w + outliers.place[i] / 4 * std::int64_t{kStepBytes};
+    const std::uint8_t* step =
+        panel + outliers.place[i] / 4 * std::int64_t{kStepBytes} + tile.column * 4;
     const OneOfFour one(outliers.place[i]);
     const Quad quad = set_quad(one.bytes);
     const Vec x = set(outliers.value[i]);
     for (int v = 0; v < vecs; ++v) {
       const Weights bytes = weights_of(load_lines(step + v * kVecBytes));
-      value[v] = fma(to_float(dot(set_int(-kDotShift), bytes, quad)), x, value[v]);
+      const Vec weight = to_float(dot(set_int(-kDotShift), bytes, quad));
+      value[v] = fma(weight * load(tile.column_scale + v * kWidth), x, value[v]);
     }
   }
 }
@@ -307,10 +310,10 @@ inline void tile_i8(const std::uint8_t* panel, const Tile& tile) {
     const Int shift = set_int(tile.row_total(r) * kDotShift);
     Vec value[kDotVecs];
 #pragma GCC unroll 16
-    for (int v = 0; v < kDotVecs; ++v) value[v] = to_float(acc[r][v] - shift) * tile.scale(r);
-    if (tile.outliers(r).count > 0) {
-      add_outliers_i8(tile.outliers(r), panel + tile.column * 4, kDotVecs, value);
+    for (int v = 0; v < kDotVecs; ++v) {
+      value[v] = tile.scaled(r, v, to_float(acc[r][v] - shift));
     }
+    if (tile.outliers(r).count > 0) add_outliers_i8(tile, r, panel, kDotVecs, value);
 #pragma GCC unroll 16
     for (int v = 0; v < kDotVecs; ++v) tile.finish(r, v, value[v]);
   }
@@ -334,13 +337,13 @@ void matmul_i8(const QuantizedRows& x, const IntegerPanels& w, std::int64_t n,
 constexpr int kScaleBytes = 2 * kPanel;
 constexpr int kGroupBytes = kScaleBytes + kGroup / 8 * kStepBytes;
 
-// As add_outliers_i8. panel: as a whole.
-inline void add_outliers_i4(const RowOutliers& outliers, const std::uint8_t* panel, int column,
-                            int vecs, Vec* value) {
+inline void add_outliers_i4(const Tile& tile, int r, const std::uint8_t* panel, int vecs,
+                            Vec* value) {
+  const RowOutliers& outliers = tile.outliers(r);
   for (int i = 0; i < outliers.count; ++i) {
     const std::int32_t place = outliers.place[i] % kGroup;
     const std::uint8_t* group = panel + outliers.place[i] / kGroup * std::int64_t{kGroupBytes};
-    const std::uint8_t* step = group + kScaleBytes + place / 8 * kStepBytes + column * 4;
+    const std::uint8_t* step = group + kScaleBytes + place / 8 * kStepBytes + tile.column * 4;
     const OneOfFour one(place);
     const auto quad = set_bytes(one.bytes);
     const Vec x = set(outliers.value[i]);
@@ -348,8 +351,8 @@ inline void add_outliers_i4(const RowOutliers& outliers, const std::uint8_t* pan
       const Int both = load_lines(step + v * kVecBytes);
       const Int nibbles = (place % 8 < 4 ? both : shift_right<4>(both)) & set_int(0x0f0f0f0f);
       const Int u = finish_nibbles(dot_nibbles(set_int(0), nibbles, quad)) - set_int(8);
-      const Vec scale = load_half(group + 2 * (column + v * kWidth));
-      value[v] = fma(to_float(u) * scale, x, value[v]);
+      const Vec weight = to_float(u) * load_half(group + 2 * (tile.column + v * kWidth));
+      value[v] = fma(weight * load(tile.column_scale + v * kWidth), x, value[v]);
     }
   }
 }
@@ -419,10 +422,8 @@ inline void tile_i4(const std::uint8_t* panel, const Tile& tile) {
 #pragma GCC unroll 16
   for (int r = 0; r < kRows; ++r) {
 #pragma GCC unroll 16
-    for (int v = 0; v < kDotVecs; ++v) total[r][v] = total[r][v] * tile.scale(r);
-    if (tile.outliers(r).count > 0) {
-      add_outliers_i4(tile.outliers(r), whole, tile.column, kDotVecs, total[r]);
-    }
+    for (int v = 0; v < kDotVecs; ++v) total[r][v] = tile.scaled(r, v, total[r][v]);
+    if (tile.outliers(r).count > 0) add_outliers_i4(tile, r, whole, kDotVecs, total[r]);
 #pragma GCC unroll 16
     for (int v = 0; v < kDotVecs; ++v) tile.finish(r, v, total[r][v]);
   }

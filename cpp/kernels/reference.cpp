@@ -342,12 +342,12 @@ void matmul_i8(const QuantizedRows& x, const IntegerPanels& w, std::int64_t n,
       };
       std::int32_t sum = 0;
       for (std::int64_t g = 0; g < x.groups; ++g) sum += group_dot(x, r, g, 128, weight);
-      float f = static_cast<float>(sum) * x.scale[r];
+      float f = static_cast<float>(sum) * w.column_scale[c] * x.scale[r];
       for (int i = 0; i < x.outliers[r].count; ++i) {
-        const int u = weight(x.outliers[r].place[i]) - 128;
-        f = std::fma(static_cast<float>(u), x.outliers[r].value[i], f);
+        const auto u = static_cast<float>(weight(x.outliers[r].place[i]) - 128);
+        f = std::fma(u * w.column_scale[c], x.outliers[r].value[i], f);
       }
-      y[r * y_stride + c] = finish(f * w.column_scale[c], r, c, epilogue);
+      y[r * y_stride + c] = finish(f, r, c, epilogue);
     }
   }
 }
@@ -374,13 +374,13 @@ void matmul_i4(const QuantizedRows& x, const IntegerPanels& w, std::int64_t n,
       for (std::int64_t g = 0; g < x.groups; ++g) {
         f = std::fma(static_cast<float>(group_dot(x, r, g, 8, weight)), scale_of(g), f);
       }
-      f *= x.scale[r];
+      f = f * w.column_scale[c] * x.scale[r];
       for (int i = 0; i < x.outliers[r].count; ++i) {
         const std::int64_t place = x.outliers[r].place[i];
         const float u = static_cast<float>(weight(place) - 8) * scale_of(place / kGroup);
-        f = std::fma(u, x.outliers[r].value[i], f);
+        f = std::fma(u * w.column_scale[c], x.outliers[r].value[i], f);
       }
-      y[r * y_stride + c] = finish(f * w.column_scale[c], r, c, epilogue);
+      y[r * y_stride + c] = finish(f, r, c, epilogue);
     }
   }
 }

@@ -100,9 +100,9 @@ inline void finish_tiles(const QuantizedRows& x, const IntegerPanels& w, std::in
       for (std::int64_t i = done; i < k; i += 4, weights += kStepBytes) {
         sum = dot(sum, weights_of(load_lines(weights)), set_quad(tile.row(r) + i));
       }
-      value[v] = to_float(sum - shift) * tile.scale(r);
+      value[v] = tile.scaled(r, v, to_float(sum - shift));
     }
-    add_outliers_i8(tile.outliers(r), data, vecs, value);
+    add_outliers_i8(tile, r, data, vecs, value);
     for (int v = 0; v < vecs; ++v) tile.finish(r, v, value[v]);
   }
 }
@@ -279,9 +279,9 @@ void tiles_matmul_i4(const QuantizedRows& x, const IntegerPanels& w, std::int64_
       for (int r = 0; r < rows; ++r) {
         Vec value[kPanel / kWidth];
         for (int v = 0; v < kPanel / kWidth; ++v) {
-          value[v] = load(sums + r * kPanel + v * kWidth) * tile.scale(r);
+          value[v] = tile.scaled(r, v, load(sums + r * kPanel + v * kWidth));
         }
-        add_outliers_i4(tile.outliers(r), data, 0, kPanel / kWidth, value);
+        add_outliers_i4(tile, r, data, kPanel / kWidth, value);
         for (int v = 0; v < kPanel / kWidth; ++v) tile.finish(r, v, value[v]);
       }
       finish(sums, rows, columns, first_column, begin, epilogue, y, y_stride);

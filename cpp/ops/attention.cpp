@@ -145,7 +145,7 @@ MaskView view_mask(const float* data, const Dims& dims, std::int64_t total) {
 
 // ---- Scratch ---------------------------------------------------------------------------------
 
-constexpr int kChunk = 48;  // query rows that one call of the kernel gets
+constexpr int kChunk = 48;  // query rows that one call of the kernel gets: whole tiles, of 6 rows
 
 // The workspace of a run, carved into its parts.
 struct Workspace {

@@ -126,8 +126,9 @@ void prepare_graph(Graph& graph, const Engine& engine, Optimize how, graph::DimL
       const bool fusion = pass.name.starts_with("fuse_") && pass.name != "fuse_attention";
       if (how == Optimize::kProof && fusion) options.disabled.emplace(pass.name);
     }
-    // For graphs that run as they stand: rows have no transposes to save.
-    if (limits != nullptr || how == Optimize::kProof) options.disabled.emplace("pack_heads");
+    // Rows have no transposes to save, and the proof sees heads that were repeated, and need not be
+    // kept twice, on an axis of their own only.
+    if (how != Optimize::kAll) options.disabled.emplace("pack_heads");
     std::int64_t budget = kFoldBudget;
     const graph::PipelineReport report = graph::optimize(
         graph, options,

@@ -48,7 +48,8 @@ std::function<void()> file_check(const graph::Model& model);
 enum class Optimize : std::uint8_t {
   kNothing,  // the graph as the file spells it
   kProof,    // folding, and what the row-wise proof needs to see; no other fusions
-  kAll,
+  kRows,     // all that serves a graph which is then run by rows
+  kAll,      // and what serves one that runs as it stands
 };
 
 // Folds constants, fuses, infers shapes and checks the graph. `limits`: where bounds on dimensions

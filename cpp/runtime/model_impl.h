@@ -38,7 +38,7 @@ struct Model::Impl {
   Impl(graph::Model loaded, const runtime::DeclaredWidths& declared, const LoadOptions& options);
 
   void describe_file(const graph::Model& loaded);
-  void make_by_rows(const LoadOptions& options, runtime::Optimize how);
+  void make_by_rows(const LoadOptions& options);
   void make_row_decoder(const LoadOptions& options, const graph::DimLimits& limits);
   void make_encoder(const LoadOptions& options, const graph::DimLimits& limits);
   void make_encoder_decoder(const LoadOptions& options, const graph::DimLimits& limits);

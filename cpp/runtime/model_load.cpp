@@ -109,7 +109,7 @@ Model::Impl::Impl(graph::Model loaded, const runtime::DeclaredWidths& declared,
     runtime::prepare_graph(optimized, workshop.engine(), how);
     make_image_runner(outputs_to_encode(optimized, options).front().front());
   } else if (options.incremental) {
-    make_by_rows(options, how);
+    make_by_rows(options);
   } else {
     explanation.push_back("not incremental: switched off when the model was loaded");
   }
@@ -131,7 +131,8 @@ Model::Impl::Impl(graph::Model loaded, const runtime::DeclaredWidths& declared,
 }
 
 // Leaves `rows` empty, and says why, when the graph cannot be run by rows.
-void Model::Impl::make_by_rows(const LoadOptions& options, runtime::Optimize how) {
+void Model::Impl::make_by_rows(const LoadOptions& options) {
+  const auto how = options.optimize ? runtime::Optimize::kRows : runtime::Optimize::kProof;
   // A decoder's other outputs, alignments or last states, are not computed; so they must not keep
   // what only they share with the logits from being fused.
   graph::DimLimits limits;

@@ -7,6 +7,7 @@
 
 #include "base/aligned_buffer.h"
 #include "base/float16.h"
+#include "kernels/quantized_rows.h"
 #include "kernels/support.h"
 
 using namespace kvik::test;
@@ -19,7 +20,6 @@ using kvik::kernels::KernelTable;
 using kvik::kernels::kGroup;
 using kvik::kernels::kReferenceTable;
 using kvik::kernels::MatmulEpilogue;
-using kvik::kernels::QuantizedRows;
 using kvik::kernels::RowOutliers;
 
 namespace {
@@ -39,10 +39,6 @@ const Shape kShapes[] = {
     {13, 32, 70}, {47, 64, 32}, {48, 96, 64}, {49, 33, 66},  {97, 64, 40},  {1, 1000, 130},
     {9, 512, 64}, {0, 32, 16},  {3, 32, 0},   {31, 96, 48},  {33, 128, 64}, {70, 300, 90},
 };
-
-std::int64_t round_up(std::int64_t x, std::int64_t unit) {
-  return (x + unit - 1) / unit * unit;
-}
 
 // Weights as the layouts store them, independent of any table: u[k, n], and scales.
 struct Stored {
@@ -132,54 +128,6 @@ struct Packed {
   }
   std::int64_t panels;
   AlignedBuffer buffer, scale;
-};
-
-// Rows as a table quantises them.
-struct Rows {
-  Rows(const KernelTable& table, const Matrix& x)
-      : groups(round_up(x.n, kGroup) / kGroup),
-        count(x.rows),
-        q(static_cast<std::size_t>(x.rows * groups * kGroup)),
-        scale(static_cast<std::size_t>(x.rows)),
-        sums(static_cast<std::size_t>(x.rows * (groups + 1))),
-        outliers(static_cast<std::size_t>(x.rows)) {
-    // Without the sums of groups first: what is left is what int8 weights are multiplied with.
-    table.quantize_rows(x.data(), x.stride, x.rows, x.n, false, q.data(), scale.data(), sums.data(),
-                        outliers.data());
-    const std::vector<std::int32_t> without = sums;
-    table.quantize_rows(x.data(), x.stride, x.rows, x.n, true, q.data(), scale.data(), sums.data(),
-                        outliers.data());
-    for (std::int64_t r = 0; r < x.rows; ++r) {
-      const auto total = static_cast<std::size_t>(r * (groups + 1) + groups);
-      CHECK_EQ(without[total], sums[total]) << table.name;
-    }
-  }
-  // What stands for x[r, i].
-  double value(std::int64_t r, std::int64_t i) const {
-    const RowOutliers& own = outliers[static_cast<std::size_t>(r)];
-    for (int j = 0; j < own.count; ++j) {
-      if (own.place[j] == i) return own.value[j];
-    }
-    return q[static_cast<std::size_t>(r * groups * kGroup + i)] *
-           static_cast<double>(scale[static_cast<std::size_t>(r)]);
-  }
-  std::vector<std::int32_t> places(std::int64_t r) const {
-    const RowOutliers& own = outliers[static_cast<std::size_t>(r)];
-    return {own.place, own.place + own.count};
-  }
-  QuantizedRows view(std::int64_t begin, std::int64_t end) const {
-    return {.q = q.data() + begin * groups * kGroup,
-            .scale = scale.data() + begin,
-            .sums = sums.data() + begin * (groups + 1),
-            .outliers = outliers.data() + begin,
-            .rows = end - begin,
-            .groups = groups};
-  }
-  std::int64_t groups, count;
-  std::vector<std::int8_t> q;
-  std::vector<float> scale;
-  std::vector<std::int32_t> sums;
-  std::vector<RowOutliers> outliers;
 };
 
 // Every third row has elements that are far larger than the others, up to more than are set apart.
@@ -335,141 +283,6 @@ KVIK_TEST(extremes_do_not_saturate) {
       });
     }
   }
-}
-
-KVIK_TEST(rows_are_quantised_alike_everywhere) {
-  const float inf = std::numeric_limits<float>::infinity();
-  const float nan = std::numeric_limits<float>::quiet_NaN();
-  for (const std::int64_t n : {1, 7, 31, 32, 33, 64, 100, 257}) {
-    Random random(static_cast<std::uint64_t>(n));
-    Matrix x(12, n, n + 1);
-    x.fill(random, -3.0f, 3.0f);
-    for (std::int64_t i = 0; i < n; ++i) {
-      x.at(0, i) = 0.0f;
-      x.at(1, i) *= 1e-32f;  // too small to matter
-      x.at(2, i) *= 1e-29f;
-      x.at(3, i) *= 1e38f;
-      x.at(4, i) = static_cast<float>(i % 5) - 2.5f;  // halves: ties
-    }
-    x.at(5, n - 1) = nan;
-    x.at(6, 0) = inf;
-    x.at(7, n / 2) = -inf;
-    const Rows want(kReferenceTable, x);
-    for (std::int64_t r = 0; r < 12; ++r) {
-      const float scale = want.scale[static_cast<std::size_t>(r)];
-      CHECK_EQ(std::isnan(scale), r >= 5 && r <= 7) << "row " << r;
-      CHECK_EQ(want.places(r).size(), 0U) << "row " << r;
-      if (r == 0 || r == 1) {
-        CHECK_EQ(scale, 0.0f);
-      }
-      if (r >= 5 && r <= 7) continue;
-      for (std::int64_t i = 0; i < n; ++i) {  // within half a step
-        CHECK(std::fabs(want.value(r, i) - x.at(r, i)) <= 0.5001 * scale + 1e-30)
-            << "row " << r << " at " << i;
-      }
-    }
-    for_each_vector_isa([&](const KernelTable& table) {
-      const Rows got(table, x);
-      CHECK(got.q == want.q) << table.name << " n " << n;
-      CHECK(got.sums == want.sums) << table.name << " n " << n;
-      CHECK(same_bits(got.scale, want.scale) ||
-            std::equal(got.scale.begin(), got.scale.end(), want.scale.begin(),
-                       [](float a, float b) { return a == b || (a != a && b != b); }))
-          << table.name << " n " << n;
-    });
-  }
-}
-
-// Rows of ones, but for a few elements; which of them are set apart.
-KVIK_TEST(few_large_elements_are_set_apart) {
-  constexpr std::int64_t kN = 2000;  // not whole groups
-  using Elements = std::vector<std::pair<std::int64_t, float>>;
-  struct {
-    const char* what;
-    Elements elements;
-    std::vector<std::int32_t> places;
-    float largest_rest;
-  } const kRows[] = {
-      {"none", {}, {}, 1.0f},
-      {"one", {{70, -50.0f}}, {70}, 1.0f},
-      {"the first and the last", {{1999, 1e30f}, {0, 2e30f}}, {0, 1999}, 1.0f},
-      {"not large enough", {{3, 7.0f}}, {}, 7.0f},
-      {"as many as there is room for",
-       {{9, 60.0f},
-        {8, 61.0f},
-        {7, 62.0f},
-        {6, 63.0f},
-        {5, 64.0f},
-        {4, -65.0f},
-        {3, 66.0f},
-        {2, 67.0f}},
-       {2, 3, 4, 5, 6, 7, 8, 9},
-       1.0f},
-      {"one more, the smallest of which is much smaller",
-       {{90, 60.0f},
-        {8, 61.0f},
-        {7, 62.0f},
-        {6, 63.0f},
-        {5, 14.0f},
-        {4, -65.0f},
-        {3, 66.0f},
-        {2, 67.0f},
-        {100, 68.0f}},
-       {2, 3, 4, 6, 7, 8, 90, 100},
-       14.0f},
-      {"one more, as large as the rest",
-       {{9, 60.0f},
-        {8, 60.0f},
-        {7, 60.0f},
-        {6, 60.0f},
-        {5, 60.0f},
-        {4, -60.0f},
-        {3, 60.0f},
-        {2, 60.0f},
-        {100, 60.0f}},
-       {},
-       60.0f},
-      {"equals: the first are kept",
-       {{1, 90.0f},
-        {9, 40.0f},
-        {8, 40.0f},
-        {7, 40.0f},
-        {6, 40.0f},
-        {5, 40.0f},
-        {4, -40.0f},
-        {3, 40.0f},
-        {2, 40.0f},
-        {100, 40.0f}},
-       {1, 2, 3, 4, 5, 6, 7, 8},
-       40.0f},
-  };
-  for (const auto& row : kRows) {
-    Matrix x(1, kN, kN);
-    for (std::int64_t i = 0; i < kN; ++i) x.at(0, i) = i % 2 == 0 ? 1.0f : -1.0f;
-    for (const auto& [place, value] : row.elements) x.at(0, place) = value;
-    const auto check = [&](const KernelTable& table) {
-      const Rows got(table, x);
-      CHECK(got.places(0) == row.places) << table.name << ": " << row.what;
-      CHECK_EQ(got.scale[0], row.largest_rest / 127.0f) << table.name << ": " << row.what;
-      std::int32_t total = 0;
-      for (const std::int8_t q : got.q) total += q;
-      CHECK_EQ(got.sums.back(), total) << table.name << ": " << row.what;
-      for (std::int64_t i = 0; i < kN; ++i) {
-        CHECK(std::fabs(got.value(0, i) - x.at(0, i)) <= 0.5001 * got.scale[0]) << row.what;
-      }
-    };
-    check(kReferenceTable);
-    for_each_vector_isa(check);
-  }
-  // Nothing but outliers: what remains is zeros.
-  Matrix x(1, 64, 64);
-  for (std::int64_t i = 0; i < 64; ++i) x.at(0, i) = i == 9 ? -3.0f : 0.0f;
-  for_each_isa([&](const KernelTable& table) {
-    const Rows got(table, x);
-    CHECK(got.places(0) == std::vector<std::int32_t>{9}) << table.name;
-    CHECK_EQ(got.scale[0], 0.0f);
-    CHECK_EQ(got.value(0, 9), -3.0);
-  });
 }
 
 // ---- Packing ------------------------------------------------------------------------------------

@@ -150,6 +150,67 @@ KVIK_TEST(runs_with_pauses_wake_sleepers) {
   CHECK_EQ(total.load(), 100);
 }
 
+#if defined(__linux__)
+// A sleeper is told to wake up on another core than its caller's; once awake, it may run where it
+// might before, and so may one whose share the caller did meanwhile. (With all cores, since few
+// threads among many are left alone.)
+KVIK_TEST(workers_keep_their_cores) {
+  cpu_set_t before;
+  CHECK_EQ(sched_getaffinity(0, sizeof before, &before), 0);
+  ThreadPool pool(CPU_COUNT(&before));
+  std::atomic<int> by_worker{0}, narrowed{0};
+  const std::thread::id caller = std::this_thread::get_id();
+  for (int round = 0; round < 40; ++round) {
+    // Long enough to fall asleep, at times; and for workers to come to their shares, at times.
+    std::this_thread::sleep_for(std::chrono::microseconds(round % 4 * 300));
+    pool.run([&](int, int) {
+      cpu_set_t now;
+      if (sched_getaffinity(0, sizeof now, &now) != 0 || !CPU_EQUAL(&now, &before)) ++narrowed;
+      if (std::this_thread::get_id() != caller) ++by_worker;
+      std::this_thread::sleep_for(std::chrono::microseconds(round % 3 * 200));
+    });
+  }
+  CHECK_EQ(narrowed.load(), 0);
+  CHECK(pool.threads() == 1 || by_worker.load() > 0) << "the caller did everything itself";
+}
+
+// A set of cores that somebody gives a worker while it sleeps is kept when it wakes up.
+KVIK_TEST(a_new_set_of_cores_outlives_a_wake_up) {
+  cpu_set_t all;
+  CHECK_EQ(sched_getaffinity(0, sizeof all, &all), 0);
+  if (CPU_COUNT(&all) < 2) return;
+  ThreadPool pool(CPU_COUNT(&all));
+  std::atomic<pid_t> worker{0};
+  const pid_t caller = gettid();
+  while (worker == 0) {
+    pool.run([&](int, int) {
+      if (gettid() != caller) worker = gettid();
+      std::this_thread::sleep_for(std::chrono::microseconds(100));
+    });
+  }
+  cpu_set_t one;
+  CPU_ZERO(&one);
+  for (std::size_t cpu = 0; CPU_COUNT(&one) == 0; ++cpu) {
+    if (CPU_ISSET(cpu, &all)) CPU_SET(cpu, &one);
+  }
+  CHECK_EQ(sched_setaffinity(worker, sizeof one, &one), 0);
+  std::atomic<int> runs{0}, other{0};
+  for (int round = 0; round < 400 && runs < 5; ++round) {
+    std::this_thread::sleep_for(std::chrono::milliseconds(1));
+    pool.run([&](int, int) {
+      std::this_thread::sleep_for(std::chrono::microseconds(300));
+      if (gettid() != worker) return;
+      cpu_set_t now;
+      sched_getaffinity(0, sizeof now, &now);
+      ++runs;
+      if (!CPU_EQUAL(&now, &one)) ++other;
+    });
+  }
+  CHECK(runs > 0);
+  CHECK_EQ(other.load(), 0);
+}
+#endif
+
 KVIK_TEST(exception_is_rethrown_after_all_finished) {
   for (int threads : {1, 2, 3, 8}) {
     ThreadPool pool(threads);
@@ -225,30 +286,6 @@ int in_child(F body) {
   waitpid(child, nullptr, 0);
   return -1;
 }
-#if defined(__linux__)
-// A sleeper is told to wake up on another core than its caller's; once awake, it may run where it
-// might before, and so may one whose share the caller did meanwhile.
-KVIK_TEST(workers_keep_their_cores) {
-  cpu_set_t before;
-  CHECK_EQ(sched_getaffinity(0, sizeof before, &before), 0);
-  ThreadPool pool(2);
-  std::atomic<int> by_worker{0}, narrowed{0};
-  const std::thread::id caller = std::this_thread::get_id();
-  for (int round = 0; round < 40; ++round) {
-    // Long enough to fall asleep, at times; and for the worker to come to its share, at times.
-    std::this_thread::sleep_for(std::chrono::microseconds(round % 4 * 300));
-    pool.run([&](int, int) {
-      cpu_set_t now;
-      if (sched_getaffinity(0, sizeof now, &now) != 0 || !CPU_EQUAL(&now, &before)) ++narrowed;
-      if (std::this_thread::get_id() != caller) ++by_worker;
-      std::this_thread::sleep_for(std::chrono::microseconds(round % 3 * 200));
-    });
-  }
-  CHECK_EQ(narrowed.load(), 0);
-  CHECK(by_worker.load() > 0) << "the caller did everything itself";
-}
-#endif
-
 }  // namespace
 
 #if !defined(__SANITIZE_THREAD__)  // TSan does not allow threads in a forked child

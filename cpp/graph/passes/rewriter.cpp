@@ -134,7 +134,7 @@ void Rewriter::rewrite(NodeId n, std::string domain, std::string op, std::vector
 }
 
 ValueId Rewriter::insert(NodeId before, std::string op, std::vector<ValueId> inputs,
-                         Attributes attributes, std::string domain) {
+                         Attributes attributes, std::string domain, std::string name) {
   const NodeId id = count() + static_cast<NodeId>(inserted_.size());
   const Node& next = node(before);
   const ValueId named_after = next.output(0);
@@ -147,7 +147,7 @@ ValueId Rewriter::insert(NodeId before, std::string op, std::vector<ValueId> inp
   Node& added = inserted_.emplace_back();
   added.domain = std::move(domain);
   added.op = std::move(op);
-  added.name = graph_.value(out).name;
+  added.name = name.empty() ? graph_.value(out).name : std::move(name);
   added.inputs = std::move(inputs);
   added.outputs = {out};
   added.attributes = std::move(attributes);

@@ -58,9 +58,9 @@ class Rewriter {
   void rewrite(NodeId n, std::string domain, std::string op, std::vector<ValueId> inputs,
                Attributes attributes = {}, std::size_t keep_outputs = 1);
   // Adds a node with one output before node n (and before every node that n will use it in).
-  // Returns the output, inferred.
+  // Returns the output, inferred. `name`: of a node that it replaces; empty: a new one.
   ValueId insert(NodeId before, std::string op, std::vector<ValueId> inputs,
-                 Attributes attributes = {}, std::string domain = "");
+                 Attributes attributes = {}, std::string domain = "", std::string name = "");
   ValueId add_constant(ConstantTensor tensor, std::string_view hint);
   ValueId add_ints(const std::vector<std::int64_t>& values, std::string_view hint = "ints");
   // Makes a value that a node computes a constant.

@@ -36,7 +36,9 @@ enum class WeightType : std::uint8_t {
   // Rounded to nearest; sums in fp32. Where the CPU multiplies pairs of bfloat16 numbers
   // (AVX512_BF16, AMX) inputs are rounded too; elsewhere they stay in fp32.
   kBF16,
-  kI8,  // a scale per output channel; inputs become 8-bit integers row by row, at run time
+  // A scale per output channel; inputs become 8-bit integers row by row, at run time, but for up to
+  // 8 in a row that are far larger than the others: those stay in fp32.
+  kI8,
   kI4,  // a scale per output channel and 32 inputs; inputs as for kI8
 };
 

@@ -78,6 +78,10 @@ KVIK_TEST(rows_are_quantised_alike_everywhere) {
 KVIK_TEST(few_large_elements_are_set_apart) {
   constexpr std::int64_t kN = 2000;  // not whole groups
   using Elements = std::vector<std::pair<std::int64_t, float>>;
+  const auto eight_and = [](std::int64_t place) -> Elements {
+    return {{9, 60.0f},  {8, 61.0f}, {7, 62.0f}, {6, 63.0f},    {5, 14.0f},
+            {4, -65.0f}, {3, 66.0f}, {2, 67.0f}, {place, 68.0f}};
+  };
   struct {
     const char* what;
     Elements elements;
@@ -100,29 +104,10 @@ KVIK_TEST(few_large_elements_are_set_apart) {
        {2, 3, 4, 5, 6, 7, 8, 9},
        1.0f},
       {"one more, the smallest of which is much smaller",
-       {{90, 60.0f},
-        {8, 61.0f},
-        {7, 62.0f},
-        {6, 63.0f},
-        {5, 14.0f},
-        {4, -65.0f},
-        {3, 66.0f},
-        {2, 67.0f},
-        {100, 68.0f}},
-       {2, 3, 4, 6, 7, 8, 90, 100},
+       eight_and(100),
+       {2, 3, 4, 6, 7, 8, 9, 100},
        14.0f},
-      {"one more, in another part of the row",
-       {{9, 60.0f},
-        {8, 61.0f},
-        {7, 62.0f},
-        {6, 63.0f},
-        {5, 14.0f},
-        {4, -65.0f},
-        {3, 66.0f},
-        {2, 67.0f},
-        {1700, 68.0f}},
-       {2, 3, 4, 6, 7, 8, 9, 1700},
-       14.0f},
+      {"one more, in another part of the row", eight_and(1700), {2, 3, 4, 6, 7, 8, 9, 1700}, 14.0f},
       {"one more, as large as the rest",
        {{9, 60.0f},
         {8, 60.0f},

@@ -205,6 +205,12 @@ struct alignas(kAlignment) Worker {
   }
 };
 
+// What is left of a thread's own part of a shared range; on a cache line of its own.
+struct alignas(kAlignment) Part {
+  std::atomic<std::int64_t> next{0};
+  std::int64_t end = 0;
+};
+
 }  // namespace
 
 Range split_range(std::int64_t total, int worker, int workers, std::int64_t grain) {
@@ -222,7 +228,8 @@ struct ThreadPool::Impl {
         spin(thread_count <= available_cores()),
         place(may_place(thread_count)),
         waiter(spin),
-        workers(static_cast<std::size_t>(thread_count - 1)) {}
+        workers(static_cast<std::size_t>(thread_count - 1)),
+        parts(static_cast<std::size_t>(thread_count)) {}
 
   const int threads;
   const bool spin;   // false when there are more threads than cores: spinning would keep work away
@@ -230,6 +237,7 @@ struct ThreadPool::Impl {
   std::mutex mutex;  // held for the length of a run: callers queue here
   Waiter waiter;     // of the caller; guarded by mutex
   std::vector<Worker> workers;  // worker i + 1 of the body
+  std::vector<Part> parts;      // of share(), one for each thread; guarded by mutex
   std::size_t started = 0;      // how many of them have a thread
   std::atomic<bool> any_started{false};
   std::uint32_t home_fork_count = 0;  // fork_count when the first thread started
@@ -242,6 +250,7 @@ struct ThreadPool::Impl {
            home_fork_count != fork_count.load(std::memory_order_relaxed);
   }
 
+  std::unique_lock<std::mutex> begin();
   void start();
   void loop(Worker& self, int index);
   void run_share(Worker& share, int index);
@@ -260,6 +269,20 @@ struct InsideScope {
   const void* outer;
 };
 }  // namespace
+
+// The right to run a job: callers queue up.
+std::unique_lock<std::mutex> ThreadPool::Impl::begin() {
+  // Before the lock: the parent may have forked while another of its threads held it.
+  if (orphaned()) {
+    throw Error(ErrorCode::kInvalidArgument,
+                "this thread pool was started before fork() and has no threads in the child "
+                "process; load the model after the fork");
+  }
+  if (inside == this) {
+    throw Error(ErrorCode::kInternal, "a thread pool was called from within one of its own bodies");
+  }
+  return std::unique_lock(mutex);
+}
 
 void ThreadPool::Impl::start() {
   if (started == workers.size()) return;
@@ -374,19 +397,33 @@ int ThreadPool::threads() const {
 }
 
 void ThreadPool::run(ParallelBody body, int limit) {
-  // Before the lock: the parent may have forked while another of its threads held it.
-  if (impl_->orphaned()) {
-    throw Error(ErrorCode::kInvalidArgument,
-                "this thread pool was started before fork() and has no threads in the child "
-                "process; load the model after the fork");
-  }
-  if (inside == impl_.get()) {
-    throw Error(ErrorCode::kInternal, "ThreadPool::run called from within a body of the same pool");
-  }
+  const std::unique_lock lock = impl_->begin();
   const int count = std::clamp(limit, 1, impl_->threads);
-  const std::lock_guard<std::mutex> lock(impl_->mutex);
   if (count > 1) impl_->start();
   impl_->run(body, count);
+}
+
+void ThreadPool::share(std::int64_t total, std::int64_t piece, RangeBody body) {
+  const std::unique_lock lock = impl_->begin();
+  const auto count = static_cast<int>(std::clamp<std::int64_t>(total, 1, impl_->threads));
+  if (count > 1) impl_->start();
+  for (int i = 0; i < count; ++i) {
+    const Range own = split_range(total, i, count);
+    Part& part = impl_->parts[static_cast<std::size_t>(i)];
+    part.next.store(own.begin, std::memory_order_relaxed);  // made known by the post of the job
+    part.end = own.end;
+  }
+  const auto take = [&](int worker, int workers) {
+    for (int i = 0; i < workers; ++i) {
+      Part& part = impl_->parts[static_cast<std::size_t>((worker + i) % workers)];
+      // Not beyond the end: a part that is looked at again and again must not run over.
+      while (part.next.load(std::memory_order_relaxed) < part.end) {
+        const std::int64_t begin = part.next.fetch_add(piece, std::memory_order_relaxed);
+        if (begin < part.end) body(begin, std::min(begin + piece, part.end));
+      }
+    }
+  };
+  impl_->run(take, count);
 }
 
 }  // namespace kvik

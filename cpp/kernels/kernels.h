@@ -131,9 +131,9 @@ struct RowOutliers {
   // An outlier is larger than this many times the row's mean magnitude.
   static constexpr int kTimesMean = 8;
   // Outliers are set apart where the row's largest element is larger than so many times the mean,
-  // and the largest of the others is at most 3/4 of it.
+  // and without them the step at least halves.
   static constexpr int kLargestTimesMean = 11;
-  static constexpr float kLargestRest = 0.75f;
+  static constexpr float kLargestRest = 0.5f;
 
   std::int32_t count;
   std::int32_t place[kMost];  // ascending; elements of the row

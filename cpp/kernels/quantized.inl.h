@@ -66,60 +66,64 @@ inline float float_of(std::int32_t bits) {
 inline float magnitude(float v) {
   return v < 0.0f ? -v : v;
 }
-inline int magnitude(std::int8_t q) {
-  return q < 0 ? -q : q;
+
+// Adds a candidate, the places ascending. Returns the magnitude of the one that has to go for it,
+// the smallest, the last of equals; 0: none.
+inline float add_outlier(RowOutliers& found, std::int32_t place, float value) {
+  int at = found.count;
+  float gone = 0.0f;
+  if (at < RowOutliers::kMost) {
+    ++found.count;
+  } else {
+    at = 0;
+    for (int j = 1; j < RowOutliers::kMost; ++j) {
+      if (magnitude(found.value[j]) <= magnitude(found.value[at])) at = j;
+    }
+    if (magnitude(value) <= magnitude(found.value[at])) return magnitude(value);
+    gone = magnitude(found.value[at]);
+    for (; at + 1 < RowOutliers::kMost; ++at) {
+      found.place[at] = found.place[at + 1];
+      found.value[at] = found.value[at + 1];
+    }
+  }
+  found.place[at] = place;
+  found.value[at] = value;
+  return gone;
 }
 
-// The candidates among a row's elements [begin, end), those whose bytes are beyond `limit`.
-// Returns the largest magnitude of what is none, or no longer.
-inline float find_outliers(const float* x, std::int64_t begin, std::int64_t end,
-                           const std::int8_t* q, std::int64_t limit, RowOutliers& found) {
-  float rest = 0.0f;
-  const auto leave = [&](float v) { rest = magnitude(v) > rest ? magnitude(v) : rest; };
-  for (std::int64_t i = begin; i < end; ++i) {
-    if (magnitude(q[i]) <= limit) {
-      leave(x[i]);
-      continue;
+// The candidates of a row, those whose bytes, made with `inverse`, are beyond a limit. Returns the
+// largest magnitude of what is none, or no longer.
+inline float find_outliers(const float* x, std::int64_t k, float inverse, std::int64_t magnitudes,
+                           RowOutliers& found) {
+  const Vec limit = set(static_cast<float>(RowOutliers::kTimesMean * magnitudes / k));
+  // First which lanes hold any, of so many vectors, then what is in them: in one loop the few would
+  // keep the registers of the many.
+  constexpr int kVectors = 32;
+  Vec rest = zero();
+  float gone = 0.0f;
+  for (std::int64_t begin = 0; begin < k; begin += kVectors * kWidth) {
+    unsigned beyond[kVectors], any = 0;
+    const int vectors = k - begin < kVectors * kWidth
+                            ? static_cast<int>((k - begin + kWidth - 1) / kWidth)
+                            : kVectors;
+    for (int n = 0; n < vectors; ++n) {
+      const std::int64_t i = begin + n * kWidth;
+      const Vec v = abs(k - i < kWidth ? load(x + i, Head{static_cast<int>(k - i)}) : load(x + i));
+      const Mask usual = round(v * set(inverse)) <= limit;
+      beyond[n] = ~lane_bits(usual) & ((1u << kWidth) - 1);
+      any |= beyond[n];
+      rest = max(rest, select(usual, v, zero()));
     }
-    int at = found.count;
-    if (at == RowOutliers::kMost) {  // the smallest has to go, the last of equals
-      int smallest = 0;
-      for (int j = 1; j < RowOutliers::kMost; ++j) {
-        if (magnitude(found.value[j]) <= magnitude(found.value[smallest])) smallest = j;
+    for (int n = 0; any != 0 && n < vectors; ++n) {
+      for (unsigned left = beyond[n]; left != 0; left &= left - 1) {
+        const std::int64_t place = begin + n * kWidth + __builtin_ctz(left);
+        const float smaller = add_outlier(found, static_cast<std::int32_t>(place), x[place]);
+        gone = smaller > gone ? smaller : gone;
       }
-      if (magnitude(x[i]) <= magnitude(found.value[smallest])) {
-        leave(x[i]);
-        continue;
-      }
-      leave(found.value[smallest]);
-      for (at = smallest; at + 1 < RowOutliers::kMost; ++at) {
-        found.place[at] = found.place[at + 1];
-        found.value[at] = found.value[at + 1];
-      }
-    } else {
-      ++found.count;
     }
-    found.place[at] = static_cast<std::int32_t>(i);
-    found.value[at] = x[i];
   }
-  return rest;
-}
-
-// The candidates of a whole row; returns as above. Most parts of a row are passed over at once.
-inline float find_outliers(const float* x, std::int64_t k, float inverse, const std::int8_t* q,
-                           std::int64_t magnitudes, RowOutliers& found) {
-  constexpr std::int64_t kPart = 4 * kGroup;
-  const std::int64_t limit = RowOutliers::kTimesMean * magnitudes / k;
-  float rest = 0.0f;
-  for (std::int64_t begin = 0; begin < k; begin += kPart) {
-    const std::int64_t end = k - begin < kPart ? k : begin + kPart;
-    const float most = float_of(largest_magnitude(x + begin, end - begin));
-    // Beyond the limit at the least, rounded to whichever side.
-    const bool some = most * inverse >= static_cast<float>(limit);
-    const float own = some ? find_outliers(x, begin, end, q, limit, found) : most;
-    rest = own > rest ? own : rest;
-  }
-  return rest;
+  const float most = largest(rest);
+  return most > gone ? most : gone;
 }
 
 inline void quantize_row(const float* x, std::int64_t k, bool group_sums, std::int8_t* q,
@@ -145,7 +149,7 @@ inline void quantize_row(const float* x, std::int64_t k, bool group_sums, std::i
   for (std::int64_t g = 0; g < groups; ++g) quantize(g, x + g * kGroup, all);
   const std::int64_t magnitudes = sum(all.magnitudes);
   if (127 * k <= RowOutliers::kLargestTimesMean * magnitudes) return finish(all);
-  const float rest = find_outliers(x, k, row.inverse, q, magnitudes, outliers);
+  const float rest = find_outliers(x, k, row.inverse, magnitudes, outliers);
   if (rest > RowOutliers::kLargestRest * float_of(most)) {
     outliers.count = 0;
     return finish(all);
@@ -161,8 +165,8 @@ inline void quantize_row(const float* x, std::int64_t k, bool group_sums, std::i
       quantize(g, x + begin, all);
       continue;
     }
-    alignas(64) float others[kGroup] = {};
-    for (std::int64_t i = begin; i < end && i < k; ++i) others[i - begin] = x[i];
+    alignas(64) float others[kGroup];
+    map(x + begin, k < end ? k - begin : kGroup, others, [](Vec v) { return v; });
     for (; next < outliers.count && outliers.place[next] < end; ++next) {
       others[outliers.place[next] - begin] = 0.0f;
     }
@@ -257,10 +261,11 @@ inline void with_rows(int rows, F f) {
 }
 
 // The bytes that make a dot product the weight at place % 4 of four.
-struct OneOfFour {
-  explicit OneOfFour(std::int32_t place) { bytes[place % 4] = 1; }
-  alignas(4) std::int8_t bytes[4] = {};
-};
+inline const std::int8_t* one_of_four(std::int32_t place) {
+  alignas(4) static constexpr std::int8_t kOnes[4][4] = {
+      {1, 0, 0, 0}, {0, 1, 0, 0}, {0, 0, 1, 0}, {0, 0, 0, 1}};
+  return kOnes[place % 4];
+}
 
 // ---- int8 ---------------------------------------------------------------------------------------
 
@@ -272,8 +277,7 @@ inline void add_outliers_i8(const Tile& tile, int r, const std::uint8_t* panel, 
   for (int i = 0; i < outliers.count; ++i) {
     const std::uint8_t* step =
         panel + outliers.place[i] / 4 * std::int64_t{kStepBytes} + tile.column * 4;
-    const OneOfFour one(outliers.place[i]);
-    const Quad quad = set_quad(one.bytes);
+    const Quad quad = set_quad(one_of_four(outliers.place[i]));
     const Vec x = set(outliers.value[i]);
     for (int v = 0; v < vecs; ++v) {
       const Weights bytes = weights_of(load_lines(step + v * kVecBytes));
@@ -344,8 +348,7 @@ inline void add_outliers_i4(const Tile& tile, int r, const std::uint8_t* panel, 
     const std::int32_t place = outliers.place[i] % kGroup;
     const std::uint8_t* group = panel + outliers.place[i] / kGroup * std::int64_t{kGroupBytes};
     const std::uint8_t* step = group + kScaleBytes + place / 8 * kStepBytes + tile.column * 4;
-    const OneOfFour one(place);
-    const auto quad = set_bytes(one.bytes);
+    const auto quad = set_bytes(one_of_four(place));
     const Vec x = set(outliers.value[i]);
     for (int v = 0; v < vecs; ++v) {
       const Int both = load_lines(step + v * kVecBytes);

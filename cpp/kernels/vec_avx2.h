@@ -129,6 +129,10 @@ inline Vec select(Mask mask, Vec a, Vec b) {
 inline bool all(Mask mask) {
   return _mm256_movemask_ps(mask.m) == 0xff;
 }
+// Bit i: whether lane i is chosen.
+inline unsigned lane_bits(Mask mask) {
+  return static_cast<unsigned>(_mm256_movemask_ps(mask.m));
+}
 
 // ---- Bits ----
 inline Int set_int(std::int32_t a) {

@@ -141,6 +141,10 @@ inline Vec select(Mask mask, Vec a, Vec b) {  // mask ? a : b
 inline bool all(Mask mask) {
   return mask.m == 0xffff;
 }
+// Bit i: whether lane i is chosen.
+inline unsigned lane_bits(Mask mask) {
+  return mask.m;
+}
 
 // ---- Bits ----
 inline Int set_int(std::int32_t a) {

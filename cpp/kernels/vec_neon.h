@@ -61,6 +61,11 @@ inline Vec select(Mask mask, Vec a, Vec b) {
 inline bool all(Mask mask) {
   return vminvq_u32(mask.m) != 0;
 }
+// Bit i: whether lane i is chosen.
+inline unsigned lane_bits(Mask mask) {
+  constexpr std::uint32_t kBits[] = {1, 2, 4, 8};
+  return vaddvq_u32(vandq_u32(mask.m, vld1q_u32(kBits)));
+}
 
 // ---- Memory ----
 inline Mask lanes_between(int begin, int end) {

@@ -138,17 +138,20 @@ struct PanelCost {
   std::int64_t read;  // reading it
 };
 
+// Rows below which a kernel reads the panels too often for what it does with them.
+constexpr std::int64_t kFewRows = 48;
+
 // Calls body(first row, rows, first panel, last panel) on parts of a product, on the pool.
 void split_product(ThreadPool& pool, std::int64_t rows, std::int64_t panels, PanelCost cost,
                    FunctionRef<void(std::int64_t, std::int64_t, std::int64_t, std::int64_t)> body) {
   const std::int64_t threads = pool.threads();
   if (panels >= 2 * threads || rows < 2 * threads) {
-    parallel_for(pool, panels, std::max(rows * cost.row, cost.read), 1,
-                 [&](std::int64_t begin, std::int64_t end) { body(0, rows, begin, end); });
+    share_work(pool, panels, std::max(rows * cost.row, cost.read), 1,
+               [&](std::int64_t begin, std::int64_t end) { body(0, rows, begin, end); });
     return;
   }
-  parallel_for(pool, rows, panels * cost.row, 1,
-               [&](std::int64_t begin, std::int64_t end) { body(begin, end - begin, 0, panels); });
+  share_work(pool, rows, panels * cost.row, kFewRows,
+             [&](std::int64_t begin, std::int64_t end) { body(begin, end - begin, 0, panels); });
 }
 
 // About 8 multiply-adds of fp32 or 16 of smaller numbers, and 8 bytes of weights, take the time of

@@ -151,11 +151,23 @@ Dims strides_of(const Dims& dims) {
   return strides;
 }
 
+namespace {
+
+// Whether a loop is too short to be worth the other threads.
+bool stays_here(const ThreadPool& pool, std::int64_t total, std::int64_t cost, std::int64_t grain) {
+  return pool.threads() == 1 || total <= grain ||
+         total < kMinParallelWork / std::max<std::int64_t>(cost, 1);
+}
+
+// Pieces of a thread's part of a shared loop, where there is work for so many.
+constexpr double kMostPieces = 8;
+
+}  // namespace
+
 void parallel_for(ThreadPool& pool, std::int64_t total, std::int64_t cost, std::int64_t grain,
                   RangeBody body) {
   if (total <= 0) return;
-  if (pool.threads() == 1 || total <= grain ||
-      total < kMinParallelWork / std::max<std::int64_t>(cost, 1)) {
+  if (stays_here(pool, total, cost, grain)) {
     body(std::int64_t{0}, total);
     return;
   }
@@ -163,6 +175,21 @@ void parallel_for(ThreadPool& pool, std::int64_t total, std::int64_t cost, std::
     const Range range = split_range(total, worker, workers, grain);
     if (range.begin < range.end) body(range.begin, range.end);
   });
+}
+
+void share_work(ThreadPool& pool, std::int64_t total, std::int64_t cost, std::int64_t least,
+                RangeBody body) {
+  if (total <= 0) return;
+  if (stays_here(pool, total, cost, 1)) {
+    body(std::int64_t{0}, total);
+    return;
+  }
+  // Pieces that take long beside the handing out of one, and not long beside a thread's part.
+  const double work = static_cast<double>(total) * static_cast<double>(cost);
+  const double threads = pool.threads();
+  const auto pieces = static_cast<std::int64_t>(
+      std::clamp(work / kMinParallelWork, threads, kMostPieces * threads));
+  pool.share(total, std::max((total + pieces - 1) / pieces, least), body);
 }
 
 Slices slices_of(const Tensor& tensor) {

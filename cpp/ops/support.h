@@ -136,14 +136,17 @@ inline bool advance(const Dims& dims, int rank, Dims& index, const Dims& strides
 // thread needs for this many simple element operations. Smaller work stays on the caller.
 inline constexpr std::int64_t kMinParallelWork = 16384;
 
-// The loop over elements or rows [begin, end). By reference and not as a template parameter: the
-// operators have hundreds of such loops, and one indirect call per range costs nothing.
-using RangeBody = FunctionRef<void(std::int64_t begin, std::int64_t end)>;
-
-// Calls body(begin, end) on disjoint ranges that cover [0, total), in parallel where
-// total · cost (in element operations) pays for it. Ranges are multiples of `grain`.
+// Calls body(begin, end) on disjoint ranges that cover [0, total), one for each thread, where
+// total · cost (in element operations) pays for it. Ranges are multiples of `grain`. The body is a
+// reference and not a template parameter: the operators have hundreds of such loops, and one
+// indirect call per range costs nothing.
 void parallel_for(ThreadPool& pool, std::int64_t total, std::int64_t cost, std::int64_t grain,
                   RangeBody body);
+
+// The same for loops that take long and whose bodies cost nothing to begin: a thread has several
+// ranges, of `least` (>= 1) and more but the last, and takes those that others have not come to.
+void share_work(ThreadPool& pool, std::int64_t total, std::int64_t cost, std::int64_t least,
+                RangeBody body);
 
 inline void parallel_for(OpContext& context, std::int64_t total, std::int64_t cost,
                          RangeBody body) {

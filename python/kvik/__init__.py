@@ -23,7 +23,8 @@ from kvik.errors import (
 )
 from kvik.images import ImageFormat
 from kvik.info import ModelInfo, Score, TensorInfo
-from kvik.model import Model, load
+from kvik.loading import load
+from kvik.model import Model
 from kvik.profile import OpProfile, Profile
 from kvik.session import InferenceSession, NodeArg
 from kvik.tasks import Answer, Classification, Filling, Tag

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
@@ -14,6 +14,7 @@ from kvik.errors import InvalidArgumentError
 
 __all__ = [
     "CacheType",
+    "Ids",
     "WeightType",
     "check_choice",
     "check_count",
@@ -24,6 +25,7 @@ __all__ = [
     "check_threads",
 ]
 
+Ids: TypeAlias = "Sequence[int] | npt.NDArray[np.integer[Any]]"
 WeightType: TypeAlias = Literal["f32", "bf16", "int8", "int4"]
 CacheType: TypeAlias = Literal["f32", "bf16", "int8"]
 

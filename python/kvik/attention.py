@@ -13,12 +13,12 @@ import numpy.typing as npt
 from kvik.arguments import check_choice, check_count, check_ids
 from kvik.errors import InvalidArgumentError
 from kvik.texts import Framing
+from kvik.tokenizer import Tokenizer, require_tokenizer
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from kvik import _core
-    from kvik.tokenizer import Tokenizer
 
 __all__ = [
     "Attender",
@@ -247,12 +247,8 @@ class Attender:
         two = info.two_sequences
         limit = info.source_length if two else info.context_length
         if isinstance(text, str) or (isinstance(text, tuple) and _are_texts(text)):
-            if self._tokenizer is None:
-                raise InvalidArgumentError(
-                    "the model has no tokenizer: load it with tokenizer= (a tokenizer.json), or "
-                    "pass token ids"
-                )
-            framing = Framing(self._tokenizer, limit or None)
+            tokenizer = require_tokenizer(self._tokenizer, instead="pass token ids")
+            framing = Framing(tokenizer, limit or None)
             if isinstance(text, str):
                 framed = framing.text(text, truncate=truncate, where=what)
             elif two or len(text) != 2:

@@ -10,16 +10,17 @@ import numpy as np
 import numpy.typing as npt
 
 from kvik import _core
-from kvik.arguments import check_choice, check_count
+from kvik.arguments import Ids, check_choice, check_count, check_ids
 from kvik.errors import InvalidArgumentError, InvalidModelError
+from kvik.probabilities import sigmoid, softmax
 from kvik.tasks import Answer, Classification, Filling, Tag
 from kvik.texts import Framed, Framing
+from kvik.tokenizer import Tokenizer, require_tokenizer
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from pathlib import Path
 
-    from kvik.tokenizer import Tokenizer
 
 __all__ = [
     "POOLINGS",
@@ -91,6 +92,46 @@ class Encoder:
         self._tokenizer = tokenizer
         self._metadata = metadata
 
+    def outputs(
+        self, ids: Sequence[Ids], types: Sequence[Ids] | None, id_limit: int
+    ) -> dict[str, list[npt.NDArray[np.float32]]]:
+        """See Model.encode(); ids below `id_limit` are accepted."""
+        info = self._core.info
+        for name, value in (("ids", ids), ("types", types)):
+            if value is not None and not isinstance(value, (list, tuple)):
+                raise InvalidArgumentError(
+                    f"{name} must be a list of texts as token ids; found {type(value).__name__}"
+                )
+        given = types if types is not None else [None] * len(ids)
+        if len(given) != len(ids):
+            raise InvalidArgumentError(
+                f"types must be of as many texts as ids: {len(given)} of {len(ids)}"
+            )
+        texts = []
+        for index, (text, own) in enumerate(zip(ids, given, strict=True)):
+            tokens = np.array(check_ids(text, f"ids[{index}]", id_limit), np.int64)
+            kinds = None if own is None else np.array(check_ids(own, f"types[{index}]"), np.int64)
+            texts.append((tokens, kinds))
+        lengths = [len(tokens) for tokens, _ in texts]
+        found: dict[str, list[npt.NDArray[np.float32]]] = {}
+        if info.incremental:
+            if types is not None:
+                raise InvalidArgumentError("this model reads no token types")
+            every = _core.Logits.ALL
+            rows = self._core.forward([(self._core.new_sequence(), t, every) for t, _ in texts])
+            found[_hidden_output(info)] = np.split(rows, np.cumsum(lengths)[:-1]) if lengths else []
+            return found
+        rows = self._core.encode(texts)
+        begin = 0
+        for name, features in info.encoded:
+            part = rows[:, begin : begin + features]
+            if info.encoded_per_token:
+                found[name] = np.split(part, np.cumsum(lengths)[:-1]) if lengths else []
+            else:
+                found[name] = list(part)
+            begin += features
+        return found
+
     def embed(
         self, texts: Sequence[str], pooling: Pooling | None, normalize: bool, truncate: bool
     ) -> npt.NDArray[np.float32]:
@@ -137,7 +178,7 @@ class Encoder:
         """What rows of logits, [texts or images, labels], say."""
         labels = self._labels()
         # A single logit says yes or no.
-        return named_scores(labels, _softmax(rows) if len(labels) > 1 else _sigmoid(rows))
+        return named_scores(labels, softmax(rows) if len(labels) > 1 else sigmoid(rows))
 
     def tag(self, texts: Sequence[str | Sequence[str]]) -> list[list[Tag]]:
         framing, labels = self._framing(), self._labels()
@@ -152,7 +193,7 @@ class Encoder:
         found = []
         for text, own, rows in zip(texts, framed, self._split(self._run(framed), framed),
                                    strict=True):  # fmt: skip
-            found.append(_tags(text, own, _softmax(rows), labels))
+            found.append(_tags(text, own, softmax(rows), labels))
         return found
 
     def answer(self, question: str, context: str, longest: int) -> Answer:
@@ -183,7 +224,7 @@ class Encoder:
     def fill_mask(self, text: str, top: int) -> list[list[Filling]]:
         """For each mask of the text, the `top` likeliest tokens."""
         check_count(top, "top", 1)
-        tokenizer, mask_id = self._need_tokenizer(), self._mask_id()
+        tokenizer, mask_id = require_tokenizer(self._tokenizer), self._mask_id()
         framed = self._framing().text(text, truncate=None)
         places = [int(place) for place in np.flatnonzero(framed.ids == mask_id)]
         mask = tokenizer.token(mask_id)
@@ -194,7 +235,7 @@ class Encoder:
         rows = self._run([framed])
         found = []
         for place in places:
-            scores = _softmax(rows[place : place + 1])[0]
+            scores = softmax(rows[place : place + 1])[0]
             likely = np.argsort(-scores, kind="stable")[:top]
             begin, end = framed.offsets[place]
             found.append([
@@ -250,14 +291,7 @@ class Encoder:
         return self._split(self._encode(framed)[:, columns], framed)
 
     def _framing(self) -> Framing:
-        return Framing(self._need_tokenizer(), self._core.info.context_length or None)
-
-    def _need_tokenizer(self) -> Tokenizer:
-        if self._tokenizer is None:
-            raise InvalidArgumentError(
-                "the model has no tokenizer: load it with tokenizer= (a tokenizer.json)"
-            )
-        return self._tokenizer
+        return Framing(require_tokenizer(self._tokenizer), self._core.info.context_length or None)
 
     def _labels(self) -> list[str]:
         count = self._core.info.encoded[0][1]
@@ -272,7 +306,7 @@ class Encoder:
         if self._metadata.mask_id is not None:
             return self._metadata.mask_id
         for spelling in _MASKS:
-            found = self._need_tokenizer().id_of(spelling)
+            found = require_tokenizer(self._tokenizer).id_of(spelling)
             if found is not None:
                 return found
         raise InvalidArgumentError("neither the file nor its tokenizer has a mask token")
@@ -303,19 +337,6 @@ def _normalised(vectors: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
     return found
 
 
-def _softmax(logits: npt.NDArray[np.float32]) -> npt.NDArray[np.float64]:
-    """Along the last axis, in double precision."""
-    x = logits.astype(np.float64)
-    e = np.exp(x - x.max(axis=-1, keepdims=True))
-    found: npt.NDArray[np.float64] = e / e.sum(axis=-1, keepdims=True)
-    return found
-
-
-def _sigmoid(logits: npt.NDArray[np.float32]) -> npt.NDArray[np.float64]:
-    found: npt.NDArray[np.float64] = 0.5 + 0.5 * np.tanh(0.5 * logits.astype(np.float64))
-    return found
-
-
 def _tags(
     text: str | Sequence[str],
     framed: Framed,
@@ -342,3 +363,10 @@ def _tags(
 def _written(tokenizer: Tokenizer, token: int) -> str:
     """As it stands in a text: special tokens too."""
     return tokenizer.decode([token]).strip() or tokenizer.token(token)
+
+
+def _hidden_output(info: _core.ModelInfo) -> str:
+    """The output that an incremental model computes: logits, else the first of floats."""
+    names = [item.name for item in info.outputs]
+    floats = [item.name for item in info.outputs if item.dtype == "float32"]
+    return "logits" if "logits" in names else (floats or names)[0]

@@ -13,6 +13,7 @@ from kvik import _core
 from kvik.arguments import check_count, check_ids, check_number
 from kvik.errors import InvalidArgumentError
 from kvik.streaming import TextStream, check_stop
+from kvik.tokenizer import require_tokenizer
 
 if TYPE_CHECKING:
     from typing_extensions import TypedDict
@@ -75,7 +76,9 @@ def _encode(text: object, name: str, tokenizer: Tokenizer | None, vocab_size: in
         raise InvalidArgumentError(
             f"{name} must be text like the prompts before it; found {type(text).__name__}"
         )
-    return _ids(require_tokenizer(tokenizer, "text prompts").encode(text), name, vocab_size)
+    return _ids(
+        require_tokenizer(tokenizer, "text prompts", "use token ids").encode(text), name, vocab_size
+    )
 
 
 def _ids(ids: object, name: str, vocab_size: int) -> list[int]:
@@ -83,17 +86,6 @@ def _ids(ids: object, name: str, vocab_size: int) -> list[int]:
     if not checked:
         raise InvalidArgumentError(f"{name} is empty: pass at least one token")
     return checked
-
-
-def require_tokenizer(tokenizer: Tokenizer | None, what: str) -> Tokenizer:
-    """The tokenizer, or an error that says how to get one."""
-    if tokenizer is None:
-        raise InvalidArgumentError(
-            f"{what} need a tokenizer, and this model has none: pass "
-            f"tokenizer='path/to/tokenizer.json' to kvik.load, put tokenizer.json beside the "
-            f"model, or use token ids"
-        )
-    return tokenizer
 
 
 @dataclass(frozen=True)
@@ -175,7 +167,7 @@ class Run:
         requests = [settings.request(ids, end_ids) for ids in prompts.ids]
         self._streams: list[TextStream] | None = None
         if prompts.text or stops:
-            decode = require_tokenizer(tokenizer, "stop strings").decode
+            decode = require_tokenizer(tokenizer, "stop strings", "use stop_ids").decode
             self._streams = [TextStream(decode, stops, ids) for ids in prompts.ids]
         self._text = prompts.text
         self._generator = _core.Generator(core, requests)

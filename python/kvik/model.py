@@ -1,23 +1,14 @@
-"""Language models: load a file, generate, score, look inside."""
+"""A loaded model: what it can be asked, whatever it is for."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, TypeAlias, get_args, overload
+from typing import TYPE_CHECKING, Any, overload
 
 import numpy as np
 import numpy.typing as npt
 
 from kvik import _core
-from kvik.arguments import (
-    CacheType,
-    WeightType,
-    check_choice,
-    check_count,
-    check_ids,
-    check_names,
-    check_path,
-    check_threads,
-)
+from kvik.arguments import Ids, check_ids, check_names
 from kvik.attention import (
     Attender,
     Attention,
@@ -26,27 +17,19 @@ from kvik.attention import (
     check_layers,
     image_maps,
 )
-from kvik.encoder import Encoder, EncoderMetadata, Pooling, read_encoder_metadata
+from kvik.encoder import Encoder, EncoderMetadata, Pooling
 from kvik.errors import InvalidArgumentError, UnsupportedError
 from kvik.generation import DEFAULT_NEW_TOKENS, Prompts, Run, Settings, read_prompts
-from kvik.images import ImageFormat, ImageReader, is_image, make_reader
+from kvik.images import ImageReader, is_image
 from kvik.info import ModelInfo, Score, model_info
-from kvik.metadata import GenerationMetadata, end_ids, read_metadata
+from kvik.metadata import GenerationMetadata, end_ids
 from kvik.profile import Profile, read_profile
+from kvik.scoring import Scorer
 from kvik.session import InferenceSession
-from kvik.tasks import (
-    TASK_KEY,
-    Answer,
-    Classification,
-    Filling,
-    Tag,
-    Task,
-    find_task,
-    wrong_task,
-)
+from kvik.tasks import Answer, Classification, Filling, Tag, Task, wrong_task
 from kvik.texts import one_or_many
-from kvik.tokenizer import Tokenizer, find_tokenizer
-from kvik.translation import Translation, Translator, read_start_id
+from kvik.tokenizer import Tokenizer
+from kvik.translation import Translation, Translator
 from kvik.zero_shot import TEMPLATE, LabelScorer, Normalization
 
 if TYPE_CHECKING:
@@ -58,89 +41,8 @@ if TYPE_CHECKING:
 
     from kvik.generation import SettingsDict
     from kvik.images import PillowImage
-    from kvik.tokenizer import TokenizerLike
 
-__all__ = ["Model", "load"]
-
-Ids: TypeAlias = "Sequence[int] | npt.NDArray[np.integer[Any]]"
-
-_SCORE_ROWS = 64  # logits rows held at once while scoring: 64 · vocabulary · 4 bytes
-
-
-def load(
-    path: str | os.PathLike[str],
-    *,
-    threads: int | None = None,
-    tokenizer: TokenizerLike | None = None,
-    weights: WeightType = "f32",
-    cache: CacheType = "f32",
-    max_rows: int = 256,
-    task: Task | None = None,
-    outputs: Sequence[str] = (),
-    image: ImageFormat | None = None,
-) -> Model:
-    """Load an ONNX file that maps token ids to logits, or to vectors, or images to logits.
-
-    The file is mapped, not copied, and must not change while the model lives.
-
-    Args:
-        path: The .onnx file; external weights are looked for in its folder.
-        threads: Threads to compute with; None: one for each CPU of this process.
-        tokenizer: Path of a tokenizer.json, a folder that holds one, or a tokenizers.Tokenizer.
-            None: the one in the model's metadata, else tokenizer.json beside the file, else none
-            (token ids only).
-        weights: Precision in which the matrices of linear and recurrent layers and convolutions are
-            kept in memory, whatever it is in the file, unless the file holds integers (as `kvik
-            quantize` writes them): those run as they are stored, with any of the four. "bf16"
-            halves what is read for each token; "int8" quarters it and quantises the layers' inputs
-            row by row; "int4" reads a seventh, with a scale for each 32 weights. Rows of embedding
-            tables have 8 bits by both; attention is computed in fp32. On CPUs that multiply
-            bfloat16 numbers (AVX512_BF16, AMX) "bf16" rounds the layers' inputs too.
-        cache: Precision in which keys and values of the tokens so far are kept. "bf16" halves their
-            memory, "int8" quarters it, with a scale for each token and head. States of recurrent
-            layers stay float32. A model that is not incremental has no cache.
-        max_rows: Tokens of the prompts that are computed at once, 1 to 65536. More need more memory
-            for activations; the numbers are the same.
-        task: What the model is for, of "generate", "fill_mask", "classify", "tag", "answer",
-            "embed", "translate" and "classify_image"; None: what the file's metadata says, else
-            what its inputs and outputs look like.
-        outputs: Of a model that reads whole texts, the outputs to compute; (): start_logits and
-            end_logits where there are both, else logits, else the first of floats that can be
-            computed for each text by itself. Of a model of images, one output.
-        image: How a model of images wants them; None: as the file's metadata say. Without either,
-            images must be arrays that are normalised already.
-
-    Raises:
-        FileError: The file or the tokenizer can't be read.
-        InvalidModelError: The bytes are not a valid model, or its kvik.* metadata are wrong.
-        UnsupportedError: The model needs something that Kvik lacks; the message lists all of it.
-        InvalidArgumentError: An argument is impossible.
-    """
-    file = check_path(path)
-    core = _core.Model.load(
-        file,
-        threads=check_threads(threads),
-        weights=check_choice(weights, "weights", get_args(WeightType)),
-        cache=check_choice(cache, "cache", get_args(CacheType)),
-        max_rows=check_count(max_rows, "max_rows", 1, 65536),
-        outputs=check_names(outputs, "outputs"),
-    )
-    metadata = core.metadata
-    if image is not None and not isinstance(image, ImageFormat):
-        raise InvalidArgumentError(
-            f"image must be a kvik.ImageFormat; found {type(image).__name__}"
-        )
-    return Model(
-        core,
-        find_tokenizer(file, metadata, tokenizer),
-        read_metadata(metadata, core.info.token_limit or core.info.vocab_size, file),
-        find_task(core, metadata, task, file),
-        read_encoder_metadata(metadata, file),
-        told=task is not None or TASK_KEY in metadata,
-        start_id=read_start_id(metadata, file),
-        images=make_reader(core, metadata, image, file),
-        file=file,
-    )
+__all__ = ["Model"]
 
 
 class Model:
@@ -177,6 +79,7 @@ class Model:
         self._encoder = Encoder(core, tokenizer, encoder)
         self._translator = Translator(core, tokenizer, start_id, self._stop_ids)
         self._attender = Attender(core, tokenizer)
+        self._scorer = Scorer(core, tokenizer, self._translator, self._id_limit, self._stop_ids)
         self._labels = LabelScorer(core, tokenizer, self._info.context_length, self._stop_ids)
         self._images = images
 
@@ -357,18 +260,7 @@ class Model:
                 no effect, without the cache.
         """
         self._must_generate("logits", source)
-        begin = self._translator.begin() if source is not None and isinstance(ids, str) else []
-        tokens = np.asarray(self._prompts_of_one(ids, begin), dtype=np.int64)
-        size = len(tokens) if chunk is None else check_count(chunk, "chunk", 1)
-        if not cache:
-            rows = [
-                self._core.forward(
-                    [(self._new_sequence(source), tokens[: i + 1], _core.Logits.LAST)]
-                )
-                for i in range(len(tokens))
-            ]
-            return np.concatenate(rows)
-        return np.concatenate(list(self._logits_in_chunks(tokens, size, source)))
+        return self._scorer.logits(ids, source, cache, chunk)
 
     def score(self, text: str | Ids, *, source: str | Ids | None = None) -> Score:
         """Log-probability of every token of a text (or of token ids) given those before it.
@@ -382,22 +274,7 @@ class Model:
             InvalidArgumentError: as :meth:`generate`, and for fewer than two tokens.
         """
         self._must_generate("score", source)
-        begin, end = [], []
-        if source is not None and isinstance(text, str):
-            begin, end = self._translator.begin(), list(self._stop_ids[:1])
-        tokens = self._prompts_of_one(text, begin, end)
-        if len(tokens) < 2:
-            raise InvalidArgumentError(
-                "score needs at least two tokens: the first has nothing before it to predict it"
-            )
-        logprobs = np.full(len(tokens), np.nan)
-        row = 0
-        inputs = np.asarray(tokens[:-1], dtype=np.int64)
-        for logits in self._logits_in_chunks(inputs, _SCORE_ROWS, source):
-            wanted = tokens[row + 1 : row + 1 + len(logits)]
-            logprobs[row + 1 : row + 1 + len(logits)] = _log_softmax_at(logits, wanted)
-            row += len(logits)
-        return Score(tokens, [self._spell(token) for token in tokens], logprobs)
+        return self._scorer.score(text, source)
 
     # ---- models that read whole texts ----------------------------------------------------------
 
@@ -420,40 +297,7 @@ class Model:
         causal = info.incremental and self._task == "embed"
         if not info.encoded and not causal:
             raise self._not_by_sequence("encode")
-        for name, value in (("ids", ids), ("types", types)):
-            if value is not None and not isinstance(value, (list, tuple)):
-                raise InvalidArgumentError(
-                    f"{name} must be a list of texts as token ids; found {type(value).__name__}"
-                )
-        given = types if types is not None else [None] * len(ids)
-        if len(given) != len(ids):
-            raise InvalidArgumentError(
-                f"types must be of as many texts as ids: {len(given)} of {len(ids)}"
-            )
-        texts = []
-        for index, (text, own) in enumerate(zip(ids, given, strict=True)):
-            tokens = np.array(check_ids(text, f"ids[{index}]", self._id_limit), np.int64)
-            kinds = None if own is None else np.array(check_ids(own, f"types[{index}]"), np.int64)
-            texts.append((tokens, kinds))
-        lengths = [len(tokens) for tokens, _ in texts]
-        found: dict[str, list[npt.NDArray[np.float32]]] = {}
-        if causal:
-            if types is not None:
-                raise InvalidArgumentError("this model reads no token types")
-            every = _core.Logits.ALL
-            rows = self._core.forward([(self._core.new_sequence(), t, every) for t, _ in texts])
-            found[_hidden_output(info)] = np.split(rows, np.cumsum(lengths)[:-1]) if lengths else []
-            return found
-        rows = self._core.encode(texts)
-        begin = 0
-        for name, features in info.encoded:
-            part = rows[:, begin : begin + features]
-            if info.encoded_per_token:
-                found[name] = np.split(part, np.cumsum(lengths)[:-1]) if lengths else []
-            else:
-                found[name] = list(part)
-            begin += features
-        return found
+        return self._encoder.outputs(ids, types, self._id_limit)
 
     def embed(
         self,
@@ -738,7 +582,7 @@ class Model:
             return self._attender.of_text(
                 *self._attender.framed(text, truncate, "the text"), numbers
             )
-        tokens = np.array(self._prompts_of_one(text), np.int64)
+        tokens = np.array(self._scorer.ids_of_one(text), np.int64)
         return self._attender.of_text(tokens, None, numbers)
 
     def _fits(self, method: str, task: Task) -> None:
@@ -784,43 +628,8 @@ class Model:
         """Stop, and return what was recorded since start_profile(); nothing without it."""
         return read_profile(self._core.stop_profile())
 
-    def _spell(self, token: int) -> str:
-        return f"<id {token}>" if self._tokenizer is None else self._tokenizer.token(token)
-
-    def _logits_in_chunks(
-        self, tokens: npt.NDArray[np.int64], size: int, source: str | Ids | None
-    ) -> Iterator[npt.NDArray[np.float32]]:
-        sequence = self._new_sequence(source)
-        for begin in range(0, len(tokens), size):
-            part = tokens[begin : begin + size]
-            yield self._core.forward([(sequence, part, _core.Logits.ALL)])
-
     def _prompts(self, prompt: object) -> Prompts:
         return read_prompts(prompt, self._tokenizer, self._id_limit)
-
-    def _new_sequence(self, source: str | Ids | None) -> _core.Sequence:
-        if source is None:
-            return self._core.new_sequence()
-        if isinstance(source, str):
-            ids = self._translator.source_ids([source], truncate=False)[0]
-        else:
-            ids = np.array(check_ids(source, "source", self._core.info.source_limit), np.int64)
-        return self._core.new_sequences([ids])[0]
-
-    def _prompts_of_one(
-        self, prompt: object, begin: Sequence[int] = (), end: Sequence[int] = ()
-    ) -> list[int]:
-        """The ids of one text or list of ids, framed by those at the beginning and the end."""
-        prompts = self._prompts(prompt)
-        if prompts.many:
-            raise InvalidArgumentError("expected one text or one list of token ids; found several")
-        ids = [*begin, *prompts.ids[0], *end]
-        limit = self._info.context_length
-        if limit is not None and len(ids) > limit:
-            raise InvalidArgumentError(
-                f"{len(ids)} tokens are more than the model's context of {limit}"
-            )
-        return ids
 
     def _run(self, prompts: Prompts, settings: Settings) -> Run:
         return Run(self._core, prompts, settings, self._stop_ids, self._tokenizer)
@@ -854,25 +663,9 @@ def _only_for_texts(labels: object, truncate: bool) -> None:
         raise InvalidArgumentError("truncate= is for texts; images are scaled to the model's size")
 
 
-def _hidden_output(info: _core.ModelInfo) -> str:
-    """The output that an incremental model computes: logits, else the first of floats."""
-    names = [item.name for item in info.outputs]
-    floats = [item.name for item in info.outputs if item.dtype == "float32"]
-    return "logits" if "logits" in names else (floats or names)[0]
-
-
 def _pair(texts: object, name: str) -> tuple[str, str]:
     if isinstance(texts, tuple) and len(texts) == 2:
         first, second = texts
         if isinstance(first, str) and isinstance(second, str):
             return first, second
     raise InvalidArgumentError(f"{name} must be two texts; found {texts!r}"[:200])
-
-
-def _log_softmax_at(logits: npt.NDArray[np.float32], ids: Sequence[int]) -> npt.NDArray[np.float64]:
-    """Log softmax(logits)[r, ids[r]] in double precision; logits: [rows, vocab_size]."""
-    x = logits.astype(np.float64)
-    peak = x.max(axis=1, keepdims=True)
-    norm = np.log(np.exp(x - peak).sum(axis=1)) + peak[:, 0]
-    found: npt.NDArray[np.float64] = x[np.arange(len(ids)), ids] - norm
-    return found

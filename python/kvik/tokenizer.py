@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     TokenizerLike: TypeAlias = "str | os.PathLike[str] | tokenizers.Tokenizer"
 
-__all__ = ["Tokenizer", "find_tokenizer"]
+__all__ = ["Tokenizer", "find_tokenizer", "require_tokenizer"]
 
 METADATA_KEY = "kvik.tokenizer"  # in the model's metadata_props: the text of tokenizer.json
 _FILE = "tokenizer.json"
@@ -105,6 +105,19 @@ def _check_text(text: str) -> None:
             f"the text holds the surrogate U+{ord(text[error.start]):04X} at index "
             f"{error.start}, which is no character: pass text that was UTF-8"
         ) from None
+
+
+def require_tokenizer(
+    tokenizer: Tokenizer | None, what: str = "texts", instead: str = ""
+) -> Tokenizer:
+    """The tokenizer, or an error that says how to get one, or what to do without."""
+    if tokenizer is None:
+        raise InvalidArgumentError(
+            f"{what} need a tokenizer, and this model has none: pass "
+            f"tokenizer='path/to/tokenizer.json' to kvik.load, or put tokenizer.json beside the "
+            f"model{instead and f', or {instead}'}"
+        )
+    return tokenizer
 
 
 def find_tokenizer(

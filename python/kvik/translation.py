@@ -12,6 +12,7 @@ from kvik import _core
 from kvik.arguments import check_count, check_number
 from kvik.errors import InvalidArgumentError, InvalidModelError
 from kvik.texts import Framing
+from kvik.tokenizer import Tokenizer, require_tokenizer
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -19,7 +20,6 @@ if TYPE_CHECKING:
 
     import numpy.typing as npt
 
-    from kvik.tokenizer import Tokenizer
 
 __all__ = ["Translation", "Translator", "read_start_id"]
 
@@ -84,7 +84,7 @@ class Translator:
         check_count(beams, "beams", 1, 256)
         check_count(n_best, "n_best", 1, beams)
         penalty = check_number(length_penalty, "length_penalty")
-        tokenizer = self._need_tokenizer()
+        tokenizer = require_tokenizer(self._tokenizer)
         sources = self.source_ids(texts, truncate=truncate)
         if not sources:
             return []
@@ -126,18 +126,11 @@ class Translator:
 
     def target(self, text: str) -> npt.NDArray[np.int64]:
         """A target as the model reads it: the id with which it begins, and those of the text."""
-        ids = self._need_tokenizer().frame(text, special=False).ids
+        ids = require_tokenizer(self._tokenizer).frame(text, special=False).ids
         return np.array([*self.begin(), *ids], np.int64)
 
-    def _need_tokenizer(self) -> Tokenizer:
-        if self._tokenizer is None:
-            raise InvalidArgumentError(
-                "the model has no tokenizer: load it with tokenizer= (a tokenizer.json)"
-            )
-        return self._tokenizer
-
     def source_ids(self, texts: Sequence[str], *, truncate: bool) -> list[npt.NDArray[np.int64]]:
-        framing = Framing(self._need_tokenizer(), self._core.info.source_length or None)
+        framing = Framing(require_tokenizer(self._tokenizer), self._core.info.source_length or None)
         return [
             framing.text(text, truncate=truncate, where=f"text {index}").ids
             for index, text in enumerate(texts)
@@ -148,7 +141,7 @@ class Translator:
         if self._start_id is not None:
             return [self._start_id]
         for spelling in _START_TOKENS:
-            found = self._need_tokenizer().id_of(spelling)
+            found = require_tokenizer(self._tokenizer).id_of(spelling)
             if found is not None:
                 return [found]
         raise InvalidArgumentError(

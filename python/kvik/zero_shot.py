@@ -16,12 +16,13 @@ from kvik import _core
 from kvik.arguments import check_choice, check_names
 from kvik.encoder import named_scores
 from kvik.errors import InvalidArgumentError
+from kvik.probabilities import log_softmax
+from kvik.tokenizer import Tokenizer, require_tokenizer
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from kvik.tasks import Classification
-    from kvik.tokenizer import Tokenizer
 
 __all__ = ["TEMPLATE", "LabelScorer", "Normalization"]
 
@@ -103,7 +104,7 @@ class LabelScorer:
                     f"{self._limit} that the model reads at once"
                 )
             # One token less at least, also where a text is not quite what its ids spell.
-            shorter = self._need_tokenizer().decode(ids[: max(0, len(ids) - excess)])
+            shorter = require_tokenizer(self._tokenizer).decode(ids[: max(0, len(ids) - excess)])
             text = shorter if len(shorter) < len(text) else text[:-1]
 
     def _log_likelihoods(
@@ -136,7 +137,7 @@ class LabelScorer:
             counts = counts + 1
         root = self._core.new_sequence()
         head = np.asarray(sequences[0][:shared], np.int64)
-        first = _log_softmax(self._core.forward([(root, head, _core.Logits.LAST)]))[0]
+        first = log_softmax(self._core.forward([(root, head, _core.Logits.LAST)]))[0]
         totals = np.array([first[ids[shared]] for ids in sequences], np.float64)
         # All but the last token of each: the logits after it say nothing of the label.
         tails = [(i, ids) for i, ids in enumerate(sequences) if len(ids) - shared > 1]
@@ -148,7 +149,7 @@ class LabelScorer:
                 (root.fork(), np.asarray(ids[shared:-1], np.int64), _core.Logits.ALL)
                 for _, ids in part
             ]
-            logits = _log_softmax(self._core.forward(steps))
+            logits = log_softmax(self._core.forward(steps))
             begin = 0
             for number, ids in part:
                 wanted = ids[shared + 1 :]
@@ -158,14 +159,7 @@ class LabelScorer:
         return totals, counts
 
     def _ids(self, text: str) -> list[int]:
-        return self._need_tokenizer().encode(text)
-
-    def _need_tokenizer(self) -> Tokenizer:
-        if self._tokenizer is None:
-            raise InvalidArgumentError(
-                "the model has no tokenizer: load it with tokenizer= (a tokenizer.json)"
-            )
-        return self._tokenizer
+        return require_tokenizer(self._tokenizer).encode(text)
 
 
 def _check_template(template: object) -> None:
@@ -196,11 +190,3 @@ def _shared(sequences: Sequence[Sequence[int]]) -> int:
             break
         count += 1
     return count
-
-
-def _log_softmax(logits: npt.NDArray[np.float32]) -> npt.NDArray[np.float64]:
-    """Along the last axis, in double precision."""
-    x = logits.astype(np.float64)
-    x -= x.max(axis=-1, keepdims=True)
-    found: npt.NDArray[np.float64] = x - np.log(np.exp(x).sum(axis=-1, keepdims=True))
-    return found

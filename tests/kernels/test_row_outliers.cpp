@@ -26,7 +26,7 @@ void check_alike(const Rows& got, const Rows& want, const std::string& what) {
   }
 }
 
-// Integers q of a row of which the largest is 127, so that they are its bytes.
+// A row of integers: its bytes, too, where the largest of them is 127.
 Rows rows_of(const KernelTable& table, const std::vector<int>& q) {
   Matrix x(1, static_cast<std::int64_t>(q.size()), static_cast<std::int64_t>(q.size()));
   for (std::size_t i = 0; i < q.size(); ++i) {
@@ -186,6 +186,16 @@ KVIK_TEST(limits_of_outliers_are_exact) {
       std::vector<std::int32_t> want{380};
       if (ones == 362) want.push_back(390);
       CHECK(rows_of(table, q).places(0) == want) << table.name << " of " << ones;
+    }
+    // Without the eight largest the largest is half as large, or just more.
+    for (const int rest : {63, 64}) {
+      std::vector<int> q(2000, 0);
+      for (std::size_t i = 0; i < 7; ++i) q[100 * i] = 100;
+      q[1000] = 126;
+      q[1500] = rest;
+      const std::vector<std::int32_t> want{0, 100, 200, 300, 400, 500, 600, 1000};
+      const std::vector<std::int32_t> found = rows_of(table, q).places(0);
+      CHECK(found == (rest == 63 ? want : std::vector<std::int32_t>{})) << table.name << rest;
     }
   });
 }

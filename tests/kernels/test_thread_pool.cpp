@@ -4,8 +4,10 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <array>
 #include <atomic>
 #include <chrono>
+#include <numeric>
 #include <stdexcept>
 #include <thread>
 #include <vector>
@@ -115,6 +117,91 @@ KVIK_TEST(begun_shares_are_waited_for) {
       ++finished;
     });
     CHECK_EQ(finished.load(), 3);
+  }
+}
+
+KVIK_TEST(shared_ranges_cover_everything_once) {
+  for (int threads : {1, 2, 3, 8}) {
+    ThreadPool pool(threads);
+    for (std::int64_t total : {0, 1, 2, 7, 64, 65, 1000}) {
+      for (std::int64_t piece : {1, 3, 100, 5000}) {
+        std::vector<std::atomic<int>> times(static_cast<std::size_t>(total));
+        std::atomic<int> wrong{0};
+        pool.share(total, piece, [&](std::int64_t begin, std::int64_t end) {
+          const bool fits = 0 <= begin && begin < end && end <= total && end - begin <= piece;
+          if (!fits) ++wrong;
+          for (std::int64_t i = begin; fits && i < end; ++i) ++times[static_cast<std::size_t>(i)];
+        });
+        CHECK_EQ(wrong.load(), 0);
+        CHECK(std::all_of(times.begin(), times.end(), [](const auto& n) { return n == 1; }))
+            << total << " among " << threads << ", piece " << piece;
+      }
+    }
+  }
+}
+
+// Ranges meet no ends of parts: each thread's own begins where split_range says.
+KVIK_TEST(shared_ranges_begin_in_parts) {
+  ThreadPool pool(3);
+  std::array<std::atomic<int>, 100> begins{};
+  pool.share(100, 30,
+             [&](std::int64_t begin, std::int64_t) { ++begins[static_cast<std::size_t>(begin)]; });
+  for (std::size_t i = 0; i < begins.size(); ++i) {
+    const bool expected = i == 0 || i == 30 || i == 34 || i == 64 || i == 67 || i == 97;
+    CHECK_EQ(begins[i].load(), expected ? 1 : 0) << i;
+  }
+}
+
+// Whoever has the first of the second part waits until everything else is done.
+KVIK_TEST(a_slow_thread_is_helped) {
+  ThreadPool pool(2);
+  for (int i = 0; i < 20; ++i) {
+    std::atomic<int> done{0};
+    bool helped = false;
+    pool.share(16, 1, [&](std::int64_t begin, std::int64_t) {
+      const auto deadline = std::chrono::steady_clock::now() + std::chrono::seconds(10);
+      while (begin == 8 && !(helped = done.load() == 15)) {
+        if (std::chrono::steady_clock::now() > deadline) break;
+        std::this_thread::yield();
+      }
+      ++done;
+    });
+    CHECK(helped);
+    CHECK_EQ(done.load(), 16);
+  }
+}
+
+KVIK_TEST(an_exception_in_a_shared_range_is_rethrown) {
+  for (int threads : {1, 2, 3}) {
+    ThreadPool pool(threads);
+    const std::string what = kvik::test::thrown([&] {
+      pool.share(100, 7, [&](std::int64_t begin, std::int64_t end) {
+        if (begin <= 60 && 60 < end) throw std::runtime_error("range of 60");
+      });
+    });
+    CHECK_EQ(what, "range of 60");
+    std::atomic<std::int64_t> after{0};
+    pool.share(100, 7, [&](std::int64_t begin, std::int64_t end) { after += end - begin; });
+    CHECK_EQ(after.load(), 100);
+  }
+}
+
+// As many_small_runs; a worker that comes late to one job must not take a piece of the next.
+KVIK_TEST(many_small_shared_loops) {
+  for (int threads : {2, 3, 8}) {
+    const auto deadline = std::chrono::steady_clock::now() + std::chrono::seconds(2);
+    ThreadPool pool(threads);
+    std::array<std::int64_t, 64> cells{};
+    std::int64_t loops = 0, sum = 0;
+    for (; loops < 20000 && std::chrono::steady_clock::now() < deadline; ++loops) {
+      const std::int64_t total = 1 + loops % 64;
+      sum += total;
+      pool.share(total, 1 + loops % 3, [&](std::int64_t begin, std::int64_t end) {
+        for (std::int64_t i = begin; i < end; ++i) ++cells[static_cast<std::size_t>(i)];
+      });
+    }
+    CHECK(loops > 100);
+    CHECK_EQ(std::accumulate(cells.begin(), cells.end(), std::int64_t{0}), sum);
   }
 }
 
@@ -261,8 +348,10 @@ KVIK_TEST(misuse_is_an_error) {
   std::atomic<int> errors{0};
   pool.run([&](int, int) {
     if (!kvik::test::thrown([&] { pool.run([](int, int) {}); }).empty()) ++errors;
+    const auto nested = [&] { pool.share(1, 1, [](std::int64_t, std::int64_t) {}); };
+    if (!kvik::test::thrown(nested).empty()) ++errors;
   });
-  CHECK_EQ(errors.load(), 2);
+  CHECK_EQ(errors.load(), 4);
 }
 
 KVIK_TEST(unused_pools_come_and_go) {

@@ -146,5 +146,5 @@ def test_a_model_that_recomputes_does_it_too(text_path, tmp_path):
 
 
 def test_no_tokenizer(plain_path):
-    with pytest.raises(kvik.InvalidArgumentError, match="no tokenizer"):
+    with pytest.raises(kvik.InvalidArgumentError, match="texts need a tokenizer"):
         kvik.load(plain_path).classify("ab", labels=LABELS)

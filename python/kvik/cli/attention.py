@@ -90,7 +90,7 @@ def attention(
     --head one head of every layer, both together one map, the largest.
     """
     from kvik.draw.heat import lay_out_heat, pick_panels
-    from kvik.model import load
+    from kvik.loading import load
 
     _check_out(out)
     path = check_model_path(model)

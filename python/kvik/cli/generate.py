@@ -109,7 +109,7 @@ def generate(
     Sampling starts from what the file recommends; each option replaces one setting of it.
     """
     from kvik.generation import Settings
-    from kvik.model import load
+    from kvik.loading import load
 
     if no_end and stop_id:
         raise InvalidArgumentError("--no-end and --stop-id contradict each other; give one of them")

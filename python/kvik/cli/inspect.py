@@ -47,7 +47,7 @@ def inspect(
     """Show inputs, outputs, size, memory, operators before and after fusion, and the proof."""
     from rich.console import Console
 
-    from kvik.model import load
+    from kvik.loading import load
 
     if graph is not None and graph.suffix not in (".svg", ".png"):
         raise InvalidArgumentError(f"--graph writes .svg or .png; found {str(graph)!r}")

@@ -97,7 +97,7 @@ def run(
     answer: the part of each text that answers --question. embed: the cosines between the texts, or
     with --out their vectors. translate: a line for each text.
     """
-    from kvik.model import load
+    from kvik.loading import load
 
     if out is not None and out.suffix != ".npy":
         raise InvalidArgumentError(f"--out is {out}; expected a name that ends in .npy")

@@ -55,7 +55,8 @@ class Scorer:
         tokens = np.asarray(self.ids_of_one(ids, begin), dtype=np.int64)
         size = len(tokens) if chunk is None else check_count(chunk, "chunk", 1)
         if cache:
-            return np.concatenate(list(self._in_chunks(tokens, size, source)))
+            parts = list(self._in_chunks(tokens, size, source))
+            return parts[0] if len(parts) == 1 else np.concatenate(parts)  # no copy of one
         last = _core.Logits.LAST
         rows = [
             self._core.forward([(self._new_sequence(source), tokens[: i + 1], last)])

@@ -47,8 +47,9 @@ def bench(
 ) -> None:
     """Time load, prefill, first token and decode, and peak memory, for kvik and onnxruntime.
 
-    The engines take turns in one run, with the same file, threads and tokens. The ceilings that
-    they are held against, memory bandwidth and fp32 arithmetic, are measured in the same run.
+    The engines take turns in one run, with the same file, threads and tokens; each turn begins with
+    a rest and an untimed prefill. The ceilings that they are held against, memory bandwidth and
+    arithmetic, are measured in the same run.
     Exit status 1: the engines chose different tokens.
     """
     from rich.console import Console

@@ -403,7 +403,7 @@ void ThreadPool::run(ParallelBody body, int limit) {
   impl_->run(body, count);
 }
 
-void ThreadPool::share(std::int64_t total, std::int64_t piece, RangeBody body) {
+void ThreadPool::share(std::int64_t total, std::int64_t piece, PartBody body) {
   const std::unique_lock lock = impl_->begin();
   const auto count = static_cast<int>(std::clamp<std::int64_t>(total, 1, impl_->threads));
   if (count > 1) impl_->start();
@@ -419,7 +419,7 @@ void ThreadPool::share(std::int64_t total, std::int64_t piece, RangeBody body) {
       // Not beyond the end: a part that is looked at again and again must not run over.
       while (part.next.load(std::memory_order_relaxed) < part.end) {
         const std::int64_t begin = part.next.fetch_add(piece, std::memory_order_relaxed);
-        if (begin < part.end) body(begin, std::min(begin + piece, part.end));
+        if (begin < part.end) body(worker, begin, std::min(begin + piece, part.end));
       }
     }
   };

@@ -15,6 +15,9 @@ using ParallelBody = FunctionRef<void(int, int)>;
 // Called as body(begin, end) on a part of a range.
 using RangeBody = FunctionRef<void(std::int64_t, std::int64_t)>;
 
+// Called as body(worker, begin, end): by such a share, on a part of a range.
+using PartBody = FunctionRef<void(int, std::int64_t, std::int64_t)>;
+
 // A half-open range of work.
 struct Range {
   std::int64_t begin = 0;
@@ -47,12 +50,13 @@ class ThreadPool {
   // kvik::Error(kOutOfMemory) when a thread can't be started.
   void run(ParallelBody body, int limit = 1 << 30);
 
-  // Calls body(begin, end) on ranges that cover [0, total), on all threads, and otherwise as run(),
-  // but that any one of several exceptions is rethrown. Each thread has a part of its own, the same
-  // at every call; it takes it in ranges of `piece` (>= 1, and total + threads() · piece fits into
-  // 64 bits) and then helps the others with what is left of theirs. So one that is slower than the
-  // rest, or that the machine interrupts, holds them up by no more than the piece that it is in.
-  void share(std::int64_t total, std::int64_t piece, RangeBody body);
+  // Calls body(worker, begin, end) on ranges that cover [0, total), on all threads, and otherwise
+  // as run(), but that any one of several exceptions is rethrown. Each thread has a part of its
+  // own, the same at every call; it takes it in ranges of `piece` (>= 1, and total + threads() ·
+  // piece fits into 64 bits) and then helps the others with what is left of theirs. So one that is
+  // slower than the rest, or that the machine interrupts, holds them up by no more than the piece
+  // that it is in.
+  void share(std::int64_t total, std::int64_t piece, PartBody body);
 
  private:
   struct Impl;

@@ -114,17 +114,31 @@ inline Vec erf(Vec x) {
   return select(a < set(1.0f), small, copy_sign(large, x));
 }
 
-// x·Φ(x) = x/2 + x/2·erf(x/√2)
-inline Vec gelu_erf(Vec x) {
-  const Vec half = set(0.5f) * x;
-  return fma(half, erf(x * set(0.707106781f)), half);
+// 2^x for -126 <= x <= 128 and NaN, right to 1.5 ulp: without the care for underflow that exp takes.
+inline Vec exp2(Vec x) {
+  const Vec n = round(x);
+  const Vec r = x - n;
+  const Vec p = horner(r, set(1.535336206e-04f), 1.339887454e-03f, 9.618437358e-03f,
+                       5.550332471e-02f, 2.402264791e-01f, 6.931472029e-01f);
+  return scale_by_power(fma(r, p, set(1.0f)), n);
 }
 
-// x/2·(1 + tanh u) = x·sigmoid(2u) = x / (1 + e^-2u), u = √(2/π)·(x + 0.044715·x³). Where e^-2u is
-// inf the result is -0, and rightly nearly so.
+// x·Φ(x), with Φ(-|x|) = 2^Q(|x|). Beyond 5.6 that is less than 2^-26.
+inline Vec gelu_erf(Vec x) {
+  const Vec limit = set(5.6f);
+  const Vec a = min(limit, abs(x));  // NaN passes
+  const Vec q = horner(a, set(-2.772052748e-06f), 3.862079049e-05f, -1.825478095e-04f,
+                       -1.458696244e-04f, 7.075471085e-03f, -5.250502819e-02f, -4.592049074e-01f,
+                       -1.151105723e+00f, -9.999999783e-01f);
+  const Vec tail = select(a < limit, exp2(q), zero());
+  return x * select(x < zero(), tail, set(1.0f) - tail);
+}
+
+// x/2·(1 + tanh u) = x·sigmoid(2u) = x / (1 + 2^z), u = √(2/π)·(x + 0.044715·x³), z = -2u·log2 e.
+// Where 2^z is inf the result is -0, and rightly nearly so.
 inline Vec gelu_tanh(Vec x) {
-  const Vec minus_2u = fma(x * x, set(-0.0713548163f), set(-1.59576912f)) * x;
-  return x / (set(1.0f) + exp(minus_2u));
+  const Vec z = fma(x * x, set(-0.1029432396f), set(-2.302208198f)) * x;
+  return x / (set(1.0f) + exp2(max(set(-126.0f), min(set(128.0f), z))));
 }
 
 inline Vec relu(Vec x) {

@@ -2,7 +2,6 @@
 
 #include <algorithm>
 #include <array>
-#include <atomic>
 #include <string>
 #include <vector>
 
@@ -90,7 +89,7 @@ class RowAttentionKernel : public OpKernel {
     std::int64_t first_table;  // of this layer
     std::int64_t max_keys;
     ThreadPool& pool;
-    int workers;
+    bool alone;          // too little for more than the calling thread
     float* memory;       // the workspace: what the workers share, then what each has for itself
     std::size_t shared;  // floats of the former
     ScratchSizes sizes;  // of the latter
@@ -244,23 +243,23 @@ RowAttentionKernel::ScratchSizes RowAttentionKernel::scratch_sizes(
   return sizes;
 }
 
-// Threads take units of work, `each` adjacent ones at a time, as they come free: which thread
-// computes one does not change it.
+// Each thread has units of its own, adjacent and the same ones at every call, so that it meets the
+// keys that it stored and read before in its core's cache; then it helps the others. `each` at a
+// time: which thread computes a unit does not change it.
 template <typename Body>
 void RowAttentionKernel::for_each(const Call& call, std::int64_t units, Body body,
                                   std::int64_t each) const {
-  std::atomic<std::int64_t> next{0};
-  call.pool.run(
-      [&](int worker, int) {
-        const ScratchSizes& sizes = call.sizes;
-        float* own = call.memory + call.shared + sizes.total() * static_cast<std::size_t>(worker);
-        const Scratch scratch{own, own + sizes.kernel, own + sizes.kernel + sizes.bias,
-                              call.max_keys};
-        for (std::int64_t i; (i = next.fetch_add(each, std::memory_order_relaxed)) < units;) {
-          for (const std::int64_t end = std::min(i + each, units); i < end; ++i) body(i, scratch);
-        }
-      },
-      call.workers);
+  const auto part = [&](int worker, std::int64_t begin, std::int64_t end) {
+    const ScratchSizes& sizes = call.sizes;
+    float* own = call.memory + call.shared + sizes.total() * static_cast<std::size_t>(worker);
+    const Scratch scratch{own, own + sizes.kernel, own + sizes.kernel + sizes.bias, call.max_keys};
+    for (std::int64_t i = begin; i < end; ++i) body(i, scratch);
+  };
+  if (call.alone) {
+    part(0, 0, units);
+  } else {
+    call.pool.share(units, each, part);
+  }
 }
 
 // Rows together with all of their keys.
@@ -273,7 +272,7 @@ void RowAttentionKernel::run_whole(const Call& call, bool one_tile_each) const {
   if (one_tile_each) {
     // A unit stores its own head's keys and values and needs nobody else's: one meeting of the
     // threads instead of two. Adjacent ones, so that a thread knows which keys it will read next.
-    const std::int64_t each = std::max<std::int64_t>(1, heads / (4 * call.workers));
+    const std::int64_t each = std::max<std::int64_t>(1, heads / (4 * call.pool.threads()));
     const auto body = [&](std::int64_t i, const Scratch& scratch) {
       const RowRun& run = run_of(i);
       const int kv_head = static_cast<int>(i % a_.kv_heads);
@@ -293,20 +292,21 @@ void RowAttentionKernel::run_whole(const Call& call, bool one_tile_each) const {
   for_each(call, heads, [&](std::int64_t i, const Scratch&) {
     store(call, run_of(i), static_cast<int>(i % a_.kv_heads));
   });
+  // A run's head by head: all of a head's queries read the same keys.
   const auto tiles_of = [](const RowRun& run) { return (run.rows + kQueryTile - 1) / kQueryTile; };
-  std::int64_t tiles = 0;
-  for (const RowRun& run : runs) tiles += tiles_of(run);
-  for_each(call, tiles * a_.kv_heads, [&](std::int64_t i, const Scratch& scratch) {
-    const int kv_head = static_cast<int>(i % a_.kv_heads);
-    std::int64_t left = tiles - 1 - i / a_.kv_heads;  // the last queries see most keys: first
+  std::int64_t units = 0;
+  for (const RowRun& run : runs) units += tiles_of(run) * a_.kv_heads;
+  for_each(call, units, [&](std::int64_t i, const Scratch& scratch) {
     for (const RowRun& run : runs) {
-      if (left < tiles_of(run)) {
-        const std::int64_t first = left * kQueryTile;
-        const int count = static_cast<int>(std::min<std::int64_t>(kQueryTile, run.rows - first));
-        attend(call, {&run, kv_head, first, count}, scratch);
-        return;
+      const std::int64_t tiles = tiles_of(run);
+      if (i >= tiles * a_.kv_heads) {
+        i -= tiles * a_.kv_heads;
+        continue;
       }
-      left -= tiles_of(run);
+      const std::int64_t first = (tiles - 1 - i % tiles) * kQueryTile;  // most keys first
+      const int count = static_cast<int>(std::min<std::int64_t>(kQueryTile, run.rows - first));
+      attend(call, {&run, static_cast<int>(i / tiles), first, count}, scratch);
+      return;
     }
   });
 }
@@ -412,7 +412,7 @@ void RowAttentionKernel::run(OpContext& context) const {
                   .first_table = batch->layer_tables[static_cast<std::size_t>(layer_)],
                   .max_keys = max_keys,
                   .pool = context.pool(),
-                  .workers = work(*batch) < kSerialWork ? 1 : threads,
+                  .alone = work(*batch) < kSerialWork,
                   .memory = memory,
                   .shared = shared,
                   .sizes = sizes};

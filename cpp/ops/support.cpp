@@ -189,7 +189,8 @@ void share_work(ThreadPool& pool, std::int64_t total, std::int64_t cost, std::in
   const double threads = pool.threads();
   const auto pieces = static_cast<std::int64_t>(
       std::clamp(work / kMinParallelWork, threads, kMostPieces * threads));
-  pool.share(total, std::max((total + pieces - 1) / pieces, least), body);
+  pool.share(total, std::max((total + pieces - 1) / pieces, least),
+             [&](int, std::int64_t begin, std::int64_t end) { body(begin, end); });
 }
 
 Slices slices_of(const Tensor& tensor) {

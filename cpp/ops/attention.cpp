@@ -147,11 +147,20 @@ MaskView view_mask(const float* data, const Dims& dims, std::int64_t total) {
 
 constexpr int kChunk = 48;  // query rows that one call of the kernel gets: whole tiles, of 6 rows
 
-// The workspace of a run, carved into its parts.
+// Whether a thread packs the keys and values of a head in memory of its own and multiplies all
+// queries by them, while they are in its core's cache; else all heads are packed first and the
+// threads share the queries. There must be enough heads for all threads.
+bool head_by_head(const AttentionPlan& p, std::int64_t threads) {
+  const std::int64_t heads = p.batch * p.kv_heads;
+  return heads % threads == 0 || heads >= 4 * threads;
+}
+
+// The workspace of a run, carved into its parts. `packed`: heads whose keys and values are packed
+// at a time, of all batch · kv_heads or one for each worker.
 struct Workspace {
-  float* k_blocks = nullptr;       // [batch · kv_heads · blocks, head_dim, kKvBlock]
-  float* v_blocks = nullptr;       // [batch · kv_heads · blocks, kKvBlock, value_dim]
-  const void** k_table = nullptr;  // [batch · kv_heads · blocks]
+  float* k_blocks = nullptr;       // [packed · blocks, head_dim, kKvBlock]
+  float* v_blocks = nullptr;       // [packed · blocks, kKvBlock, value_dim]
+  const void** k_table = nullptr;  // [packed · blocks]
   const void** v_table = nullptr;
   float* mask = nullptr;    // [mask rows, total], where the mask has to be converted
   float* worker = nullptr;  // [workers, worker_floats]
@@ -167,7 +176,9 @@ Workspace carve(OpContext& context, const AttentionPlan& p, std::int64_t mask_fl
   const auto size = [](std::int64_t a, std::int64_t b) {
     return round_up(checked_product(static_cast<std::size_t>(a), static_cast<std::size_t>(b)));
   };
-  const std::int64_t blocks = p.batch * p.kv_heads * p.blocks;
+  const std::int64_t threads = context.pool().threads();
+  const std::int64_t packed = head_by_head(p, threads) ? threads : p.batch * p.kv_heads;
+  const std::int64_t blocks = packed * p.blocks;
   const std::size_t k = size(blocks, p.head_dim * kKvBlock);
   const std::size_t v = size(blocks, p.value_dim * kKvBlock);
   const std::size_t pointers =
@@ -176,8 +187,7 @@ Workspace carve(OpContext& context, const AttentionPlan& p, std::int64_t mask_fl
   // One worker: converted queries and results of a chunk, and the kernel's scratch.
   const std::size_t worker = size(kChunk, p.head_dim + p.value_dim) +
                              round_up(context.kernels().attention_scratch(p.head_dim, p.value_dim));
-  const std::size_t workers =
-      checked_product(worker, static_cast<std::size_t>(context.pool().threads()));
+  const std::size_t workers = checked_product(worker, static_cast<std::size_t>(threads));
   const std::size_t total = k + v + 2 * pointers + mask + workers;
   auto* at = static_cast<float*>(context.workspace(checked_product(total, sizeof(float))));
   Workspace w;
@@ -192,34 +202,31 @@ Workspace carve(OpContext& context, const AttentionPlan& p, std::int64_t mask_fl
   return w;
 }
 
+// Packs blocks [begin, end) of all heads, counted through, in the places from `place` on.
 template <typename T>
-void pack_all(OpContext& context, const AttentionPlan& p, const Workspace& w) {
-  using kernels::kKvBlock;
-  const std::int64_t count = p.batch * p.kv_heads * p.blocks;
-  const std::int64_t k_size = std::int64_t{p.head_dim} * kKvBlock;
-  const std::int64_t v_size = std::int64_t{p.value_dim} * kKvBlock;
-  parallel_for(context, count, k_size + v_size, [&](std::int64_t begin, std::int64_t end) {
-    std::vector<float> row(static_cast<std::size_t>(p.head_dim + p.value_dim));
-    for (std::int64_t i = begin; i < end; ++i) {
-      const std::int64_t head = i / p.blocks;
-      w.k_table[i] = w.k_blocks + i * k_size;
-      w.v_table[i] = w.v_blocks + i * v_size;
-      pack_block<T>(context.kernels(), p, head / p.kv_heads, head % p.kv_heads, i % p.blocks,
-                    w.k_blocks + i * k_size, w.v_blocks + i * v_size, row.data());
-    }
-  });
+void pack_blocks(const kernels::KernelTable& table, const AttentionPlan& p, const Workspace& w,
+                 std::int64_t begin, std::int64_t end, std::int64_t place) {
+  const std::int64_t k_size = std::int64_t{p.head_dim} * kernels::kKvBlock;
+  const std::int64_t v_size = std::int64_t{p.value_dim} * kernels::kKvBlock;
+  std::vector<float> row(static_cast<std::size_t>(p.head_dim + p.value_dim));
+  for (std::int64_t i = begin; i < end; ++i, ++place) {
+    const std::int64_t head = i / p.blocks;
+    w.k_table[place] = w.k_blocks + place * k_size;
+    w.v_table[place] = w.v_blocks + place * v_size;
+    pack_block<T>(table, p, head / p.kv_heads, head % p.kv_heads, i % p.blocks,
+                  w.k_blocks + place * k_size, w.v_blocks + place * v_size, row.data());
+  }
 }
 
 // ---- The product -----------------------------------------------------------------------------
 
-// Queries [first, first + rows) of head (b, h).
+// Queries [first, first + rows) of head (b, h), whose keys and values are packed from `place` on.
 template <typename T>
 void attend_chunk(const kernels::KernelTable& table, const AttentionPlan& p, const Workspace& w,
-                  const MaskView& mask, std::int64_t b, std::int64_t h, std::int64_t first,
-                  int rows, T* y, float* scratch) {
+                  std::int64_t place, const MaskView& mask, std::int64_t b, std::int64_t h,
+                  std::int64_t first, int rows, T* y, float* scratch) {
   std::int64_t first_key[kChunk], last_key[kChunk];
   for (int r = 0; r < rows; ++r) p.visible(b, first + r, &first_key[r], &last_key[r]);
-  const std::int64_t kv = (b * p.kv_heads + h / (p.heads / p.kv_heads)) * p.blocks;
   float* q_rows = scratch;
   float* out_rows = scratch + std::int64_t{kChunk} * p.head_dim;
   kernels::AttentionArgs args{};
@@ -227,8 +234,8 @@ void attend_chunk(const kernels::KernelTable& table, const AttentionPlan& p, con
   args.head_dim = p.head_dim;
   args.value_dim = p.value_dim;
   args.cache = CacheType::kF32;
-  args.k_blocks = w.k_table + kv;
-  args.v_blocks = w.v_table + kv;
+  args.k_blocks = w.k_table + place;
+  args.v_blocks = w.v_table + place;
   args.first_key = first_key;
   args.last_key = last_key;
   args.scale = p.scale;
@@ -267,24 +274,43 @@ void attend_chunk(const kernels::KernelTable& table, const AttentionPlan& p, con
 template <typename T>
 void attend(OpContext& context, const AttentionPlan& p, const Workspace& w, const MaskView& mask,
             T* y) {
-  const std::int64_t chunks = (p.queries + kChunk - 1) / kChunk;
-  const std::int64_t tasks = p.batch * p.heads * chunks;
-  const auto body = [&](std::int64_t begin, std::int64_t end, float* scratch) {
+  const kernels::KernelTable& table = context.kernels();
+  const std::int64_t chunks = (p.queries + kChunk - 1) / kChunk, group = p.heads / p.kv_heads;
+  // Tasks [begin, end) of all: chunks of queries, of heads, of the batch.
+  const auto attend_chunks = [&](std::int64_t begin, std::int64_t end, std::int64_t first_head,
+                                 float* scratch) {
     for (std::int64_t i = begin; i < end; ++i) {
       const std::int64_t head = i / chunks, first = i % chunks * kChunk;
       const int rows = static_cast<int>(std::min<std::int64_t>(kChunk, p.queries - first));
-      attend_chunk(context.kernels(), p, w, mask, head / p.heads, head % p.heads, first, rows, y,
-                   scratch);
+      attend_chunk(table, p, w, (head / group - first_head) * p.blocks, mask, head / p.heads,
+                   head % p.heads, first, rows, y, scratch);
     }
   };
+  const std::int64_t tasks = p.batch * p.heads * chunks;
   const std::int64_t cost =
       std::min<std::int64_t>(kChunk, p.queries) * p.total * (p.head_dim + p.value_dim) / 8;
-  if (tasks < 2 || tasks * std::max<std::int64_t>(cost, 1) < kMinParallelWork) {
-    return body(0, tasks, w.worker);
+  const bool alone = tasks * std::max<std::int64_t>(cost, 1) < kMinParallelWork;
+  ThreadPool& pool = context.pool();
+  if (head_by_head(p, pool.threads())) {
+    const auto body = [&](int worker, std::int64_t begin, std::int64_t end) {
+      for (std::int64_t head = begin; head < end; ++head) {
+        const std::int64_t place = worker * p.blocks;
+        pack_blocks<T>(table, p, w, head * p.blocks, (head + 1) * p.blocks, place);
+        attend_chunks(head * group * chunks, (head + 1) * group * chunks, head - worker,
+                      w.worker + worker * w.worker_floats);
+      }
+    };
+    const std::int64_t heads = p.batch * p.kv_heads;
+    return alone ? body(0, 0, heads) : pool.share(heads, 1, body);
   }
-  context.pool().run([&](int worker, int workers) {
-    const Range range = split_range(tasks, worker, workers);
-    body(range.begin, range.end, w.worker + worker * w.worker_floats);
+  parallel_for(context, p.batch * p.kv_heads * p.blocks,
+               std::int64_t{p.head_dim + p.value_dim} * kernels::kKvBlock,
+               [&](std::int64_t begin, std::int64_t end) {
+                 pack_blocks<T>(table, p, w, begin, end, begin);
+               });
+  if (alone || tasks < 2) return attend_chunks(0, tasks, 0, w.worker);
+  pool.share(tasks, 1, [&](int worker, std::int64_t begin, std::int64_t end) {
+    attend_chunks(begin, end, 0, w.worker + worker * w.worker_floats);
   });
 }
 
@@ -359,7 +385,6 @@ std::unique_ptr<OpKernel> make_attention(const NodeInfo& info) {
       }
       store_scores<T>(context, p, dtype, view, attributes.scores_mode);
       if (y.elements() == 0) return;
-      pack_all<T>(context, p, w);
       attend<T>(context, p, w, view, y.as<T>());
     });
   });

@@ -262,51 +262,55 @@ void RowAttentionKernel::for_each(const Call& call, std::int64_t units, Body bod
   }
 }
 
-// Rows together with all of their keys.
+// Rows together with all of their keys. Where there are enough heads for all threads, a unit is a
+// head of a run: it stores its own keys and values, which are in the cache of the core that reads
+// them, and needs nobody else's; the threads meet once. Adjacent ones, so that a thread knows which
+// keys it will read next. Otherwise the threads share the queries of a head, once it is stored.
 void RowAttentionKernel::run_whole(const Call& call, bool one_tile_each) const {
   const std::span<const RowRun> runs = call.batch.runs;
   const std::int64_t heads = static_cast<std::int64_t>(runs.size()) * a_.kv_heads;
+  const std::int64_t threads = call.pool.threads();
   const auto run_of = [&](std::int64_t i) -> const RowRun& {
     return runs[static_cast<std::size_t>(i / a_.kv_heads)];
   };
-  if (one_tile_each) {
-    // A unit stores its own head's keys and values and needs nobody else's: one meeting of the
-    // threads instead of two. Adjacent ones, so that a thread knows which keys it will read next.
-    const std::int64_t each = std::max<std::int64_t>(1, heads / (4 * call.pool.threads()));
+  const auto tiles_of = [](const RowRun& run) { return (run.rows + kQueryTile - 1) / kQueryTile; };
+  const auto attend_queries = [&](const RowRun& run, int kv_head, std::int64_t tile,
+                                  const Scratch& scratch, const void* next = nullptr) {
+    const std::int64_t first = tile * kQueryTile;
+    const int count = static_cast<int>(std::min<std::int64_t>(kQueryTile, run.rows - first));
+    attend(call, {&run, kv_head, first, count}, scratch, nullptr, next);
+  };
+  if (one_tile_each || heads % threads == 0 || heads >= 4 * threads) {
     const auto body = [&](std::int64_t i, const Scratch& scratch) {
       const RowRun& run = run_of(i);
       const int kv_head = static_cast<int>(i % a_.kv_heads);
       const void* next = nullptr;
-      if (i + 1 < heads) {
+      if (one_tile_each && i + 1 < heads) {
         const auto next_head = static_cast<int>((i + 1) % a_.kv_heads);
         const RowRun& next_run = run_of(i + 1);
         next = keys_.tables(next_run).k_blocks(
             call.first_table + next_head)[keys_.first(next_run, 0) / kernels::kKvBlock];
       }
       store(call, run, kv_head);
-      attend(call, {&run, kv_head, 0, static_cast<int>(run.rows)}, scratch, nullptr, next);
+      for (std::int64_t tile = 0; tile < tiles_of(run); ++tile) {
+        attend_queries(run, kv_head, tile, scratch, next);
+      }
     };
-    for_each(call, heads, body, each);
+    for_each(call, heads, body, std::max<std::int64_t>(1, heads / (4 * threads)));
     return;
   }
   for_each(call, heads, [&](std::int64_t i, const Scratch&) {
     store(call, run_of(i), static_cast<int>(i % a_.kv_heads));
   });
-  // A run's head by head: all of a head's queries read the same keys.
-  const auto tiles_of = [](const RowRun& run) { return (run.rows + kQueryTile - 1) / kQueryTile; };
   std::int64_t units = 0;
   for (const RowRun& run : runs) units += tiles_of(run) * a_.kv_heads;
   for_each(call, units, [&](std::int64_t i, const Scratch& scratch) {
     for (const RowRun& run : runs) {
       const std::int64_t tiles = tiles_of(run);
-      if (i >= tiles * a_.kv_heads) {
-        i -= tiles * a_.kv_heads;
-        continue;
+      if (i < tiles * a_.kv_heads) {  // the last queries see most keys: first
+        return attend_queries(run, static_cast<int>(i / tiles), tiles - 1 - i % tiles, scratch);
       }
-      const std::int64_t first = (tiles - 1 - i % tiles) * kQueryTile;  // most keys first
-      const int count = static_cast<int>(std::min<std::int64_t>(kQueryTile, run.rows - first));
-      attend(call, {&run, static_cast<int>(i / tiles), first, count}, scratch);
-      return;
+      i -= tiles * a_.kv_heads;
     }
   });
 }

@@ -1,9 +1,11 @@
 // Attention over a blocked key/value cache with online softmax. Include a vec_*.h, math.inl.h,
 // elementwise.inl.h, product.inl.h, bfloat16.inl.h and quantized.inl.h first.
 //
-// Blocks are visited in ascending order; per block and row: scores, new maximum, rescaled output,
-// weighted values added key by key. Up to kTileRows rows share the loads of a block. A row's
-// numbers do not depend on who shares its tile:
+// A segment is passed in spans of a few blocks, in ascending order; per span and row: all scores,
+// new maximum, rescaled output, weighted values added key by key. What is done once a span (across
+// the lanes, and to the whole output) is then little beside the products. Up to kTileRows rows
+// share the loads of a block. A row's numbers do not depend on who shares its tile:
+//   - spans lie at fixed positions;
 //   - every score is a chain of its own; those of invisible keys are replaced by -inf, whose weight
 //     is exactly 0, before anything is made of them;
 //   - values of invisible keys are not multiplied at all: the tile covers the keys that all of its
@@ -15,24 +17,28 @@
 namespace kvik::kernels {
 namespace {
 
-// Rows that pass over a block before the next is read: their outputs stay in L2.
+// Rows that pass over a block before the next is read: their scores and outputs stay in L2.
 constexpr int kGroupRows = 64;
 static_assert(kKvBlock % kWidth == 0);
 
-// Keys of one block that a row sees: [begin, end) within the block.
+constexpr std::int64_t kSpanBlocks = 4;
+constexpr int kSpanKeys = static_cast<int>(kSpanBlocks * kKvBlock);
+static_assert(kKvSegment % kSpanKeys == 0);
+
+// Positions [begin, end) of a block or a span.
 struct Visible {
   int begin;
   int end;
   bool empty() const { return begin >= end; }
 };
 
-inline int within_block(std::int64_t key) {
-  return key < 0 ? 0 : key < kKvBlock ? static_cast<int>(key) : kKvBlock;
+inline int within(std::int64_t key, int length) {
+  return key < 0 ? 0 : key < length ? static_cast<int>(key) : length;
 }
 
 // A worker's memory, carved from args.scratch.
 struct AttentionScratch {
-  float* scores;             // [kTileRows, kKvBlock]: scores, then weights
+  float* scores;             // [kGroupRows, kSpanKeys]: scores, then weights
   float* wide_k;             // [head_dim, kKvBlock]: a block in fp32
   float* wide_v;             // [kKvBlock, value_dim]
   AttentionPart sums, more;  // of kGroupRows rows; `more` has an output of its own
@@ -43,7 +49,7 @@ struct AttentionScratch {
       memory += floats;
       return taken;
     };
-    scores = take(kTileRows * kKvBlock);
+    scores = take(kGroupRows * kSpanKeys);
     wide_k = take(std::ptrdiff_t{head_dim} * kKvBlock);
     wide_v = take(std::ptrdiff_t{value_dim} * kKvBlock);
     sums = {nullptr, 0, take(kGroupRows), take(kGroupRows)};
@@ -53,22 +59,13 @@ struct AttentionScratch {
 };
 
 std::size_t attention_scratch(int head_dim, int value_dim) {
-  return static_cast<std::size_t>(kTileRows * kKvBlock + 4 * kGroupRows) +
+  return static_cast<std::size_t>(kGroupRows * kSpanKeys + 4 * kGroupRows) +
          static_cast<std::size_t>(head_dim) * kKvBlock +
          static_cast<std::size_t>(value_dim) * (kKvBlock + kGroupRows);
 }
 
-// One block in fp32. Bytes are widened without their scales, which go to the scores and weights.
-struct WideBlock {
-  const float* k;
-  const float* v;
-  const float* k_scale;  // [kKvBlock], or null: 1
-  const float* v_scale;
-  const float* next_k;  // of the next block that is read, or null
-};
-
 // `n` elements (a multiple of kWidth) behind a block's scales as fp32: where they are, or in
-// `wide`.
+// `wide`. Bytes are widened without their scales, which go to the scores and weights.
 inline const float* widen_block(CacheType type, const void* block, std::int64_t n, float* wide) {
   const auto* data = static_cast<const std::uint8_t*>(block) + cache_scale_bytes(type);
   switch (type) {
@@ -83,68 +80,108 @@ inline const float* widen_block(CacheType type, const void* block, std::int64_t 
   return wide;
 }
 
-inline WideBlock widen(const AttentionArgs& args, std::int64_t block, std::int64_t end,
-                       const AttentionScratch& s) {
-  const void* k = args.k_blocks[block];
-  const void* v = args.v_blocks[block];
-  const bool scaled = args.cache == CacheType::kI8;
-  return {widen_block(args.cache, k, std::int64_t{args.head_dim} * kKvBlock, s.wide_k),
-          widen_block(args.cache, v, std::int64_t{args.value_dim} * kKvBlock, s.wide_v),
-          scaled ? static_cast<const float*>(k) : nullptr,
-          scaled ? static_cast<const float*>(v) : nullptr,
-          static_cast<const float*>(block + 1 < end ? args.k_blocks[block + 1] : args.next_block)};
-}
-
 // A group of rows on its way through a segment.
 struct AttentionState {
   const AttentionArgs& args;
-  float* scores;
+  const AttentionScratch& scratch;
   int first_row;       // of the group
   AttentionPart part;  // of the group
 
-  Visible visible(int row, std::int64_t block) const {
-    const std::int64_t origin = block * kKvBlock;
+  // Of `length` positions from `origin` on, those that a row sees.
+  Visible visible(int row, std::int64_t origin, int length) const {
     const std::int64_t first = (args.first_key ? args.first_key[row] : 0) - origin;
     const std::int64_t end = args.last_key[row] - origin + 1;
-    return {within_block(first), within_block(end)};
+    return {within(first, length), within(end, length)};
   }
   float* out(int row) const { return part.out + (row - first_row) * part.out_stride; }
+  float* scores(int row) const {
+    return scratch.scores + std::ptrdiff_t{row - first_row} * kSpanKeys;
+  }
 };
 
-// The vectors of a block's positions that hold what some row of a tile sees.
-struct Lanes {
-  int begin;
-  int end;
+// The blocks of a span that some row sees: [begin, end).
+struct Span {
+  std::int64_t begin;
+  std::int64_t end;
+  const void* next;  // the K block that is read after them, or null
+  bool first;        // of the segment
+
+  std::int64_t origin() const { return begin / kSpanBlocks * kSpanKeys; }  // its first position
 };
+
+// Up to kTileRows adjacent rows that all see some of a span.
+struct SpanTile {
+  int row;
+  int rows;
+  Visible keys;  // that any of them sees
+
+  // The vectors of a block's positions that hold such keys; `at`: of the block, in the span.
+  Visible lanes(int at) const {
+    const int begin = within(keys.begin - at, kKvBlock), end = within(keys.end - at, kKvBlock);
+    return {begin / kWidth * kWidth, (end + kWidth - 1) / kWidth * kWidth};
+  }
+  // The same of the whole span.
+  Visible lanes() const {
+    return {keys.begin / kWidth * kWidth, (keys.end + kWidth - 1) / kWidth * kWidth};
+  }
+};
+
+int tiles_of(const AttentionState& state, int first_row, int rows, std::int64_t origin,
+             SpanTile* tiles) {
+  int count = 0;
+  for (int r = 0; r < rows;) {
+    SpanTile tile{first_row + r, 0, {kSpanKeys, 0}};
+    while (tile.rows < kTileRows && r + tile.rows < rows) {
+      const Visible keys = state.visible(tile.row + tile.rows, origin, kSpanKeys);
+      if (keys.empty()) break;
+      tile.keys.begin = keys.begin < tile.keys.begin ? keys.begin : tile.keys.begin;
+      tile.keys.end = keys.end > tile.keys.end ? keys.end : tile.keys.end;
+      ++tile.rows;
+    }
+    if (tile.rows > 0) tiles[count++] = tile;
+    r += tile.rows > 0 ? tile.rows : 1;
+  }
+  return count;
+}
+
+// Whether scores are products of queries and keys times a positive scale and nothing else: they
+// then stay products until their weights are made.
+inline bool plain(const AttentionArgs& args) {
+  return args.scale > 0.0f && args.softcap == 0.0f && args.bias == nullptr &&
+         args.cache != CacheType::kI8;
+}
+
+// One row's products: -inf where it does not see the key. Returns the largest.
+inline float hide_row(Visible keys, Visible lanes, float* scores) {
+  const Vec hidden = set(-kInfinity);
+  Vec top = hidden;
+  for (int j = lanes.begin; j < lanes.end; j += kWidth) {
+    Vec s = load(scores + j);
+    if (j < keys.begin || j + kWidth > keys.end) {
+      s = select(lanes_between(keys.begin - j, keys.end - j), s, hidden);
+      store(scores + j, s);
+    }
+    top = max(top, s);
+  }
+  return largest(top);
+}
 
 // One row's products as scores: scaled, capped, biased, and -inf where the row does not see the
 // key. Returns the largest.
-float score_row(const AttentionState& state, int row, std::int64_t block, const WideBlock& wide,
-                Visible keys, Lanes lanes, float* scores) {
-  const AttentionArgs& args = state.args;
-  const float* bias = args.bias ? args.bias + row * args.bias_stride + block * kKvBlock : nullptr;
-  const Vec hidden = set(-kInfinity);
-  const Vec scale = set(args.scale);
+float score_row(const AttentionArgs& args, int row, std::int64_t origin, Visible keys,
+                Visible lanes, float* scores) {
+  const float* bias = args.bias ? args.bias + row * args.bias_stride + origin : nullptr;
+  const Vec hidden = set(-kInfinity), scale = set(args.scale), cap = set(args.softcap);
   Vec top = hidden;
-  // Most often there is nothing but the scale.
-  const bool whole = keys.begin <= lanes.begin && keys.end >= lanes.end;
-  if (whole && !wide.k_scale && args.softcap == 0.0f && !bias) {
-    for (int j = lanes.begin; j < lanes.end; j += kWidth) {
-      const Vec s = load(scores + j) * scale;
-      store(scores + j, s);
-      top = max(top, s);
-    }
-    return largest(top);
-  }
   for (int j = lanes.begin; j < lanes.end; j += kWidth) {
     const Mask seen = lanes_between(keys.begin - j, keys.end - j);
     Vec s = load(scores + j);
-    if (wide.k_scale) s = s * load(wide.k_scale + j);
-    s = s * scale;
-    if (args.softcap != 0.0f) {
-      const Vec cap = set(args.softcap);
-      s = cap * tanh(s / cap);
+    if (args.cache == CacheType::kI8) {
+      const void* block = args.k_blocks[(origin + j) / kKvBlock];
+      s = s * load(static_cast<const float*>(block) + j % kKvBlock);
     }
+    s = s * scale;
+    if (args.softcap != 0.0f) s = cap * tanh(s / cap);
     if (bias) s = s + load(bias + j, seen);
     s = select(seen, s, hidden);
     store(scores + j, s);
@@ -153,47 +190,70 @@ float score_row(const AttentionState& state, int row, std::int64_t block, const 
   return largest(top);
 }
 
-// One row's scores as weights e^(score - shift); returns their sum.
-float weigh_row(const WideBlock& wide, Lanes lanes, float shift, float* scores) {
+// e^x for x <= 0 and NaN; 0 where 2^-126 is more, which adds nothing to the weight of the largest
+// score. The difference of two scores is taken before it is multiplied: masks of -3.4e38 would
+// become infinite.
+inline Vec weight_of(Vec x) {
+  const Vec least = set(-126.0f), power = x * set(1.44269504f);
+  return select(power < least, zero(), exp2(max(least, power)));
+}
+
+// One row's scores, times a factor, as weights e^(score - shift); returns their sum.
+float weigh_row(const AttentionArgs& args, std::int64_t origin, Visible lanes, float factor,
+                float shift, float* scores) {
+  const Vec minus_shift = set(-shift), f = set(factor);
   Vec sums = zero();
   for (int j = lanes.begin; j < lanes.end; j += kWidth) {
-    const Vec weight = exp(load(scores + j) - set(shift));
-    store(scores + j, wide.v_scale ? weight * load(wide.v_scale + j) : weight);
+    const Vec weight = weight_of(fma(load(scores + j), f, minus_shift));
     sums = sums + weight;
+    if (args.cache == CacheType::kI8) {
+      const void* block = args.v_blocks[(origin + j) / kKvBlock];
+      store(scores + j, weight * load(static_cast<const float*>(block) + j % kKvBlock));
+    } else {
+      store(scores + j, weight);
+    }
   }
   return sum(sums);
 }
 
-// Turns the products of `rows` <= kTileRows rows into weights, and rescales what the rows have so
-// far. In steps over all rows, and not row by row: each step ends in a long chain of operations,
-// and those of several rows overlap.
-void weigh_tile(const AttentionState& state, int row, int rows, std::int64_t block,
-                const WideBlock& wide, const Visible* keys, Lanes lanes) {
+// Turns the products of a tile's rows into weights, and rescales what the rows have so far. In
+// steps over all rows, and not row by row: each step ends in a long chain of operations, and those
+// of several rows overlap.
+void weigh_tile(const AttentionState& state, const Span& span, const SpanTile& tile) {
   constexpr int kRows = (kTileRows + kWidth - 1) / kWidth * kWidth;
-  float block_top[kRows], shift[kRows], shrink[kRows];
-  float* top = state.part.top + (row - state.first_row);
-  float* total = state.part.total + (row - state.first_row);
-  for (int r = 0; r < rows; ++r) {
-    block_top[r] =
-        score_row(state, row + r, block, wide, keys[r], lanes, state.scores + r * kKvBlock);
+  float span_top[kRows], shift[kRows], shrink[kRows];
+  const AttentionArgs& args = state.args;
+  const std::int64_t origin = span.origin();
+  const Visible lanes = tile.lanes();
+  const bool products = plain(args);
+  const float factor = products ? args.scale : 1.0f;
+  float* top = state.part.top + (tile.row - state.first_row);
+  float* total = state.part.total + (tile.row - state.first_row);
+  for (int r = 0; r < tile.rows; ++r) {
+    const int row = tile.row + r;
+    const Visible keys = state.visible(row, origin, kSpanKeys);
+    span_top[r] = products ? hide_row(keys, lanes, state.scores(row)) * args.scale
+                           : score_row(args, row, origin, keys, lanes, state.scores(row));
   }
-  for_vectors(rows, [&](std::int64_t i, auto part) {
-    const Vec before = load(top + i, part), here = load(block_top + i, part);
+  for_vectors(tile.rows, [&](std::int64_t i, auto part) {
+    const Vec before = load(top + i, part), here = load(span_top + i, part);
     const Vec now = select(before < here, here, before);
     // While every key is hidden by a bias of -inf, 0 stands in, so that their weights are 0.
     const Vec offset = select(now == set(-kInfinity), zero(), now);
     store(top + i, now, part);
     store(shift + i, offset, part);
-    store(shrink + i, exp(before - offset), part);
+    store(shrink + i, weight_of(before - offset), part);
   });
-  for (int r = 0; r < rows; ++r) {
-    const float weights = weigh_row(wide, lanes, shift[r], state.scores + r * kKvBlock);
+  for (int r = 0; r < tile.rows; ++r) {
+    const float weights =
+        weigh_row(args, origin, lanes, factor, shift[r], state.scores(tile.row + r));
     total[r] = total[r] * shrink[r] + weights;
   }
-  for (int r = 0; r < rows; ++r) {
+  if (span.first) return;  // zeros so far
+  for (int r = 0; r < tile.rows; ++r) {
     if (shrink[r] == 1.0f) continue;
-    float* out = state.out(row + r);
-    map(out, state.args.value_dim, out, [&](Vec v) { return v * set(shrink[r]); });
+    float* out = state.out(tile.row + r);
+    map(out, args.value_dim, out, [&](Vec v) { return v * set(shrink[r]); });
   }
 }
 
@@ -206,14 +266,23 @@ inline void multiply_block(const AttentionArgs& args, int rows, const Product& p
   }
 }
 
-// Adds weights · values of the keys in `keys` to `rows` rows of the output. next: see Product.
-void add_values(const AttentionState& state, int row, int rows, const float* v_block, Visible keys,
-                const float* weights, const float* next = nullptr) {
+// What tile `i` of those that pass over a block fetches meanwhile of the next one: all of it if it
+// is the only one, else a line a step for as many as it takes.
+inline const float* fetched_by(int i, std::int64_t steps, const void* next) {
+  return next == nullptr || i >= kKvBlock / kFloatsPerLine
+             ? nullptr
+             : static_cast<const float*>(next) + i * steps * kFloatsPerLine;
+}
+
+// Adds weights · values of the keys in `keys` to `rows` rows of the output. `at`: of the block, in
+// the span. next: see Product.
+void add_values(const AttentionState& state, int row, int rows, int at, const float* v_block,
+                Visible keys, const float* next = nullptr) {
   if (keys.empty()) return;
   const AttentionArgs& args = state.args;
   multiply_block(args, rows,
-                 {.a = weights + keys.begin,
-                  .a_stride = kKvBlock,
+                 {.a = state.scores(row) + at + keys.begin,
+                  .a_stride = kSpanKeys,
                   .k = keys.end - keys.begin,
                   .b = v_block + static_cast<std::ptrdiff_t>(keys.begin) * args.value_dim,
                   .b_stride = args.value_dim,
@@ -224,46 +293,78 @@ void add_values(const AttentionState& state, int row, int rows, const float* v_b
                   .next = next});
 }
 
-// One block for `rows` <= kTileRows adjacent rows that all see some of it.
-void attend_tile(const AttentionState& state, int row, int rows, std::int64_t block,
-                 const WideBlock& wide, const Visible* keys) {
-  const AttentionArgs& args = state.args;
-  Visible some{kKvBlock, 0}, shared{0, kKvBlock};  // keys that any row sees, and that all see
-  for (int r = 0; r < rows; ++r) {
-    some.begin = keys[r].begin < some.begin ? keys[r].begin : some.begin;
-    some.end = keys[r].end > some.end ? keys[r].end : some.end;
+// Adds a block's part to the output of those of a tile's rows that see any of it.
+void add_block(const AttentionState& state, const SpanTile& tile, std::int64_t block, int at,
+               const float* v_block, const float* next) {
+  Visible keys[kTileRows];
+  int first = tile.rows, end = 0;
+  for (int r = 0; r < tile.rows; ++r) {
+    keys[r] = state.visible(tile.row + r, block * kKvBlock, kKvBlock);
+    if (keys[r].empty()) continue;
+    first = r < first ? r : first;
+    end = r + 1;
+  }
+  if (end == 0) return;
+  Visible shared{0, kKvBlock};  // that all of these see
+  for (int r = first; r < end; ++r) {
     shared.begin = keys[r].begin > shared.begin ? keys[r].begin : shared.begin;
     shared.end = keys[r].end < shared.end ? keys[r].end : shared.end;
   }
-  const Lanes lanes{some.begin / kWidth * kWidth, (some.end + kWidth - 1) / kWidth * kWidth};
-  const Product scores{.a = args.q + row * args.q_stride,
-                       .a_stride = args.q_stride,
-                       .k = args.head_dim,
-                       .b = wide.k + lanes.begin,
-                       .b_stride = kKvBlock,
-                       .columns = lanes.end - lanes.begin,
-                       .c = state.scores + lanes.begin,
-                       .c_stride = kKvBlock,
-                       .accumulate = false,
-                       .next = wide.v};
-  multiply_block(args, rows, scores);
-  weigh_tile(state, row, rows, block, wide, keys, lanes);
   if (shared.empty()) shared = {kKvBlock, kKvBlock};  // each row by itself
-  for (int r = 0; r < rows; ++r) {
-    const Visible before{keys[r].begin, keys[r].end < shared.begin ? keys[r].end : shared.begin};
-    add_values(state, row + r, 1, wide.v, before, state.scores + r * kKvBlock);
+  for (int r = first; r < end; ++r) {
+    const int until = keys[r].end < shared.begin ? keys[r].end : shared.begin;
+    add_values(state, tile.row + r, 1, at, v_block, {keys[r].begin, until});
   }
-  add_values(state, row, rows, wide.v, shared, state.scores, wide.next_k);
-  for (int r = 0; r < rows; ++r) {
-    const Visible after{shared.end, keys[r].end};
-    add_values(state, row + r, 1, wide.v, after, state.scores + r * kKvBlock);
+  add_values(state, tile.row + first, end - first, at, v_block, shared, next);
+  for (int r = first; r < end; ++r) {
+    add_values(state, tile.row + r, 1, at, v_block, {shared.end, keys[r].end});
+  }
+}
+
+// Rows [first_row, first_row + rows) <= kGroupRows and one span.
+void attend_span(const AttentionState& state, int first_row, int rows, const Span& span) {
+  const AttentionArgs& args = state.args;
+  const AttentionScratch& scratch = state.scratch;
+  const std::int64_t origin = span.origin();
+  SpanTile tiles[kGroupRows];
+  const int count = tiles_of(state, first_row, rows, origin, tiles);
+  for (std::int64_t block = span.begin; block < span.end; ++block) {
+    const int at = static_cast<int>(block * kKvBlock - origin);
+    const float* k = widen_block(args.cache, args.k_blocks[block],
+                                 std::int64_t{args.head_dim} * kKvBlock, scratch.wide_k);
+    const void* next = block + 1 < span.end ? args.k_blocks[block + 1] : args.v_blocks[span.begin];
+    for (int i = 0; i < count; ++i) {
+      const Visible lanes = tiles[i].lanes(at);
+      if (lanes.empty()) continue;
+      multiply_block(args, tiles[i].rows,
+                     {.a = args.q + tiles[i].row * args.q_stride,
+                      .a_stride = args.q_stride,
+                      .k = args.head_dim,
+                      .b = k + lanes.begin,
+                      .b_stride = kKvBlock,
+                      .columns = lanes.end - lanes.begin,
+                      .c = state.scores(tiles[i].row) + at + lanes.begin,
+                      .c_stride = kSpanKeys,
+                      .accumulate = false,
+                      .next = fetched_by(i, args.head_dim, next)});
+    }
+  }
+  for (int i = 0; i < count; ++i) weigh_tile(state, span, tiles[i]);
+  for (std::int64_t block = span.begin; block < span.end; ++block) {
+    const int at = static_cast<int>(block * kKvBlock - origin);
+    const float* v = widen_block(args.cache, args.v_blocks[block],
+                                 std::int64_t{args.value_dim} * kKvBlock, scratch.wide_v);
+    const void* next = block + 1 < span.end ? args.v_blocks[block + 1] : span.next;
+    for (int i = 0; i < count; ++i) {
+      add_block(state, tiles[i], block, at, v, fetched_by(i, kKvBlock, next));
+    }
   }
 }
 
 // Rows [first_row, first_row + rows) <= kGroupRows and one segment.
 void attend_segment(const AttentionArgs& args, const AttentionScratch& scratch, int first_row,
                     int rows, std::int64_t segment, const AttentionPart& part) {
-  const AttentionState state{args, scratch.scores, first_row, part};
+  const AttentionState state{args, scratch, first_row, part};
   std::int64_t first_key = INT64_MAX, last_key = -1;
   for (int r = 0; r < rows; ++r) {
     const std::int64_t first = args.first_key ? args.first_key[first_row + r] : 0;
@@ -282,19 +383,12 @@ void attend_segment(const AttentionArgs& args, const AttentionScratch& scratch, 
   std::int64_t block = first_key / kKvBlock, end = last_key / kKvBlock + 1;
   block = block < segment * kBlocks ? segment * kBlocks : block;
   end = end > (segment + 1) * kBlocks ? (segment + 1) * kBlocks : end;
-  for (; block < end; ++block) {
-    const WideBlock wide = widen(args, block, end, scratch);
-    for (int r = 0; r < rows;) {
-      Visible keys[kTileRows];
-      int tile = 0;
-      while (tile < kTileRows && r + tile < rows) {
-        keys[tile] = state.visible(first_row + r + tile, block);
-        if (keys[tile].empty()) break;
-        ++tile;
-      }
-      if (tile > 0) attend_tile(state, first_row + r, tile, block, wide, keys);
-      r += tile > 0 ? tile : 1;
-    }
+  for (bool first = true; block < end; first = false) {
+    const std::int64_t behind = (block / kSpanBlocks + 1) * kSpanBlocks;
+    const std::int64_t span_end = behind < end ? behind : end;
+    const void* next = span_end < end ? args.k_blocks[span_end] : args.next_block;
+    attend_span(state, first_row, rows, {block, span_end, next, first});
+    block = span_end;
   }
 }
 

@@ -212,6 +212,14 @@ std::vector<Setup> setups() {
       }
     }
   }
+  // Several spans of blocks, and rows that end or begin in different ones.
+  for (const CacheType cache : {CacheType::kF32, CacheType::kBF16, CacheType::kI8}) {
+    for (auto [rows, keys] : {std::pair(1, 256), {1, 257}, {6, 259}, {7, 700}, {66, 515}}) {
+      for (Setup::Mask mask : {Setup::kCausal, Setup::kWindow, Setup::kRandom, Setup::kSameKeys}) {
+        all.push_back({rows, 24, 17, keys, mask, 0.0f, rows == 7, cache});
+      }
+    }
+  }
   // Several segments.
   for (const CacheType cache : {CacheType::kF32, CacheType::kBF16, CacheType::kI8}) {
     for (auto [rows, keys] : {std::pair(1, 1024), {1, 1025}, {2, 3000}, {70, 1060}, {8, 2050}}) {

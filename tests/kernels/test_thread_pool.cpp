@@ -127,7 +127,7 @@ KVIK_TEST(shared_ranges_cover_everything_once) {
       for (std::int64_t piece : {1, 3, 100, 5000}) {
         std::vector<std::atomic<int>> times(static_cast<std::size_t>(total));
         std::atomic<int> wrong{0};
-        pool.share(total, piece, [&](std::int64_t begin, std::int64_t end) {
+        pool.share(total, piece, [&](int, std::int64_t begin, std::int64_t end) {
           const bool fits = 0 <= begin && begin < end && end <= total && end - begin <= piece;
           if (!fits) ++wrong;
           for (std::int64_t i = begin; fits && i < end; ++i) ++times[static_cast<std::size_t>(i)];
@@ -144,8 +144,9 @@ KVIK_TEST(shared_ranges_cover_everything_once) {
 KVIK_TEST(shared_ranges_begin_in_parts) {
   ThreadPool pool(3);
   std::array<std::atomic<int>, 100> begins{};
-  pool.share(100, 30,
-             [&](std::int64_t begin, std::int64_t) { ++begins[static_cast<std::size_t>(begin)]; });
+  pool.share(100, 30, [&](int, std::int64_t begin, std::int64_t) {
+    ++begins[static_cast<std::size_t>(begin)];
+  });
   for (std::size_t i = 0; i < begins.size(); ++i) {
     const bool expected = i == 0 || i == 30 || i == 34 || i == 64 || i == 67 || i == 97;
     CHECK_EQ(begins[i].load(), expected ? 1 : 0) << i;
@@ -158,7 +159,7 @@ KVIK_TEST(a_slow_thread_is_helped) {
   for (int i = 0; i < 20; ++i) {
     std::atomic<int> done{0};
     bool helped = false;
-    pool.share(16, 1, [&](std::int64_t begin, std::int64_t) {
+    pool.share(16, 1, [&](int, std::int64_t begin, std::int64_t) {
       const auto deadline = std::chrono::steady_clock::now() + std::chrono::seconds(10);
       while (begin == 8 && !(helped = done.load() == 15)) {
         if (std::chrono::steady_clock::now() > deadline) break;
@@ -171,17 +172,43 @@ KVIK_TEST(a_slow_thread_is_helped) {
   }
 }
 
+// Scratch memory is chosen by the worker's number: two ranges at a time must not have the same.
+KVIK_TEST(shared_ranges_have_a_worker_of_their_own) {
+  for (int threads : {1, 2, 3, 8}) {
+    ThreadPool pool(threads);
+    std::vector<std::atomic<int>> busy(static_cast<std::size_t>(threads));
+    std::atomic<int> wrong{0}, together{0}, most{0};
+    for (int i = 0; i < 50; ++i) {
+      pool.share(64, 1, [&](int worker, std::int64_t, std::int64_t) {
+        if (worker < 0 || worker >= threads) {
+          ++wrong;
+          return;
+        }
+        std::atomic<int>& mine = busy[static_cast<std::size_t>(worker)];
+        if (mine.fetch_add(1) != 0) ++wrong;
+        const int now = ++together;
+        if (now > most) most = now;
+        std::this_thread::yield();
+        --together;
+        --mine;
+      });
+    }
+    CHECK_EQ(wrong.load(), 0) << threads << " threads";
+    CHECK(most.load() <= threads);
+  }
+}
+
 KVIK_TEST(an_exception_in_a_shared_range_is_rethrown) {
   for (int threads : {1, 2, 3}) {
     ThreadPool pool(threads);
     const std::string what = kvik::test::thrown([&] {
-      pool.share(100, 7, [&](std::int64_t begin, std::int64_t end) {
+      pool.share(100, 7, [&](int, std::int64_t begin, std::int64_t end) {
         if (begin <= 60 && 60 < end) throw std::runtime_error("range of 60");
       });
     });
     CHECK_EQ(what, "range of 60");
     std::atomic<std::int64_t> after{0};
-    pool.share(100, 7, [&](std::int64_t begin, std::int64_t end) { after += end - begin; });
+    pool.share(100, 7, [&](int, std::int64_t begin, std::int64_t end) { after += end - begin; });
     CHECK_EQ(after.load(), 100);
   }
 }
@@ -196,7 +223,7 @@ KVIK_TEST(many_small_shared_loops) {
     for (; loops < 20000 && std::chrono::steady_clock::now() < deadline; ++loops) {
       const std::int64_t total = 1 + loops % 64;
       sum += total;
-      pool.share(total, 1 + loops % 3, [&](std::int64_t begin, std::int64_t end) {
+      pool.share(total, 1 + loops % 3, [&](int, std::int64_t begin, std::int64_t end) {
         for (std::int64_t i = begin; i < end; ++i) ++cells[static_cast<std::size_t>(i)];
       });
     }
@@ -348,7 +375,7 @@ KVIK_TEST(misuse_is_an_error) {
   std::atomic<int> errors{0};
   pool.run([&](int, int) {
     if (!kvik::test::thrown([&] { pool.run([](int, int) {}); }).empty()) ++errors;
-    const auto nested = [&] { pool.share(1, 1, [](std::int64_t, std::int64_t) {}); };
+    const auto nested = [&] { pool.share(1, 1, [](int, std::int64_t, std::int64_t) {}); };
     if (!kvik::test::thrown(nested).empty()) ++errors;
   });
   CHECK_EQ(errors.load(), 4);

@@ -497,12 +497,37 @@ inline void store_elements(const float* x, std::ptrdiff_t stride, int count, int
   }
 }
 
+// The same of fp32 where a dimension's positions are adjacent, by squares in registers as far as
+// they reach.
+inline void store_columns(const float* x, std::ptrdiff_t stride, int count, int dim,
+                          BlockOrder order, float* to) {
+  const int positions = count / kWidth * kWidth, dims = dim / kWidth * kWidth;
+  for (int p = 0; p < positions; p += kWidth) {
+    for (int d = 0; d < dims; d += kWidth) {
+      Vec square[kWidth];
+#pragma GCC unroll 16
+      for (int i = 0; i < kWidth; ++i) square[i] = load(x + (p + i) * stride + d);
+      transpose(square);
+#pragma GCC unroll 16
+      for (int i = 0; i < kWidth; ++i) store(to + (d + i) * order.dim_stride + p, square[i]);
+    }
+  }
+  const auto same = [](float v, int) { return v; };
+  store_elements(x + dims, stride, positions, dim - dims, order, to + dims * order.dim_stride,
+                 same);
+  store_elements(x + positions * stride, stride, count - positions, dim, order, to + positions,
+                 same);
+}
+
 inline void store_block(CacheType type, const float* x, std::ptrdiff_t stride, int count, int dim,
                         int slot, BlockOrder order, void* block) {
   auto* data = static_cast<std::uint8_t*>(block) + cache_scale_bytes(type) +
                slot * order.position_stride * cache_element_bytes(type);
   switch (type) {
     case CacheType::kF32:
+      if (order.position_stride == 1) {
+        return store_columns(x, stride, count, dim, order, reinterpret_cast<float*>(data));
+      }
       return store_elements(x, stride, count, dim, order, reinterpret_cast<float*>(data),
                             [](float v, int) { return v; });
     case CacheType::kBF16:

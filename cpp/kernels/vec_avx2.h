@@ -230,6 +230,30 @@ inline Vec scale_by_power(Vec a, Vec n) {
 }
 
 // ---- Across lanes ----
+// rows[i] lane j becomes rows[j] lane i.
+inline void transpose(Vec (&rows)[kWidth]) {
+  // Pairs of rows, then of pairs: within each half of the lanes; then the halves.
+  __m256 a[kWidth], b[kWidth];
+#pragma GCC unroll 4
+  for (int i = 0; i < kWidth; i += 2) {
+    a[i] = _mm256_unpacklo_ps(rows[i].v, rows[i + 1].v);
+    a[i + 1] = _mm256_unpackhi_ps(rows[i].v, rows[i + 1].v);
+  }
+#pragma GCC unroll 2
+  for (int i = 0; i < kWidth; i += 4) {
+    const auto pair = [&](int at) { return _mm256_castps_pd(a[i + at]); };
+    b[i] = _mm256_castpd_ps(_mm256_unpacklo_pd(pair(0), pair(2)));
+    b[i + 1] = _mm256_castpd_ps(_mm256_unpackhi_pd(pair(0), pair(2)));
+    b[i + 2] = _mm256_castpd_ps(_mm256_unpacklo_pd(pair(1), pair(3)));
+    b[i + 3] = _mm256_castpd_ps(_mm256_unpackhi_pd(pair(1), pair(3)));
+  }
+#pragma GCC unroll 4
+  for (int i = 0; i < 4; ++i) {  // of columns i and i + 4
+    rows[i].v = _mm256_permute2f128_ps(b[i], b[i + 4], 0x20);
+    rows[i + 4].v = _mm256_permute2f128_ps(b[i], b[i + 4], 0x31);
+  }
+}
+
 inline float first(Vec a) {
   return _mm256_cvtss_f32(a.v);
 }

@@ -228,6 +228,36 @@ inline Mask is_zero(Int a) {
 }
 
 // ---- Across lanes: one fixed tree ----
+// rows[i] lane j becomes rows[j] lane i.
+inline void transpose(Vec (&rows)[kWidth]) {
+  // Pairs of rows, then of pairs: within each quarter of the lanes; then the quarters.
+  __m512 a[kWidth], b[kWidth];
+#pragma GCC unroll 8
+  for (int i = 0; i < kWidth; i += 2) {
+    a[i] = _mm512_unpacklo_ps(rows[i].v, rows[i + 1].v);
+    a[i + 1] = _mm512_unpackhi_ps(rows[i].v, rows[i + 1].v);
+  }
+#pragma GCC unroll 4
+  for (int i = 0; i < kWidth; i += 4) {
+    const auto pair = [&](int at) { return _mm512_castps_pd(a[i + at]); };
+    b[i] = _mm512_castpd_ps(_mm512_unpacklo_pd(pair(0), pair(2)));
+    b[i + 1] = _mm512_castpd_ps(_mm512_unpackhi_pd(pair(0), pair(2)));
+    b[i + 2] = _mm512_castpd_ps(_mm512_unpacklo_pd(pair(1), pair(3)));
+    b[i + 3] = _mm512_castpd_ps(_mm512_unpackhi_pd(pair(1), pair(3)));
+  }
+#pragma GCC unroll 4
+  for (int i = 0; i < 4; ++i) {  // of columns i, i + 4, i + 8 and i + 12
+    const __m512 low = _mm512_shuffle_f32x4(b[i], b[i + 4], 0x44);
+    const __m512 low_end = _mm512_shuffle_f32x4(b[i], b[i + 4], 0xee);
+    const __m512 high = _mm512_shuffle_f32x4(b[i + 8], b[i + 12], 0x44);
+    const __m512 high_end = _mm512_shuffle_f32x4(b[i + 8], b[i + 12], 0xee);
+    rows[i].v = _mm512_shuffle_f32x4(low, high, 0x88);
+    rows[i + 4].v = _mm512_shuffle_f32x4(low, high, 0xdd);
+    rows[i + 8].v = _mm512_shuffle_f32x4(low_end, high_end, 0x88);
+    rows[i + 12].v = _mm512_shuffle_f32x4(low_end, high_end, 0xdd);
+  }
+}
+
 inline float first(Vec a) {
   return _mm512_cvtss_f32(a.v);
 }

@@ -244,6 +244,18 @@ inline Vec scale_by_power(Vec a, Vec n) {
 }
 
 // ---- Across lanes ----
+// rows[i] lane j becomes rows[j] lane i.
+inline void transpose(Vec (&rows)[kWidth]) {
+  const float32x4x2_t first = vzipq_f32(rows[0].v, rows[2].v);
+  const float32x4x2_t second = vzipq_f32(rows[1].v, rows[3].v);
+  const float32x4x2_t low = vzipq_f32(first.val[0], second.val[0]);
+  const float32x4x2_t high = vzipq_f32(first.val[1], second.val[1]);
+  rows[0].v = low.val[0];
+  rows[1].v = low.val[1];
+  rows[2].v = high.val[0];
+  rows[3].v = high.val[1];
+}
+
 inline float first(Vec a) {
   return vgetq_lane_f32(a.v, 0);
 }

@@ -48,10 +48,13 @@ struct MatrixInfo {
   std::array<std::int64_t, 2> dims{};  // as in the file, without what pads blocks
   WeightType type = WeightType::kF32;  // in memory
   bool stored = false;                 // the file holds these integers
-  bool multiplied = false;             // by a linear layer
+  bool multiplied = false;             // by a linear or recurrent layer
   bool looked_up = false;              // by token id
-  int channel_axis = 0;                // of dims: output channels, or the tokens of a table
-  std::string other_use;               // a node that reads it in yet another way; "" for none
+  // Of a recurrent layer whose W or R it is, in the file of shape [directions, dims[0] /
+  // directions, dims[1]]; 0: of any other.
+  int directions = 0;
+  int channel_axis = 0;   // of dims: output channels, or the tokens of a table
+  std::string other_use;  // a node that reads it in yet another way; "" for none
 };
 
 // The integers of a matrix: W = values · scales.

@@ -25,7 +25,8 @@ namespace kvik {
 // bytes could exceed 32 bits.
 //
 // A file may hold the integers itself, as DequantizeLinear or MatMulNBits; `kvik quantize` writes
-// those that loading with kI8 or kI4 makes, and the numbers are bitwise the same. Such weights run
+// those that loading with kI8 or kI4 makes, and the numbers are bitwise the same (but of
+// convolutions, which it leaves as they are). Such weights run
 // as they are stored, whatever type is asked for, where they are symmetric (zero point 0, or the
 // middle of an unsigned type) and have a scale per output channel, or, in 4 bits, a scale per block
 // of a multiple of 32 inputs; scales of 4 bits are rounded to binary16 beside a power of two per

@@ -235,7 +235,8 @@ nb::tuple integers(const Model& model, const MatrixInfo& matrix) {
 }
 
 void init_matrices(nb::module_& module) {
-  nb::class_<MatrixInfo>(module, "MatrixInfo", "A matrix of a linear layer, or an embedding table.")
+  nb::class_<MatrixInfo>(module, "MatrixInfo",
+                         "A matrix of a linear or recurrent layer, or an embedding table.")
       .def_prop_ro(
           "name", [](const MatrixInfo& self) { return to_str(self.name); },
           "Of the value in the file.")
@@ -247,8 +248,13 @@ void init_matrices(nb::module_& module) {
           "weights", [](const MatrixInfo& self) { return weight_type_name(self.type); },
           "Its precision in memory.")
       .def_ro("stored", &MatrixInfo::stored, "Whether the file holds integers.")
-      .def_ro("multiplied", &MatrixInfo::multiplied, "Whether a linear layer multiplies by it.")
+      .def_ro("multiplied", &MatrixInfo::multiplied,
+              "Whether a linear or recurrent layer multiplies by it.")
       .def_ro("looked_up", &MatrixInfo::looked_up, "Whether token ids look its rows up.")
+      .def_ro(
+          "directions", &MatrixInfo::directions,
+          "Of a recurrent layer whose W or R [directions, rows / directions, columns] it is; 0: "
+          "of any other.")
       .def_ro("channel_axis", &MatrixInfo::channel_axis,
               "Of the shape: output channels, or tokens of a table.")
       .def_prop_ro(
@@ -302,9 +308,9 @@ void init_model(nb::module_& module) {
           "dump", [](const Model& self, GraphStage stage) { return to_str(dump(self, stage)); },
           nb::arg("stage"), "A listing, one line a node; \"\" for a stage that does not exist.")
       .def("nodes", &Model::nodes, nb::arg("stage"), "The nodes in execution order.")
-      .def(
-          "matrices", &Model::matrices,
-          "The matrices of linear layers and the embedding tables, in the order in which they run.")
+      .def("matrices", &Model::matrices,
+           "The matrices of linear and recurrent layers and the embedding tables, in the order in "
+           "which they run.")
       .def("integers", integers, nb::arg("matrix"),
            nb::sig("def integers(self, matrix: MatrixInfo) -> "
                    "tuple[numpy.typing.NDArray[numpy.int8], numpy.typing.NDArray[numpy.float32]]"),

@@ -113,7 +113,7 @@ void pack_panel(const kernels::KernelTable& table, const float* block, std::int6
 class ColumnRelease {
  public:
   ColumnRelease(const WeightSource& source, std::int64_t first, const WeightCache::Release& release)
-      : release_(release), data_(source.values().data) {
+      : release_(release), data_(source.bytes()) {
     const std::int64_t bits = dtype_bits(source.values().dtype);
     if (release_ && source.transposed() && !source.quantized()) {
       column_bytes_ = static_cast<std::size_t>(source.k() * bits / 8);
@@ -152,7 +152,7 @@ void pack(const kernels::KernelTable& table, ThreadPool& pool, const WeightSourc
   }
   const bool as_stored = w.type != WeightType::kF32 && w.type == source.panel_type();
   const graph::ConstantTensor& values = source.values();
-  const std::byte* data = values.data.data();
+  const std::byte* data = source.bytes().data();
   // Floats that lie as the kernel reads them need no block in between.
   const bool direct = w.type == WeightType::kF32 && values.dtype == DType::kF32 &&
                       reinterpret_cast<std::uintptr_t>(data) % alignof(float) == 0;
@@ -218,14 +218,15 @@ std::shared_ptr<const PackedWeights> WeightCache::get(const WeightSource& source
     return tensor == nullptr ? nullptr : tensor->data.data();
   };
   const std::lock_guard lock(mutex_);
-  auto& entry = entries_[{data_of(&origin),
-                          data_of(how.scale),
-                          data_of(how.zero),
-                          {source.k(), source.n(), how.zero_point, how.axis, how.block},
-                          source.transposed(),
-                          type,
-                          &table,
-                          {arrangement.begin(), arrangement.end()}}];
+  auto& entry = entries_[{
+      data_of(&origin),
+      data_of(how.scale),
+      data_of(how.zero),
+      {source.k(), source.n(), source.first_column(), how.zero_point, how.axis, how.block},
+      source.transposed(),
+      type,
+      &table,
+      {arrangement.begin(), arrangement.end()}}];
   if (auto known = entry.lock()) return known;
   auto packed = std::make_shared<PackedWeights>();
   packed->k = source.k();
@@ -234,7 +235,8 @@ std::shared_ptr<const PackedWeights> WeightCache::get(const WeightSource& source
   const bool made = origin.data.data() != source.values().data.data();
   pack(table, pool, source, made ? Release{} : release_, *packed);
   if (release_) {
-    for (const auto* tensor : {&origin, how.scale, how.zero}) {
+    release_(made ? origin.data : source.bytes());
+    for (const auto* tensor : {how.scale, how.zero}) {
       if (tensor != nullptr) release_(tensor->data);
     }
   }

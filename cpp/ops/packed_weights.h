@@ -99,9 +99,9 @@ class WeightCache {
  private:
   const WeightType type_;
   const Release release_;
-  // Values, scales, zero points; k, n, zero_point, axis, block; transposed; type; the table; the
-  // arrangement.
-  using Key = std::tuple<const void*, const void*, const void*, std::array<std::int64_t, 5>, bool,
+  // Values, scales, zero points; k, n, the first column, zero_point, axis, block; transposed; type;
+  // the table; the arrangement.
+  using Key = std::tuple<const void*, const void*, const void*, std::array<std::int64_t, 6>, bool,
                          WeightType, const kernels::KernelTable*, std::vector<std::int64_t>>;
   mutable std::mutex mutex_;
   std::map<Key, std::weak_ptr<const PackedWeights>> entries_;

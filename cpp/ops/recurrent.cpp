@@ -25,12 +25,12 @@ class Recurrent final : public OpKernel {
     const graph::ConstantTensor* r = info.constant(2);
     if (w == nullptr || r == nullptr) return;
     check_weights(w->dims, r->dims, layer_.directions, gates_of(kind), layer_.hidden);
-    for (const DType dtype : {w->dtype, r->dtype}) {
-      if (!dtype_is_float(dtype)) fail_dtype(dtype);
-    }
+    const WeightSource inputs = recurrent_weight(info.graph, info.node, 1);
+    const WeightSource states = recurrent_weight(info.graph, info.node, 2);
+    integers_ = {inputs.quantized(), states.quantized()};
     for (int d = 0; d < layer_.directions; ++d) {
       packed_.push_back(
-          pack_recurrent(*w, *r, d, gates_of(kind), info.weights, info.kernels, info.pool));
+          pack_recurrent(inputs, states, layer_, d, info.weights, info.kernels, info.pool));
     }
   }
 
@@ -41,8 +41,8 @@ class Recurrent final : public OpKernel {
     const Tensor& w = context.input(1);
     const Tensor& r = context.input(2);
     if (x.dtype == DType::kF64) fail_dtype(x.dtype);
-    check_same_dtype(x, w, "X", "W");
-    check_same_dtype(x, r, "X", "R");
+    if (!integers_[0]) check_same_dtype(x, w, "X", "W");
+    if (!integers_[1]) check_same_dtype(x, r, "X", "R");
     const RecurrentSizes weights =
         check_weights(w.dims, r.dims, layer_.directions, gates_of(layer_.kind), layer_.hidden);
     check(x.dims.rank == 3 && x.dims[2] == weights.input, [&] {
@@ -60,9 +60,11 @@ class Recurrent final : public OpKernel {
     if (!packed_.empty()) return run_with(context, sizes, packed_);
     std::vector<PackedDirection> own;
     WeightCache cache;
+    const graph::ConstantTensor inputs = constant_view(w), states = constant_view(r);
     for (int d = 0; d < layer_.directions; ++d) {
-      own.push_back(pack_recurrent(constant_view(w), constant_view(r), d, gates_of(layer_.kind),
-                                   cache, context.kernels(), context.pool()));
+      own.push_back(pack_recurrent({inputs, {}, true, weights.input},
+                                   {states, {}, true, weights.hidden}, layer_, d, cache,
+                                   context.kernels(), context.pool()));
     }
     run_with(context, sizes, own);
   }
@@ -132,6 +134,7 @@ class Recurrent final : public OpKernel {
 
   RecurrentLayer layer_;
   bool batch_first_;
+  std::array<bool, 2> integers_{};       // whether W and R are integers with scales
   std::vector<PackedDirection> packed_;  // by direction; empty where the weights are no constants
 };
 
@@ -162,6 +165,9 @@ void register_recurrent(Registry& r) {
   r.add("LSTM", make_recurrent<CellKind::kLstm>);
   r.add("GRU", make_recurrent<CellKind::kGru>);
   r.add("RNN", make_recurrent<CellKind::kRnn>);
+  r.add("kvik", "LSTM", make_recurrent<CellKind::kLstm>);
+  r.add("kvik", "GRU", make_recurrent<CellKind::kGru>);
+  r.add("kvik", "RNN", make_recurrent<CellKind::kRnn>);
 }
 
 }  // namespace kvik::ops

@@ -11,7 +11,6 @@ namespace kvik::ops {
 
 namespace {
 
-using graph::ConstantTensor;
 using kernels::CellActivation;
 using kernels::CellFunction;
 
@@ -118,23 +117,6 @@ std::vector<Functions> parse_functions(const graph::Node& node, CellKind kind, i
   return out;
 }
 
-// ---- Weights -----------------------------------------------------------------------------------
-
-// Rows [first, first + count) of a constant [rows, columns], rank 3 seen as rank 2.
-ConstantTensor rows_of_constant(const ConstantTensor& whole, std::int64_t first,
-                                std::int64_t count) {
-  const std::int64_t columns = whole.dims.back();
-  const auto row_bytes =
-      static_cast<std::size_t>(columns) * (static_cast<std::size_t>(dtype_bits(whole.dtype)) / 8);
-  ConstantTensor part;
-  part.dtype = whole.dtype;
-  part.dims = Dims{count, columns};
-  part.data = whole.data.subspan(static_cast<std::size_t>(first) * row_bytes,
-                                 static_cast<std::size_t>(count) * row_bytes);
-  part.owner = whole.owner;
-  return part;
-}
-
 }  // namespace
 
 RecurrentLayer::RecurrentLayer(const graph::Node& node, CellKind of)
@@ -202,28 +184,23 @@ RecurrentSizes check_weights(const Dims& w, const Dims& r, int directions, int g
   return sizes;
 }
 
-PackedDirection pack_recurrent(const ConstantTensor& w, const ConstantTensor& r, int direction,
-                               int gates, WeightCache& cache, const kernels::KernelTable& table,
-                               ThreadPool& pool) {
-  const std::int64_t rows = r.dims[1], hidden = r.dims[2];
-  const auto whole = [&](const ConstantTensor& constant) {
-    return rows_of_constant(constant, direction * rows, rows);
-  };
-  const auto pack = [&](const ConstantTensor& part, WeightType type) {
-    return cache.get({part, {}, true, part.dims[1]}, type, table, pool);
-  };
-  const auto type_of = [&](const ConstantTensor& part) {
-    return cache.type_of({part, {}, true, part.dims[1]}, false);
-  };
+WeightType recurrent_type(const WeightSource& weights, int directions, const WeightCache& cache) {
+  return cache.type_of(weights.columns(0, weights.n() / directions), /*looked_up=*/false);
+}
+
+PackedDirection pack_recurrent(const WeightSource& w, const WeightSource& r,
+                               const RecurrentLayer& layer, int direction, WeightCache& cache,
+                               const kernels::KernelTable& table, ThreadPool& pool) {
+  const std::int64_t rows = r.n() / layer.directions, hidden = r.k();
   PackedDirection out;
-  const ConstantTensor inputs = whole(w);
-  out.input = pack(inputs, type_of(inputs));
+  out.input = cache.get(w.columns(direction * rows, rows),
+                        recurrent_type(w, layer.directions, cache), table, pool);
   // The gates apart, so that a thread computes a hidden unit's gates and its new state in one go;
   // all in the precision that suits the whole.
-  const WeightType type = type_of(whole(r));
-  for (int gate = 0; gate < gates; ++gate) {
+  const WeightType type = recurrent_type(r, layer.directions, cache);
+  for (int gate = 0; gate < gates_of(layer.kind); ++gate) {
     out.recurrent[static_cast<std::size_t>(gate)] =
-        pack(rows_of_constant(r, direction * rows + gate * hidden, hidden), type);
+        cache.get(r.columns(direction * rows + gate * hidden, hidden), type, table, pool);
   }
   return out;
 }

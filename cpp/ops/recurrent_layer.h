@@ -55,8 +55,12 @@ const float* join_biases(const RecurrentCell& cell, std::int64_t hidden, float* 
 RecurrentSizes check_weights(const Dims& w, const Dims& r, int directions, int gates,
                              std::int64_t hidden_attribute);
 
-PackedDirection pack_recurrent(const graph::ConstantTensor& w, const graph::ConstantTensor& r,
-                               int direction, int gates, WeightCache& cache,
+// The precision of W or R (see recurrent_weight): that which suits a direction's.
+WeightType recurrent_type(const WeightSource& weights, int directions, const WeightCache& cache);
+
+// The weights of a layer, checked, as recurrent_weight() gives them.
+PackedDirection pack_recurrent(const WeightSource& w, const WeightSource& r,
+                               const RecurrentLayer& layer, int direction, WeightCache& cache,
                                const kernels::KernelTable& table, ThreadPool& pool);
 
 }  // namespace kvik::ops

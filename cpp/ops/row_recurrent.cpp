@@ -75,12 +75,17 @@ RowRecurrentKernel::RowRecurrentKernel(const graph::RowRecurrent& layer, std::si
   const int gates = gates_of(attributes.kind), count = attributes.directions;
   const graph::ConstantTensor* w = info.constant(1);
   const graph::ConstantTensor* r = info.constant(2);
-  if (w == nullptr || r == nullptr || info.dtype(0) != DType::kF32 || w->dtype != DType::kF32 ||
-      r->dtype != DType::kF32) {
-    fail(ErrorCode::kUnsupported,
-         info.node.label() + ": X, W and R must be float32, W and R constants");
+  if (w == nullptr || r == nullptr || info.dtype(0) != DType::kF32) {
+    fail(ErrorCode::kUnsupported, info.node.label() + ": X must be float32, W and R constants");
   }
   const RecurrentSizes sizes = check_weights(w->dims, r->dims, count, gates, attributes.hidden);
+  const WeightSource inputs = recurrent_weight(info.graph, info.node, 1);
+  const WeightSource states = recurrent_weight(info.graph, info.node, 2);
+  for (const WeightSource* weights : {&inputs, &states}) {
+    if (!weights->quantized() && weights->values().dtype != DType::kF32) {
+      fail(ErrorCode::kUnsupported, info.node.label() + ": W and R must be float32 or integers");
+    }
+  }
   hidden_ = sizes.hidden;
   input_ = sizes.input;
   const std::int64_t size = dim_product(gates, hidden_);
@@ -91,7 +96,8 @@ RowRecurrentKernel::RowRecurrentKernel(const graph::RowRecurrent& layer, std::si
   directions_.resize(static_cast<std::size_t>(count));
   for (int d = 0; d < count; ++d) {
     Direction& one = directions_[static_cast<std::size_t>(d)];
-    one.packed = pack_recurrent(*w, *r, d, gates, info.weights, info.kernels, info.pool);
+    one.packed =
+        pack_recurrent(inputs, states, attributes, d, info.weights, info.kernels, info.pool);
     one.cell = attributes.cell(d, hidden_, one.packed);
     one.reverse = attributes.reverse(d);
     one.bias.assign(static_cast<std::size_t>(size), 0.0f);
@@ -110,8 +116,8 @@ RowRecurrentKernel::RowRecurrentKernel(const graph::RowRecurrent& layer, std::si
       out_dims_[i].push_back(dim.constant().value_or(-1));
     }
   }
-  const std::int64_t states = attributes.kind == CellKind::kLstm ? 2 : 1;
-  if (layer.width != dim_product(states * count, hidden_)) {
+  const std::int64_t parts = attributes.kind == CellKind::kLstm ? 2 : 1;
+  if (layer.width != dim_product(parts * count, hidden_)) {
     fail(ErrorCode::kInternal, info.node.label() + ": a state of another size");
   }
 }

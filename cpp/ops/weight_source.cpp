@@ -9,6 +9,7 @@
 #include "base/fail.h"
 #include "base/float16.h"
 #include "ops/dispatch.h"
+#include "ops/support.h"
 
 namespace kvik::ops {
 
@@ -70,10 +71,14 @@ void check_bytes(const ConstantTensor& tensor) {
 WeightSource::WeightSource(const ConstantTensor& values, const Quantization& how, bool transposed,
                            std::int64_t k)
     : values_(&values), how_(how), transposed_(transposed), k_(k) {
-  if (values.dims.rank != 2) fail_model("the weights must be a constant matrix");
-  n_ = values.dims[transposed ? 0 : 1];
-  row_ = values.dims[1];
-  const std::int64_t stored = values.dims[transposed ? 1 : 0];
+  const Dims& dims = values.dims;
+  if (dims.rank != 2 && !(dims.rank == 3 && transposed)) {
+    fail_model("the weights must be a constant matrix");
+  }
+  dims_ = dims.rank == 2 ? dims : Dims{dim_product(dims[0], dims[1]), dims[2]};
+  n_ = dims_[transposed ? 0 : 1];
+  row_ = dims_[1];
+  const std::int64_t stored = dims_[transposed ? 1 : 0];
   if (k < 0 || k > stored || (k < stored && !(transposed && quantized()))) {
     fail_model("the weights have shape " + values.dims.str() + "; expected " + std::to_string(k) +
                " inputs");
@@ -88,7 +93,7 @@ WeightSource::WeightSource(const ConstantTensor& values, const Quantization& how
 
 void WeightSource::check_steps() {
   const ConstantTensor& scale = *how_.scale;
-  const Dims& dims = values_->dims;
+  const Dims& dims = dims_;
   const bool narrow = values_->dtype == DType::kI8 || values_->dtype == DType::kU8;
   if (!narrow && !is_nibble(values_->dtype)) fail_dtype(values_->dtype);
   if (!dtype_is_float(scale.dtype)) fail_dtype(scale.dtype);
@@ -140,12 +145,30 @@ void WeightSource::check_steps() {
   zero_at_ = layout(zero.dims.rank == 2 ? zero.dims[1] : 0);
 }
 
+WeightSource WeightSource::columns(std::int64_t first, std::int64_t count) const {
+  if (!transposed_ || first < 0 || count < 0 || count > n_ || first > n_ - count) {
+    fail(ErrorCode::kInternal, "columns of weights that there are not");
+  }
+  WeightSource part = *this;
+  part.first_ += first;
+  part.n_ = count;
+  return part;
+}
+
+std::span<const std::byte> WeightSource::bytes() const {
+  if (!transposed_) return values_->data;
+  const std::int64_t bits = static_cast<std::int64_t>(dtype_bits(values_->dtype)) * row_;
+  const auto begin = static_cast<std::size_t>(first_ * bits / 8);
+  const auto end = static_cast<std::size_t>(((first_ + n_) * bits + 7) / 8);
+  return values_->data.subspan(begin, end - begin);
+}
+
 int WeightSource::integer(std::int64_t i, std::int64_t c) const {
   return integer_element(*values_, offset(i, c));
 }
 
 float WeightSource::scale(std::int64_t i, std::int64_t c) const {
-  return float_element(*how_.scale, scale_at_(i, c));
+  return float_element(*how_.scale, scale_at_(i, first_ + c));
 }
 
 float WeightSource::value(std::int64_t i, std::int64_t c) const {
@@ -153,7 +176,7 @@ float WeightSource::value(std::int64_t i, std::int64_t c) const {
   if (how_.zero == nullptr) {
     return static_cast<float>(q - static_cast<int>(how_.zero_point)) * scale(i, c);
   }
-  const std::int64_t at = zero_at_(i, c);
+  const std::int64_t at = zero_at_(i, first_ + c);
   if (dtype_is_float(how_.zero->dtype)) {
     return (static_cast<float>(q) - float_element(*how_.zero, at)) * scale(i, c);
   }
@@ -196,7 +219,7 @@ void WeightSource::read_block(std::int64_t first, std::int64_t columns, float* b
   if (columns == 1 && transposed_ && values_->dtype == DType::kF32) {
     if (k_ == 0) return;
     std::memcpy(block,
-                values_->data.data() + static_cast<std::size_t>(first * row_) * sizeof(float),
+                values_->data.data() + static_cast<std::size_t>(offset(0, first)) * sizeof(float),
                 static_cast<std::size_t>(k_) * sizeof(float));
     return;
   }
@@ -294,18 +317,19 @@ const ConstantTensor& constant_input(const graph::Graph& graph, const graph::Nod
   return *tensor;
 }
 
-// The quantisation that a node describes, its scale being input `first`.
-Quantization quantization_of(const graph::Graph& graph, const graph::Node& node,
-                             std::size_t first) {
+// The quantisation that a node describes, its scale being input `first`; `whose` precedes the names
+// of the attributes where a node has several.
+Quantization quantization_of(const graph::Graph& graph, const graph::Node& node, std::size_t first,
+                             const std::string& whose = "") {
   Quantization how;
   if (node.input(first) == graph::kNoValue) return how;
   how.scale = &constant_input(graph, node, first, "the scale");
   if (node.input(first + 1) != graph::kNoValue) {
     how.zero = &constant_input(graph, node, first + 1, "the zero point");
   }
-  how.zero_point = std::clamp<std::int64_t>(node.int_attr("zero_point", 0), -255, 255);
-  how.axis = node.int_attr("axis", 0);
-  how.block = node.int_attr("block", 0);
+  how.zero_point = std::clamp<std::int64_t>(node.int_attr(whose + "zero_point", 0), -255, 255);
+  how.axis = node.int_attr(whose + "axis", 0);
+  how.block = node.int_attr(whose + "block", 0);
   return how;
 }
 
@@ -332,6 +356,14 @@ WeightSource embedding_table(const graph::Graph& graph, const graph::Node& node)
   const ConstantTensor& table = constant_input(graph, node, 0, "the table");
   if (table.dims.rank != 2) fail_model("the table must be a constant matrix");
   return {table, quantization_of(graph, node, 2), true, table.dims[1]};
+}
+
+WeightSource recurrent_weight(const graph::Graph& graph, const graph::Node& node,
+                              std::size_t input) {
+  const bool inputs = input == 1;
+  const ConstantTensor& w = constant_input(graph, node, input, inputs ? "W" : "R");
+  if (w.dims.rank != 3) fail_model(std::string(inputs ? "W" : "R") + " must be of rank 3");
+  return {w, quantization_of(graph, node, inputs ? 8 : 10, inputs ? "w_" : "r_"), true, w.dims[2]};
 }
 
 }  // namespace kvik::ops

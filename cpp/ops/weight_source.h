@@ -1,7 +1,9 @@
 // The right side of a matrix product as the graph holds it: floats, or integers with scales.
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
+#include <span>
 
 #include "base/tensor.h"
 #include "graph/graph.h"
@@ -21,7 +23,8 @@ struct StepLayout {
 
 // How integers are to be understood: W = (q - zero) · scale, with the granularities of
 // DequantizeLinear. The attributes `axis`, `block` and `zero_point` of kvik.Linear and
-// kvik.Embedding, and their inputs of these names.
+// kvik.Embedding, and their inputs of these names; kvik.LSTM, kvik.GRU and kvik.RNN have them
+// twice.
 struct Quantization {
   const graph::ConstantTensor* scale = nullptr;  // null: the values are floats
   // Of the values' dtype or a float, and of the scale's shape; rows of 4-bit zero points may have
@@ -36,8 +39,10 @@ struct Quantization {
 class WeightSource {
  public:
   // `values` is [n, k] when transposed, else [k, n]; integers of 4 or 8 bits where there are
-  // scales, else floats. `k` may be less than the values have: what is beyond pads whole blocks of
-  // a transposed matrix. Throws kInvalidModel, kUnsupported for dtypes. Borrows the constants.
+  // scales, else floats. Of rank 3 it is transposed, and its first two axes count as one: n, or the
+  // axis 0 of scales, are all of their elements. `k` may be less than the values have: what is
+  // beyond pads whole blocks of a transposed matrix. Throws kInvalidModel, kUnsupported for dtypes.
+  // Borrows the constants.
   WeightSource(const graph::ConstantTensor& values, const Quantization& how, bool transposed,
                std::int64_t k);
 
@@ -46,6 +51,12 @@ class WeightSource {
   std::int64_t k() const { return k_; }
   std::int64_t n() const { return n_; }
   bool transposed() const { return transposed_; }
+  // The columns [first, first + count) of a transposed W alone, as a W of their own.
+  WeightSource columns(std::int64_t first, std::int64_t count) const;
+  // Of the W that columns() was asked of: where it begins there.
+  std::int64_t first_column() const { return first_; }
+  // The bytes of values() that hold it; at both ends 4 bits of a neighbour's may be among them.
+  std::span<const std::byte> bytes() const;
   bool quantized() const { return how_.scale != nullptr; }
 
   // The integer panels that hold W: kI8 or kI4, else kF32. Panels of int4 round scales to
@@ -62,7 +73,7 @@ class WeightSource {
  private:
   void check_steps();
   std::int64_t offset(std::int64_t i, std::int64_t c) const {
-    return transposed_ ? c * row_ + i : i * row_ + c;
+    return transposed_ ? (first_ + c) * row_ + i : i * row_ + c;
   }
   int integer(std::int64_t i, std::int64_t c) const;
   float scale(std::int64_t i, std::int64_t c) const;
@@ -77,6 +88,8 @@ class WeightSource {
   Quantization how_;
   bool transposed_;
   std::int64_t k_, n_, row_;  // row_: elements of a row as stored
+  std::int64_t first_ = 0;    // column of the whole that is column 0 here
+  Dims dims_;                 // of the values as a matrix
   StepLayout scale_at_, zero_at_;
 };
 
@@ -87,5 +100,9 @@ graph::ConstantTensor constant_view(const Tensor& tensor);
 // columns are its rows. Throw kInvalidModel where an input that must be a constant is none.
 WeightSource linear_weight(const graph::Graph& graph, const graph::Node& node);
 WeightSource embedding_table(const graph::Graph& graph, const graph::Node& node);
+// Input 1 or 2 of a recurrent layer, W or R, as the [inputs, directions · gates · hidden] whose
+// columns are its rows: floats, or integers of kvik.LSTM, kvik.GRU, kvik.RNN and kvik.RowRecurrent.
+WeightSource recurrent_weight(const graph::Graph& graph, const graph::Node& node,
+                              std::size_t input);
 
 }  // namespace kvik::ops

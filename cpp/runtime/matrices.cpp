@@ -8,6 +8,7 @@
 #include "base/text.h"
 #include "ops/embedding.h"
 #include "ops/packed_weights.h"
+#include "ops/recurrent_layer.h"
 
 namespace kvik::runtime {
 
@@ -18,19 +19,39 @@ using graph::Node;
 using ops::WeightCache;
 using ops::WeightSource;
 
-// A node that multiplies by a matrix or looks rows up in it.
+// A node's input that it multiplies by or looks rows up in.
 struct MatrixUse {
   std::size_t input = 0;  // which one the matrix is
   bool looked_up = false;
+  int directions = 0;  // of a recurrent layer; 0: none
 };
 
-std::optional<MatrixUse> use_of(const Node& node) {
-  if (node.is("Linear", "kvik")) return MatrixUse{.input = 1};
-  if (node.is("Embedding", "kvik")) return MatrixUse{.input = 0, .looked_up = true};
-  return std::nullopt;
+bool is_recurrent(const Node& node) {
+  for (const char* domain : {"", "kvik"}) {
+    for (const char* op : {"LSTM", "GRU", "RNN"}) {
+      if (node.is(op, domain)) return true;
+    }
+  }
+  return node.is("RowRecurrent", "kvik");
+}
+
+std::vector<MatrixUse> uses_of(const Graph& graph, const Node& node) {
+  if (node.is("Linear", "kvik")) return {{.input = 1}};
+  if (node.is("Embedding", "kvik")) return {{.input = 0, .looked_up = true}};
+  if (!is_recurrent(node)) return {};
+  std::vector<MatrixUse> uses;
+  for (const std::size_t i : {std::size_t{1}, std::size_t{2}}) {
+    const auto* weights = graph.constant(node.input(i));
+    if (weights == nullptr) continue;
+    // Integers with scales of float32 are float32 to a file: a layer of 16-bit floats keeps those.
+    if (dtype_is_float(weights->dtype) && weights->dtype != DType::kF32) continue;
+    uses.push_back({.input = i, .directions = static_cast<int>(weights->dims[0])});
+  }
+  return uses;
 }
 
 WeightSource source_of(const Graph& graph, const Node& node, const MatrixUse& use) {
+  if (use.directions > 0) return ops::recurrent_weight(graph, node, use.input);
   return use.looked_up ? ops::embedding_table(graph, node) : ops::linear_weight(graph, node);
 }
 
@@ -44,8 +65,11 @@ MatrixInfo describe(const Graph& graph, const Node& node, const MatrixUse& use,
                   .stored = source.quantized(),
                   .multiplied = !use.looked_up,
                   .looked_up = use.looked_up,
+                  .directions = use.directions,
                   .channel_axis = source.transposed() ? 0 : 1};
-  if (!use.looked_up) {
+  if (use.directions > 0) {
+    info.type = ops::recurrent_type(source, use.directions, weights);
+  } else if (!use.looked_up) {
     info.type = ops::linear_type(graph, node, weights);
   } else if (source.quantized()) {
     info.type = ops::packed_type(source.panel_type(), source.k(), source.n());
@@ -55,18 +79,19 @@ MatrixInfo describe(const Graph& graph, const Node& node, const MatrixUse& use,
   return info;
 }
 
-// The first node that uses a matrix as it says, and its graph; null: none.
-std::pair<const Graph*, const Node*> find(const Graphs& graphs, const MatrixInfo& matrix) {
+// What the first node that uses a matrix as it says reads; nothing: there is none.
+std::optional<WeightSource> find(const Graphs& graphs, const MatrixInfo& matrix) {
   for (const Graph* graph : graphs) {
     for (const Node& node : graph->nodes) {
-      const auto use = use_of(node);
-      if (use && graph->value(node.input(use->input)).name == matrix.name &&
-          use->looked_up == !matrix.multiplied) {
-        return {graph, &node};
+      for (const MatrixUse& use : uses_of(*graph, node)) {
+        if (graph->value(node.input(use.input)).name == matrix.name &&
+            use.looked_up == !matrix.multiplied) {
+          return source_of(*graph, node, use);
+        }
       }
     }
   }
-  return {nullptr, nullptr};
+  return std::nullopt;
 }
 
 }  // namespace
@@ -76,15 +101,15 @@ std::vector<MatrixInfo> list_matrices(const Graphs& graphs, const WeightCache& w
   // By their elements. One that is kept in two precisions, its rows in 8 bits and its columns in 4,
   // is listed once for each.
   std::multimap<const void*, std::size_t> known;
-  const auto add = [&](const Graph& graph, const Node& node) {
-    const auto use = use_of(node);
-    const auto* values = use ? graph.constant(node.input(use->input)) : nullptr;
+  const auto add = [&](const Graph& graph, const Node& node, const MatrixUse& use) {
+    const auto* values = graph.constant(node.input(use.input));
     if (values == nullptr) return;
-    MatrixInfo info = describe(graph, node, *use, weights);
+    MatrixInfo info = describe(graph, node, use, weights);
     const auto [begin, end] = known.equal_range(values->data.data());
     const auto same = std::find_if(begin, end, [&](const auto& entry) {
       const MatrixInfo& other = out[entry.second];
-      return other.channel_axis == info.channel_axis && other.type == info.type;
+      return other.channel_axis == info.channel_axis && other.type == info.type &&
+             other.directions == info.directions;
     });
     if (same != end) {
       MatrixInfo& first = out[same->second];
@@ -104,16 +129,20 @@ std::vector<MatrixInfo> list_matrices(const Graphs& graphs, const WeightCache& w
     }
   };
   const auto note_other_uses = [&](const Graph& graph, const Node& node) {
-    const auto use = use_of(node);
+    const std::vector<MatrixUse> uses = uses_of(graph, node);
     for (std::size_t i = 0; i < node.inputs.size(); ++i) {
       const auto* values = graph.constant(node.inputs[i]);
-      if (values == nullptr || values->data.empty() || (use && use->input == i)) continue;
+      const bool used = std::any_of(uses.begin(), uses.end(),
+                                    [&](const MatrixUse& use) { return use.input == i; });
+      if (values == nullptr || values->data.empty() || used) continue;
       const auto [begin, end] = known.equal_range(values->data.data());
       for (auto it = begin; it != end; ++it) out[it->second].other_use = node.label();
     }
   };
   for (const Graph* graph : graphs) {
-    for (const Node& node : graph->nodes) add(*graph, node);
+    for (const Node& node : graph->nodes) {
+      for (const MatrixUse& use : uses_of(*graph, node)) add(*graph, node, use);
+    }
   }
   for (const Graph* graph : graphs) {
     for (const Node& node : graph->nodes) note_other_uses(*graph, node);
@@ -122,13 +151,13 @@ std::vector<MatrixInfo> list_matrices(const Graphs& graphs, const WeightCache& w
 }
 
 IntegerMatrix read_integers(const Graphs& graphs, const Engine& engine, const MatrixInfo& matrix) {
-  const auto [graph, node] = find(graphs, matrix);
-  if (node == nullptr) fail_argument("the model has no matrix " + quote(matrix.name));
+  const auto found = find(graphs, matrix);
+  if (!found) fail_argument("the model has no matrix " + quote(matrix.name));
   if ((matrix.type != WeightType::kI8 && matrix.type != WeightType::kI4) ||
       !matrix.other_use.empty()) {
     fail_argument("the matrix " + quote(matrix.name) + " is not kept as integers alone");
   }
-  const WeightSource source = source_of(*graph, *node, *use_of(*node));
+  const WeightSource& source = *found;
   // A table of its own is packed for this call alone: its rows are rounded as they are looked up.
   WeightCache passing;
   const bool packed = matrix.multiplied;

@@ -2,8 +2,10 @@
 
 What is quantised, and to which integers and scales, is the engine's decision: it is asked, and this
 module only writes the answer as DequantizeLinear nodes, per channel for int8 and in blocks of 32
-for int4. So loading the new file gives bitwise the numbers of kvik.load(weights=...) on the old
-one, and onnxruntime runs it too.
+for int4. W and R of recurrent layers have a scale or blocks of their own in each row, of whatever
+direction and gate: they are stored as matrices [directions · gates · hidden, inputs], and a Reshape
+follows. So loading the new file gives bitwise the numbers of kvik.load(weights=...) on the old one,
+and onnxruntime runs it too.
 """
 
 from __future__ import annotations
@@ -46,7 +48,7 @@ class QuantizedMatrix:
     name: str
     shape: tuple[int, int]
     weights: str  # "int8" or "int4"
-    use: str  # "linear layer", "embedding" or "embedding = projection" for a tied table
+    use: str  # "linear layer", "recurrent layer", "embedding", "embedding = projection" if tied
     bytes_before: int
     bytes_after: int  # scales included
 
@@ -162,8 +164,8 @@ def _choose(matrices: list[_core.MatrixInfo], path: Path) -> list[_core.MatrixIn
     chosen = [matrix for matrix in matrices if matrix.weights in get_args(IntegerType)]
     if not chosen:
         raise ExportError(
-            f"nothing to quantise in {path}: it has no linear layer or embedding table of at "
-            "least 32 inputs and 4096 elements"
+            f"nothing to quantise in {path}: it has no linear or recurrent layer and no embedding "
+            "table of at least 32 inputs and 4096 elements"
         )
     for matrix in chosen:
         if matrix.other_use:
@@ -199,18 +201,42 @@ def _replace(
     node.outputs[0].shape = onnx_ir.Shape(matrix.shape)
     node.outputs[0].name = f"{name}.dequantized.{matrix.weights}"
     graph.insert_before(graph[0], node)
+    made = node.outputs[0]
+    if matrix.directions:
+        made = _restore_shape(graph, matrix, node)
     for user, index in users:
-        user.replace_input_with(index, node.outputs[0])
-    looked_up = "embedding" + (" = projection" if matrix.multiplied else "")
+        user.replace_input_with(index, made)
     return QuantizedMatrix(
         name=name,
         shape=matrix.shape,
         weights=matrix.weights,
-        use=looked_up if matrix.looked_up else "linear layer",
+        use=_use_of(matrix),
         bytes_before=4 * integers.size,
         bytes_after=(integers.size + 1) // 2 + scales.nbytes if int4
         else integers.nbytes + scales.nbytes,
     )  # fmt: skip
+
+
+def _use_of(matrix: _core.MatrixInfo) -> str:
+    if matrix.looked_up:
+        return "embedding" + (" = projection" if matrix.multiplied else "")
+    return "recurrent layer" if matrix.directions else "linear layer"
+
+
+def _restore_shape(
+    graph: onnx_ir.Graph, matrix: _core.MatrixInfo, dequantize: onnx_ir.Node
+) -> onnx_ir.Value:
+    """W or R [directions, gates · hidden, inputs] of a DequantizeLinear of its matrix."""
+    rows, columns = matrix.shape
+    shape = [matrix.directions, rows // matrix.directions, columns]
+    target = _add(graph, f"{matrix.name}.shape", onnx_ir.tensor(np.array(shape, np.int64)))
+    node = onnx_ir.node("Reshape", [dequantize.outputs[0], target])
+    node.name = f"{matrix.name}.reshape.{matrix.weights}"
+    node.outputs[0].dtype = onnx_ir.DataType.FLOAT
+    node.outputs[0].shape = onnx_ir.Shape(shape)
+    node.outputs[0].name = f"{matrix.name}.reshaped.{matrix.weights}"
+    graph.insert_after(dequantize, node)
+    return node.outputs[0]
 
 
 def _as_tensor(integers: np.ndarray, dtype: onnx_ir.DataType) -> onnx_ir.TensorProtocol:

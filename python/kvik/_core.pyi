@@ -291,7 +291,7 @@ class Sequence:
         """Forget the tokens from this position on."""
 
 class MatrixInfo:
-    """A matrix of a linear layer, or an embedding table."""
+    """A matrix of a linear or recurrent layer, or an embedding table."""
 
     @property
     def name(self) -> str:
@@ -311,11 +311,17 @@ class MatrixInfo:
 
     @property
     def multiplied(self) -> bool:
-        """Whether a linear layer multiplies by it."""
+        """Whether a linear or recurrent layer multiplies by it."""
 
     @property
     def looked_up(self) -> bool:
         """Whether token ids look its rows up."""
+
+    @property
+    def directions(self) -> int:
+        """
+        Of a recurrent layer whose W or R [directions, rows / directions, columns] it is; 0: of any other.
+        """
 
     @property
     def channel_axis(self) -> int:
@@ -357,7 +363,7 @@ class Model:
 
     def matrices(self) -> list[MatrixInfo]:
         """
-        The matrices of linear layers and the embedding tables, in the order in which they run.
+        The matrices of linear and recurrent layers and the embedding tables, in the order in which they run.
         """
 
     def integers(self, matrix: MatrixInfo) -> tuple[numpy.typing.NDArray[numpy.int8], numpy.typing.NDArray[numpy.float32]]:

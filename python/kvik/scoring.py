@@ -110,7 +110,7 @@ class Scorer:
         if source is None:
             return self._core.new_sequence()
         if isinstance(source, str):
-            ids = self._translator.source_ids([source], truncate=False)[0]
+            (ids,) = self._translator.source_ids([source], truncate=False, instead="pass token ids")
         else:
             ids = np.array(check_ids(source, "source", self._core.info.source_limit), np.int64)
         return self._core.new_sequences([ids])[0]

@@ -27,6 +27,7 @@ _START = "kvik.start_token_id"  # the id with which a target begins
 _LOGITS = 1 << 24  # of a step of the search
 # How vocabularies spell it, for files that do not say.
 _START_TOKENS = ("<s>", "[CLS]", "<pad>")
+_IDS = "pass token ids"  # what does where a method takes them
 
 
 @dataclass(frozen=True)
@@ -116,7 +117,8 @@ class Translator:
     def greedy(self, source: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
         """The likeliest target of a source, from the id with which it begins, without its end."""
         limit = self._core.info.context_length
-        prompt = np.array(self.begin(), np.int64)
+        begin = self.begin("the first ids of targets", "pass the target as token ids")
+        prompt = np.array(begin, np.int64)
         most = [self._most_tokens(len(source))]
         [[(ids, *_)]] = _core.beam_search(
             self._core, [prompt], [source], 1, 1, most, 0.0, list(self._end_ids)
@@ -126,22 +128,30 @@ class Translator:
 
     def target(self, text: str) -> npt.NDArray[np.int64]:
         """A target as the model reads it: the id with which it begins, and those of the text."""
-        ids = require_tokenizer(self._tokenizer).frame(text, special=False).ids
+        tokenizer = require_tokenizer(self._tokenizer, instead=_IDS)
+        ids = tokenizer.frame(text, special=False).ids
         return np.array([*self.begin(), *ids], np.int64)
 
-    def source_ids(self, texts: Sequence[str], *, truncate: bool) -> list[npt.NDArray[np.int64]]:
-        framing = Framing(require_tokenizer(self._tokenizer), self._core.info.source_length or None)
+    def source_ids(
+        self, texts: Sequence[str], *, truncate: bool, instead: str = ""
+    ) -> list[npt.NDArray[np.int64]]:
+        """The ids of sources. `instead`: what a caller without a tokenizer can do."""
+        tokenizer = require_tokenizer(self._tokenizer, instead=instead)
+        framing = Framing(tokenizer, self._core.info.source_length or None)
         return [
             framing.text(text, truncate=truncate, where=f"text {index}").ids
             for index, text in enumerate(texts)
         ]
 
-    def begin(self) -> list[int]:
-        """The ids with which every target begins."""
+    def begin(self, what: str = "texts", instead: str = _IDS) -> list[int]:
+        """The ids with which every target begins.
+
+        `what` needs a tokenizer where the file does not say them, and `instead` does without.
+        """
         if self._start_id is not None:
             return [self._start_id]
         for spelling in _START_TOKENS:
-            found = require_tokenizer(self._tokenizer).id_of(spelling)
+            found = require_tokenizer(self._tokenizer, what, instead).id_of(spelling)
             if found is not None:
                 return [found]
         raise InvalidArgumentError(

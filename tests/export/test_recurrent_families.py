@@ -11,6 +11,8 @@ import torch
 from onnx import TensorProto, helper, numpy_helper
 from tests.export.families import (
     CONTEXT,
+    MODELS,
+    Exported,
     logits_in_pieces,
     target_logits,
     unequal_pairs,
@@ -20,6 +22,9 @@ from torch import Tensor, nn
 import kvik
 from kvik import _core
 from kvik_export.engines import onnxruntime_session
+from kvik_export.quantize import quantize_model
+from kvik_train.models.rnn import RNNConfig
+from kvik_train.models.seq2seq import Seq2SeqConfig
 
 CELLS = ["lstm", "gru", "rnn"]
 SEQ2SEQ = ("seq2seq", "translate", None)
@@ -122,6 +127,39 @@ def test_low_precision_of_matrices_that_have_it(wide, weights):
     assert error == 0 if weights == "f32" else 0 < error < 0.2
     if weights == "f32":
         check_against_onnxruntime(wide, texts)
+
+
+@pytest.fixture
+def wide_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Exported:
+    """The families with layers that are large enough for integers."""
+    sizes = {cell: RNNConfig(cell, 300, 9, n_layer=2, n_embd=48, n_hidden=80) for cell in CELLS}
+    sizes["seq2seq"] = Seq2SeqConfig(300, CONTEXT, n_layer=2, n_embd=48, n_hidden=64)
+    for family, config in sizes.items():
+        monkeypatch.setitem(MODELS, family, config)
+    return Exported(lambda: tmp_path)
+
+
+@pytest.mark.parametrize("weights", ["int8", "int4"])
+@pytest.mark.parametrize("family", [*CELLS, "seq2seq"])
+def test_quantised_files(wide_files, family, weights, tmp_path):
+    """What `kvik train` and `kvik export` make: the numbers are those of quantising at load."""
+    path = wide_files[SEQ2SEQ if family == "seq2seq" else (family, "lm", None)]
+    result = quantize_model(path, tmp_path / "small.onnx", weights=weights)
+    uses = [item.use for item in result.matrices]
+    # W and R of two layers; but for the first W of the simple RNN, which is too small.
+    assert uses.count("recurrent layer") == {"rnn": 3, "seq2seq": 8}.get(family, 4)
+    assert not any("read by" in item.reason for item in result.kept)
+    at_load, stored = kvik.load(path, weights=weights), kvik.load(tmp_path / "small.onnx")
+    if family == "seq2seq":
+        pairs = unequal_pairs()
+        expected, found = (target_logits(model, pairs, step=5) for model in (at_load, stored))
+    else:
+        texts = random_texts()
+        expected, found = (logits_of(model._core, texts, 9) for model in (at_load, stored))
+    assert stored.info.incremental
+    for own, other in zip(found, expected, strict=True):
+        assert own.tobytes() == other.tobytes()
+    onnxruntime_session(str(tmp_path / "small.onnx"))  # it takes the file
 
 
 @pytest.mark.parametrize("family", CELLS)

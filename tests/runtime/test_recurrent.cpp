@@ -301,6 +301,122 @@ KVIK_TEST(what_makes_no_sense_is_refused) {
   });
 }
 
+namespace {
+
+// A matrix of integers [rows, columns] with scales: as the operator takes it, and as floats.
+struct Stored {
+  Given values, scale, zero, floats;
+};
+
+// `block`: columns that share a scale; 0: one of each row. Zero points where they are asked for.
+Stored stored(DType dtype, std::int64_t directions, std::int64_t rows, std::int64_t columns,
+              std::int64_t block, bool zeros, std::uint64_t stream) {
+  Random random(stream);
+  const std::int64_t all = directions * rows;
+  const std::int64_t blocks = block == 0 ? 1 : (columns + block - 1) / block;
+  const Dims steps = block == 0 ? Dims{all} : Dims{all, blocks};
+  const int low = dtype == DType::kI4 ? -8 : -128, range = dtype == DType::kI4 ? 16 : 256;
+  const auto integer = [&] { return low + static_cast<int>(random.bits() % range); };
+  std::vector<int> q, z(static_cast<std::size_t>(all * blocks), 0);
+  std::vector<float> scale, wide;
+  for (int& zero : z) zero = zeros ? integer() : 0;
+  for (std::size_t i = 0; i < z.size(); ++i) scale.push_back(random.uniform(0.001f, 0.01f));
+  for (std::int64_t r = 0; r < all; ++r) {
+    for (std::int64_t c = 0; c < columns; ++c) {
+      const auto at = static_cast<std::size_t>(r * blocks + (block == 0 ? 0 : c / block));
+      q.push_back(integer());
+      wide.push_back(static_cast<float>(q.back() - z[at]) * scale[at]);
+    }
+  }
+  // Two of 4 bits a byte, the first one in its lower half; rows of odd length share bytes.
+  const auto bytes = [&](const std::vector<int>& from) {
+    std::vector<std::uint8_t> out;
+    for (std::size_t i = 0; i < from.size(); ++i) {
+      if (dtype == DType::kI8) {
+        out.push_back(static_cast<std::uint8_t>(from[i]));
+      } else if (i % 2 == 0) {
+        out.push_back(static_cast<std::uint8_t>(from[i] & 15));
+      } else {
+        out.back() = static_cast<std::uint8_t>(out.back() | (from[i] & 15) << 4);
+      }
+    }
+    return out;
+  };
+  const Dims dims{directions, rows, columns};
+  return {Given::of(dtype, dims, bytes(q)), floats(steps, scale),
+          zeros ? Given::of(dtype, steps, bytes(z)) : Given{}, floats(dims, wide)};
+}
+
+}  // namespace
+
+// Small matrices are widened when they are packed, and then the numbers are those of their floats.
+KVIK_TEST(integers_are_what_their_floats_are) {
+  for (const Layer& layer : kLayers) {
+    for (const std::string direction : {"forward", "reverse", "bidirectional"}) {
+      for (const DType dtype : {DType::kI8, DType::kI4}) {
+        for (const std::int64_t block : {0, 4}) {
+          for (const bool zeros : {false, true}) {
+            const std::int64_t d = direction == "bidirectional" ? 2 : 1;
+            const std::int64_t rows = layer.gates * 9;
+            auto inputs = inputs_of(layer, d, 4, 3, 7, 9, 11);
+            Stored w = stored(dtype, d, rows, 7, block, zeros, 12);
+            Stored r = stored(dtype, d, rows, 9, block, zeros, 13);
+            OneNode node = node_of(layer, direction);
+            inputs[1] = std::move(w.floats);
+            inputs[2] = std::move(r.floats);
+            const auto expected = all_values(node.run(inputs));
+            inputs[1] = std::move(w.values);
+            inputs[2] = std::move(r.values);
+            inputs.resize(12);
+            inputs[8] = std::move(w.scale);
+            inputs[9] = std::move(w.zero);
+            inputs[10] = std::move(r.scale);
+            inputs[11] = std::move(r.zero);
+            node.domain = "kvik";
+            node.constants = zeros ? std::vector<std::size_t>{1, 2, 8, 9, 10, 11}
+                                   : std::vector<std::size_t>{1, 2, 8, 10};
+            for (const char* whose : {"w_", "r_"}) {
+              node.attributes[whose + std::string("axis")] = std::int64_t{block == 0 ? 0 : 1};
+              node.attributes[whose + std::string("block")] = block;
+            }
+            CHECK(same_bits(all_values(node.run(inputs)), expected))
+                << layer.op << " " << direction << " " << kvik::dtype_name(dtype) << " block "
+                << block << (zeros ? ", zero points" : "");
+          }
+        }
+      }
+    }
+  }
+}
+
+KVIK_TEST(scales_that_do_not_fit_are_refused) {
+  const Layer lstm{"LSTM", 4};
+  OneNode node = node_of(lstm, "bidirectional");
+  node.domain = "kvik";
+  node.constants = {1, 2, 8};
+  const auto message = [&](const Dims& scale, std::int64_t axis, std::int64_t block) {
+    auto inputs = inputs_of(lstm, 2, 3, 2, 7, 9, 6);
+    Stored w = stored(DType::kI8, 2, 36, 7, 0, false, 12);
+    inputs[1] = std::move(w.values);
+    inputs.resize(9);
+    inputs[8] = random(scale, 3);
+    node.attributes["w_axis"] = axis;
+    node.attributes["w_block"] = block;
+    std::string text;
+    CHECK(code_of(node, inputs, &text) == ErrorCode::kInvalidModel) << text;
+    return text;
+  };
+  const std::string few = message({36}, 0, 0);  // of one direction
+  CHECK(few.find("the scale has shape [36]; expected [72] for weights of [72, 7]") !=
+        std::string::npos)
+      << few;
+  CHECK(few.find("LSTM node '/node0'") != std::string::npos) << few;
+  message({72, 1}, 1, 4);
+  message({2, 36, 2}, 1, 4);
+  message({72}, 2, 0);
+  message({72}, 0, -4);
+}
+
 KVIK_TEST(steps_without_elements_take_no_time) {
   const OneNode node{.op = "RNN", .attributes = {{"hidden_size", std::int64_t{0}}}};
   const auto y = node.run(list(floats({std::int64_t{1} << 40, 1, 0}, {}), floats({1, 0, 0}, {}),

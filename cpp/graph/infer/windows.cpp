@@ -140,7 +140,7 @@ void resize(InferContext& c) {
 }
 
 // Y [steps, directions, batch, hidden], Y_h and Y_c [directions, batch, hidden]; layout 1 has the
-// batch first.
+// batch first. W and R may be integers, of the same shape.
 void recurrent(InferContext& c) {
   const auto& x = c.shape(0);
   const auto& r = c.shape(2);
@@ -175,7 +175,10 @@ std::vector<InferEntry> window_rules() {
           {"", "Resize", resize},
           {"", "LSTM", recurrent},
           {"", "GRU", recurrent},
-          {"", "RNN", recurrent}};
+          {"", "RNN", recurrent},
+          {"kvik", "LSTM", recurrent},
+          {"kvik", "GRU", recurrent},
+          {"kvik", "RNN", recurrent}};
 }
 
 }  // namespace kvik::graph

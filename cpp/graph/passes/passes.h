@@ -49,6 +49,7 @@ void fuse_silu_mul(Rewriter& r, PassState& state);
 void fuse_attention(Rewriter& r, PassState& state);
 void fuse_linear(Rewriter& r, PassState& state);
 void fuse_embedding(Rewriter& r, PassState& state);
+void fuse_recurrent(Rewriter& r, PassState& state);
 void pack_heads(Rewriter& r, PassState& state);
 
 }  // namespace kvik::graph

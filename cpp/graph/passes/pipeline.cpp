@@ -25,6 +25,7 @@ constexpr Pass kPasses[] = {
     {"fuse_attention", "Attention from softmax(Q K^T s + mask) V", fuse_attention},
     {"fuse_linear", "MatMul + bias + activation + residual as one node", fuse_linear},
     {"fuse_embedding", "look-ups by token id, or in a table of integers", fuse_embedding},
+    {"fuse_recurrent", "LSTM, GRU and RNN on weights that are stored as integers", fuse_recurrent},
     {"pack_heads", "Attention that reads and writes heads where products have them", pack_heads},
 };
 

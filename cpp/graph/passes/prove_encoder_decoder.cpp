@@ -155,7 +155,7 @@ FromSource read_by(const Prover& prover, const Kept& kept, EncoderDecoder& rows)
     if (initial == prover.initials.end()) continue;
     RowRecurrent& entry = rows.target.recurrent[layer];
     const Node& node = *initial->node;
-    const std::int64_t width = node.is("LSTM") ? entry.width / 2 : entry.width;
+    const std::int64_t width = node.op == "LSTM" ? entry.width / 2 : entry.width;
     const auto add = [&](std::size_t input, std::int64_t& place) {
       if (!prover.is_other(node.input(input))) return;
       place = offset;
@@ -164,7 +164,7 @@ FromSource read_by(const Prover& prover, const Kept& kept, EncoderDecoder& rows)
       rows.states.push_back({.width = width});
     };
     add(5, entry.source_h);
-    if (node.is("LSTM")) add(6, entry.source_c);
+    if (node.op == "LSTM") add(6, entry.source_c);
   }
   rows.values.insert(rows.values.end(), from.states.begin(), from.states.end());
   return from;

@@ -1,6 +1,7 @@
 // Row rules of LSTM, GRU and RNN: a recurrence along the tokens depends on the state after the
 // token before, which the sequence keeps.
 #include <algorithm>
+#include <array>
 
 #include "graph/rows/prover.h"
 
@@ -9,6 +10,7 @@ namespace kvik::graph {
 namespace {
 
 constexpr std::int64_t kMostUnits = 1 << 20;
+constexpr std::array<std::size_t, 3> kScaleOf = {0, 8, 10};  // inputs with the scales of X, W and R
 
 struct Recurrence {
   bool batch_first = false;
@@ -35,7 +37,7 @@ Recurrence describe_recurrence(Prover& p, const Node& node) {
   r.forward = direction == "forward";
   r.directions = direction == "bidirectional" ? 2 : 1;
   r.hidden = *hidden;
-  r.states = node.is("LSTM") ? 2 : 1;
+  r.states = node.op == "LSTM" ? 2 : 1;
   if (!r.forward && !p.may_read_later()) {
     stop(node.label() + " is " + direction + ": its state comes from later tokens");
   }
@@ -136,7 +138,8 @@ void set_last_state(Prover& p, const Node& node, std::size_t output, const Recur
 
 void recurrent(Prover& p, const Node& node) {
   for (const std::size_t i : {0U, 1U, 2U}) {
-    if (p.source().value(node.input(i)).dtype != DType::kF32) {
+    const bool integers = i > 0 && node.input(kScaleOf[i]) != kNoValue;
+    if (!integers && p.source().value(node.input(i)).dtype != DType::kF32) {
       stop(node.label() + " is not of float32");
     }
   }
@@ -165,6 +168,10 @@ void recurrent(Prover& p, const Node& node) {
                 h.id,
                 c.id,
                 r.states == 2 ? recurrent_weight(p, node, 7) : kNoValue};
+  // Of kvik.LSTM, kvik.GRU and kvik.RNN: scales and zero points of W and R.
+  for (std::size_t i = out.inputs.size(); i < node.inputs.size(); ++i) {
+    out.inputs.push_back(recurrent_weight(p, node, i));
+  }
 
   // Y: [tokens, directions, batch, hidden], or [batch, tokens, directions, hidden].
   RowValue y = x;
@@ -204,7 +211,8 @@ void recurrent(Prover& p, const Node& node) {
 }  // namespace
 
 std::vector<RowEntry> rowwise_recurrent_rules() {
-  return {{"", "LSTM", recurrent}, {"", "GRU", recurrent}, {"", "RNN", recurrent}};
+  return {{"", "LSTM", recurrent},     {"", "GRU", recurrent},     {"", "RNN", recurrent},
+          {"kvik", "LSTM", recurrent}, {"kvik", "GRU", recurrent}, {"kvik", "RNN", recurrent}};
 }
 
 }  // namespace kvik::graph

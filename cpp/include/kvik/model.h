@@ -234,7 +234,8 @@ class KVIK_API Model {
   // The same for programs. Nodes in execution order.
   std::vector<GraphNode> nodes(GraphStage stage) const;
 
-  // The matrices of linear layers and the embedding tables, in the order in which they run.
+  // The matrices of linear and recurrent layers and the embedding tables, in the order in which
+  // they run.
   std::vector<MatrixInfo> matrices() const;
   // The integers of one whose type is kI8 or kI4, and that has no other_use; else throws
   // Error(kInvalidArgument). Also kIo, see load().

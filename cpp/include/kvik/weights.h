@@ -25,7 +25,8 @@ namespace kvik {
 // bytes could exceed 32 bits.
 //
 // A file may hold the integers itself, as DequantizeLinear or MatMulNBits; `kvik quantize` writes
-// those that loading with kI8 or kI4 makes, and the numbers are bitwise the same. Such weights run
+// those that loading with kI8 or kI4 makes, and the numbers are bitwise the same (but of
+// convolutions, which it leaves as they are). Such weights run
 // as they are stored, whatever type is asked for, where they are symmetric (zero point 0, or the
 // middle of an unsigned type) and have a scale per output channel, or, in 4 bits, a scale per block
 // of a multiple of 32 inputs; scales of 4 bits are rounded to binary16 beside a power of two per
@@ -48,10 +49,13 @@ struct MatrixInfo {
   std::array<std::int64_t, 2> dims{};  // as in the file, without what pads blocks
   WeightType type = WeightType::kF32;  // in memory
   bool stored = false;                 // the file holds these integers
-  bool multiplied = false;             // by a linear layer
+  bool multiplied = false;             // by a linear or recurrent layer
   bool looked_up = false;              // by token id
-  int channel_axis = 0;                // of dims: output channels, or the tokens of a table
-  std::string other_use;               // a node that reads it in yet another way; "" for none
+  // Of a recurrent layer whose W or R it is, in the file of shape [directions, dims[0] /
+  // directions, dims[1]]; 0: of any other.
+  int directions = 0;
+  int channel_axis = 0;   // of dims: output channels, or the tokens of a table
+  std::string other_use;  // a node that reads it in yet another way; "" for none
 };
 
 // The integers of a matrix: W = values · scales.

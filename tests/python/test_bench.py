@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from kvik import _core
+from kvik.bench.machine import Roofline
 from kvik.bench.measure import _parity
 from kvik.bench.report import _ratio, _spread
 from kvik.bench.ties import CLOSE_LOGITS, is_tie
@@ -54,6 +55,14 @@ def test_ratios_say_who_is_faster():
     assert _ratio([10.0], [5.0], larger_is_better=True) == "2.00× faster"
     assert _ratio([10.0], [5.0], larger_is_better=False) == "2.00× slower"
     assert _spread([3.0, 1.0, 2.0], 1) == "1.0 / 2.0 / 3.0"
+
+
+def test_the_highest_ceilings_of_a_run_count():
+    slow_memory = Roofline(40e9, 900e9, bytes_per_token=1e8, flops_per_token=2e8)
+    slow_cores = Roofline(80e9, 450e9, bytes_per_token=1e8, flops_per_token=2e8)
+    for best in (slow_memory.best(slow_cores), slow_cores.best(slow_memory)):
+        assert best.decode_tokens_per_second == pytest.approx(800)
+        assert best.prefill_tokens_per_second == pytest.approx(4500)
 
 
 def test_machine_ceilings():

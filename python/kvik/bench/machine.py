@@ -8,7 +8,7 @@ here, in the same run as the engines, with the same number of threads.
 from __future__ import annotations
 
 import platform
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -54,6 +54,14 @@ class Roofline:
     flops_per_second: float  # on what the ISA in use multiplies for these weights
     bytes_per_token: float  # read for one decoded token
     flops_per_token: float  # computed for one token with its logits
+
+    def best(self, other: Roofline) -> Roofline:
+        """The higher ceilings of two measurements for the same model."""
+        return replace(
+            self,
+            read_bytes_per_second=max(self.read_bytes_per_second, other.read_bytes_per_second),
+            flops_per_second=max(self.flops_per_second, other.flops_per_second),
+        )
 
     @property
     def decode_tokens_per_second(self) -> float:

@@ -111,7 +111,7 @@ def _print_table(bench: Benchmark, console: Console) -> None:
 def _print_roofline(bench: Benchmark, console: Console) -> None:
     line, info = bench.roofline, bench.info
     console.print(
-        f"decode: {line.bytes_per_token / 1e6:,.2f} MB a token; memory gives "
+        f"decode: {line.bytes_per_token / 1e6:,.2f} MB a token; memory gave up to "
         f"{line.read_bytes_per_second / 1e9:.1f} GB/s for {info.packed_bytes / 1e6:,.1f} MB of "
         f"weights: at most {line.decode_tokens_per_second:,.0f} tokens/s, "
         f"kvik reaches {_decode_share(bench):.0%}"

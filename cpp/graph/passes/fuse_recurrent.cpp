@@ -55,7 +55,7 @@ bool is_float_constant(const Rewriter& r, ValueId v) {
   return tensor != nullptr && tensor->dtype == DType::kF32;
 }
 
-void fuse(Rewriter& r, NodeId n) {
+void fuse_layer(Rewriter& r, NodeId n) {
   const Node& node = r.node(n);
   if (!is_recurrent(node) || node.inputs.size() > kScales ||
       r.dtype(node.input(0)) != DType::kF32) {
@@ -93,7 +93,7 @@ void fuse(Rewriter& r, NodeId n) {
 
 void fuse_recurrent(Rewriter& r, PassState& /*state*/) {
   for (NodeId n = 0; n < r.count(); ++n) {
-    if (r.alive(n)) fuse(r, n);
+    if (r.alive(n)) fuse_layer(r, n);
   }
 }
 

@@ -69,7 +69,7 @@ class Rounds(ABC, Generic[EntryT, CaseT, SampleT]):
 
     @abstractmethod
     def sample(self, client: Client, entry: EntryT, case: CaseT, warm_up: bool) -> SampleT:
-        """Measures once. Raises EngineError."""
+        """Measures once, or warms up for that. Raises EngineError."""
 
     def finish(self, client: Client, entry: EntryT, case: CaseT) -> None:
         """After the rounds of a case, while the engine is still there. Raises EngineError."""
@@ -163,14 +163,14 @@ class Rounds(ABC, Generic[EntryT, CaseT, SampleT]):
         ours: EntryT,
         entry: EntryT | None,
     ) -> None:
-        for round_index in range(self._turns.rounds + 1):
+        for _ in range(self._turns.rounds):
             for client, target in ((mine, ours), (theirs, entry)):
                 if client is None or target is None:
                     continue
                 time.sleep(self._turns.rest_seconds)
-                sample = self.sample(client, target, case, warm_up=round_index == 0)
-                if round_index == 0:
-                    continue
+                # The other's turn sent this engine's threads to sleep and its data out of caches.
+                self.sample(client, target, case, warm_up=True)
+                sample = self.sample(client, target, case, warm_up=False)
                 into = found.kvik if target is ours and entry is not None else found.samples
                 into.append(sample)
         for client, target in ((mine, ours), (theirs, entry)):

@@ -29,8 +29,8 @@ def to_markdown(record: Record) -> str:
         record.commit,
         "The same seeded random weights for every engine. kvik and one peer at a time take turns, "
         f"{record.plan['rounds']} rounds, each turn after an untimed one; medians. In the columns "
-        "kvik ÷ it, the median of kvik in the same rounds is divided by the engine's: above 1, kvik "
-        "is faster.",
+        "kvik ÷ it, the median of kvik in the same rounds is divided by the engine's: above 1, "
+        "kvik is faster.",
     )
     for model, threads in groups(record.entries):
         entries = [e for e in record.entries if (e.model, e.threads) == (model, threads)]

@@ -29,9 +29,9 @@ def to_markdown(record: Record) -> str:
         "The same seeded random weights for every engine. kvik and one peer at a time take turns, "
         f"{record.plan['rounds']} rounds, each turn after an untimed one; medians. In the column "
         "kvik ÷ it, the engine's median is divided by kvik's in the same rounds: above 1, kvik is "
-        "faster. The ceiling is what the products with weights take at the operations per second that this "
-        "run measured for kvik's kernels in that precision. Outputs are compared with those of "
-        "onnxruntime in f32 on the plain file: errors are relative to the largest output.",
+        "faster. The ceiling is what the products with weights take at the operations per second "
+        "that this run measured for kvik's kernels in that precision. Outputs are compared with "
+        "those of onnxruntime in f32 on the plain file: errors are relative to the largest output.",
     )
     for model, threads in groups(record.entries):
         entries = [e for e in record.entries if (e.model, e.threads) == (model, threads)]

@@ -15,7 +15,8 @@ using ParallelBody = FunctionRef<void(int, int)>;
 // Called as body(begin, end) on a part of a range.
 using RangeBody = FunctionRef<void(std::int64_t, std::int64_t)>;
 
-// Called as body(worker, begin, end): by such a share, on a part of a range.
+// Called as body(worker, begin, end) on a part of a range. `worker` is in [0, threads()); of the
+// calls that run at one time no two have the same, so that it numbers scratch memory.
 using PartBody = FunctionRef<void(int, std::int64_t, std::int64_t)>;
 
 // A half-open range of work.

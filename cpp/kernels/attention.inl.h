@@ -144,11 +144,16 @@ int tiles_of(const AttentionState& state, int first_row, int rows, std::int64_t 
   return count;
 }
 
-// Whether scores are products of queries and keys times a positive scale and nothing else: they
-// then stay products until their weights are made.
+// Whether scores are products of queries and keys times a positive scale (that can be multiplied by
+// log2 e) and nothing else: they then stay products until their weights are made.
 inline bool plain(const AttentionArgs& args) {
-  return args.scale > 0.0f && args.softcap == 0.0f && args.bias == nullptr &&
+  return args.scale > 0.0f && args.scale < 1e38f && args.softcap == 0.0f && args.bias == nullptr &&
          args.cache != CacheType::kI8;
+}
+
+// What the scores of a span, and `top` until the end of the segment, are to be multiplied by.
+inline float score_unit(const AttentionArgs& args) {
+  return plain(args) ? args.scale : 1.0f;
 }
 
 // One row's products: -inf where it does not see the key. Returns the largest.
@@ -190,21 +195,20 @@ float score_row(const AttentionArgs& args, int row, std::int64_t origin, Visible
   return largest(top);
 }
 
-// e^x for x <= 0 and NaN; 0 where 2^-126 is more, which adds nothing to the weight of the largest
-// score. The difference of two scores is taken before it is multiplied: masks of -3.4e38 would
-// become infinite.
-inline Vec weight_of(Vec x) {
-  const Vec least = set(-126.0f), power = x * set(1.44269504f);
+// 2^(distance · factor) for a score that is not above the shift, or NaN: 0 below 2^-126, which
+// beside the largest weight of all, 1, would add nothing. It is the difference that is multiplied:
+// it is 0 for the largest score, however large that is, and masks of -3.4e38 would become infinite.
+inline Vec weight_of(Vec distance, Vec factor) {
+  const Vec least = set(-126.0f), power = distance * factor;
   return select(power < least, zero(), exp2(max(least, power)));
 }
 
-// One row's scores, times a factor, as weights e^(score - shift); returns their sum.
+// One row's scores as weights; returns their sum.
 float weigh_row(const AttentionArgs& args, std::int64_t origin, Visible lanes, float factor,
                 float shift, float* scores) {
-  const Vec minus_shift = set(-shift), f = set(factor);
   Vec sums = zero();
   for (int j = lanes.begin; j < lanes.end; j += kWidth) {
-    const Vec weight = weight_of(fma(load(scores + j), f, minus_shift));
+    const Vec weight = weight_of(load(scores + j) - set(shift), set(factor));
     sums = sums + weight;
     if (args.cache == CacheType::kI8) {
       const void* block = args.v_blocks[(origin + j) / kKvBlock];
@@ -226,13 +230,13 @@ void weigh_tile(const AttentionState& state, const Span& span, const SpanTile& t
   const std::int64_t origin = span.origin();
   const Visible lanes = tile.lanes();
   const bool products = plain(args);
-  const float factor = products ? args.scale : 1.0f;
+  const float factor = score_unit(args) * 1.44269504f;  // log2 e
   float* top = state.part.top + (tile.row - state.first_row);
   float* total = state.part.total + (tile.row - state.first_row);
   for (int r = 0; r < tile.rows; ++r) {
     const int row = tile.row + r;
     const Visible keys = state.visible(row, origin, kSpanKeys);
-    span_top[r] = products ? hide_row(keys, lanes, state.scores(row)) * args.scale
+    span_top[r] = products ? hide_row(keys, lanes, state.scores(row))
                            : score_row(args, row, origin, keys, lanes, state.scores(row));
   }
   for_vectors(tile.rows, [&](std::int64_t i, auto part) {
@@ -242,7 +246,7 @@ void weigh_tile(const AttentionState& state, const Span& span, const SpanTile& t
     const Vec offset = select(now == set(-kInfinity), zero(), now);
     store(top + i, now, part);
     store(shift + i, offset, part);
-    store(shrink + i, weight_of(before - offset), part);
+    store(shrink + i, weight_of(before - offset, set(factor)), part);
   });
   for (int r = 0; r < tile.rows; ++r) {
     const float weights =
@@ -267,7 +271,8 @@ inline void multiply_block(const AttentionArgs& args, int rows, const Product& p
 }
 
 // What tile `i` of those that pass over a block fetches meanwhile of the next one: all of it if it
-// is the only one, else a line a step for as many as it takes.
+// is the only one, else a line a step, four of them together about as much as a block of 64
+// dimensions. What lies behind a smaller one is fetched for nothing.
 inline const float* fetched_by(int i, std::int64_t steps, const void* next) {
   return next == nullptr || i >= kKvBlock / kFloatsPerLine
              ? nullptr
@@ -390,6 +395,7 @@ void attend_segment(const AttentionArgs& args, const AttentionScratch& scratch, 
     attend_span(state, first_row, rows, {block, span_end, next, first});
     block = span_end;
   }
+  for (int r = 0; r < rows; ++r) part.top[r] *= score_unit(args);
 }
 
 // A row that saw nothing on one side takes the other's bits.

@@ -338,8 +338,8 @@ struct KernelTable {
                            const MatmulEpilogue& epilogue, float* y, std::ptrdiff_t y_stride);
 
   // ---- Attention ----------------------------------------------------------------------------
-  // out[r] = Σ_j softmax_j(score(r, j)) · v[j], online over the stretches of a segment in ascending
-  // order, which lie at fixed positions, then over the segments; fp32 or wider. The sum is over the
+  // out[r] = Σ_j softmax_j(score(r, j)) · v[j], online over spans of a segment in ascending order,
+  // which lie at fixed positions, then over the segments; fp32 or wider. The sum is over the
   // visible keys alone. A row whose keys are all hidden by a bias of -inf is zeros, as one
   // that sees none; a NaN is not hidden.
   void (*attention_f32)(const AttentionArgs& args);

@@ -470,8 +470,9 @@ void attend(const AttentionArgs& args, int r, std::int64_t segment, float* out, 
   double largest = kHidden;
   for (std::int64_t j = first; j <= last; ++j) largest = std::max(largest, score(args, r, j));
   *top = static_cast<float>(largest);
-  // Every key hidden: all weights 0 (or NaN), below.
-  const double shift = largest == kHidden ? 0.0 : *top;
+  // Every key hidden: all weights 0 (or NaN), below. Not `top`, which is rounded: the weight of a
+  // large score would not be 1.
+  const double shift = largest == kHidden ? 0.0 : largest;
   double sum = 0.0;
   double* sums = reinterpret_cast<double*>(args.scratch);  // [value_dim]
   std::fill(sums, sums + args.value_dim, 0.0);

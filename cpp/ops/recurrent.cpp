@@ -34,7 +34,10 @@ class Recurrent final : public OpKernel {
     }
   }
 
-  bool needs_aligned(int i) const override { return packed_.empty() || (i != 1 && i != 2); }
+  // Weights, and their scales, are read while they are packed.
+  bool needs_aligned(int i) const override {
+    return packed_.empty() || (i != 1 && i != 2 && i < 8);
+  }
 
   void run(OpContext& context) const override {
     const Tensor& x = context.input(0);

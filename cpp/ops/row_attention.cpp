@@ -280,7 +280,9 @@ void RowAttentionKernel::run_whole(const Call& call, bool one_tile_each) const {
     const int count = static_cast<int>(std::min<std::int64_t>(kQueryTile, run.rows - first));
     attend(call, {&run, kv_head, first, count}, scratch, nullptr, next);
   };
-  if (one_tile_each || heads % threads == 0 || heads >= 4 * threads) {
+  // Runs may differ in length: of several there must be many heads, so that they even out.
+  const bool even = (runs.size() == 1 && heads % threads == 0) || heads >= 4 * threads;
+  if (one_tile_each || even) {
     const auto body = [&](std::int64_t i, const Scratch& scratch) {
       const RowRun& run = run_of(i);
       const int kv_head = static_cast<int>(i % a_.kv_heads);

@@ -23,7 +23,7 @@ using ops::WeightSource;
 struct MatrixUse {
   std::size_t input = 0;  // which one the matrix is
   bool looked_up = false;
-  int directions = 0;  // of a recurrent layer; 0: none
+  int directions = 0;  // of a recurrent layer: 1 or 2; 0: of any other
 };
 
 bool is_recurrent(const Node& node) {
@@ -42,7 +42,9 @@ std::vector<MatrixUse> uses_of(const Graph& graph, const Node& node) {
   std::vector<MatrixUse> uses;
   for (const std::size_t i : {std::size_t{1}, std::size_t{2}}) {
     const auto* weights = graph.constant(node.input(i));
-    if (weights == nullptr) continue;
+    // Weights that are computed are multiplied in fp32, and then so are the others.
+    if (weights == nullptr || weights->dims.rank != 3) return {};
+    if (weights->dims[0] != 1 && weights->dims[0] != 2) return {};
     // Integers with scales of float32 are float32 to a file: a layer of 16-bit floats keeps those.
     if (dtype_is_float(weights->dtype) && weights->dtype != DType::kF32) continue;
     uses.push_back({.input = i, .directions = static_cast<int>(weights->dims[0])});

@@ -397,6 +397,35 @@ KVIK_TEST(visible_positions_matter) {
   });
 }
 
+// However large scores are, the largest of all has the weight 1.
+KVIK_TEST(large_scores_have_weights) {
+  for_each_isa([](const KernelTable& table) {
+    for (const float size : {1e2f, 1e5f, 3e5f, 1e15f}) {
+      for (auto [keys, best] : {std::pair(1, 0), {5, 3}, {300, 0}, {300, 70}, {300, 299}}) {
+        for (const bool bias : {false, true}) {
+          Setup s{1, 96, 8, keys};
+          s.bias = bias;
+          Problem p(s, 3);
+          for (int d = 0; d < s.head_dim; ++d) p.q.at(0, d) = size;
+          for (int j = 0; j < keys; ++j) {
+            p.bias.at(0, j) = 0.0f;
+            for (int d = 0; d < s.head_dim; ++d) {
+              const float k = size * (j == best ? 1.0f : 0.1f + 0.001f * static_cast<float>(j));
+              (*p.k_storage[Problem::at(j / 64)])[d * 64 + j % 64] = k;
+            }
+          }
+          attend(table, p);
+          for (int d = 0; d < s.value_dim; ++d) {
+            CHECK_EQ(p.out.at(0, d), element(s.cache, p.v_blocks[Problem::at(best / 64)], best % 64,
+                                             (best % 64) * s.value_dim + d))
+                << table.name << " scores of " << size << ", key " << best << " of " << keys;
+          }
+        }
+      }
+    }
+  });
+}
+
 // A bias of -inf hides a key for good, also when it hides whole blocks; NaN is never hidden.
 KVIK_TEST(hidden_keys_and_nan) {
   for_each_isa([](const KernelTable& table) {

@@ -138,6 +138,11 @@ void set_last_state(Prover& p, const Node& node, std::size_t output, const Recur
 
 void recurrent(Prover& p, const Node& node) {
   for (const std::size_t i : {0U, 1U, 2U}) {
+    if (node.input(i) == kNoValue) stop(node.label() + " lacks its input " + "XWR"[i]);
+    const auto& shape = p.source().value(node.input(i)).shape;
+    if (i > 0 && (!shape || shape->size() != 3)) {
+      stop(node.label() + " has an input " + "XWR"[i] + " that is not of rank 3");
+    }
     const bool integers = i > 0 && node.input(kScaleOf[i]) != kNoValue;
     if (!integers && p.source().value(node.input(i)).dtype != DType::kF32) {
       stop(node.label() + " is not of float32");

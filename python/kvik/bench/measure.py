@@ -129,6 +129,7 @@ def run_benchmark(plan: Plan, progress: Progress) -> Benchmark:
 
     def measure_machine() -> None:
         progress("measuring the machine")
+        time.sleep(_REST)
         rooflines.append(measure_roofline(info, plan.prompt_tokens + plan.new_tokens / 2))
 
     figures, parity = _alternate(plan, engines, prompt, footprints, progress, measure_machine)

@@ -242,6 +242,25 @@ KVIK_TEST(what_is_no_recurrence_along_the_tokens_is_refused) {
   }
 }
 
+// As a file may have them: nothing is read of what is not there.
+KVIK_TEST(layers_without_their_weights_are_refused) {
+  for (const std::string op : {"LSTM", "GRU", "RNN"}) {
+    for (const std::size_t left : {std::size_t{1}, std::size_t{2}}) {
+      Recurrent m;
+      const ValueId y = m.layer(m.by_time, {.op = op});
+      m.last().inputs.resize(left);
+      m.refuses(m.texts(y), left == 1 ? "lacks its input W" : "lacks its input R", "too few");
+    }
+    for (const Dims& dims : {Dims{}, Dims{kUnits}, Dims{kUnits, kUnits}, Dims{1, 1, 1, kUnits}}) {
+      Recurrent m;
+      const ValueId y = m.layer(m.by_time, {.op = op});
+      const ValueId r = m.b.weight("odd", dims);
+      m.last().inputs[2] = r;
+      m.refuses(m.texts(y), "has an input R that is not of rank 3", "another rank");
+    }
+  }
+}
+
 KVIK_TEST(whole_sequences_in_every_direction) {
   for (const std::int64_t directions : {1, 2}) {
     Recurrent m;

@@ -203,3 +203,40 @@ def test_malformed_files(weights, tmp_path):
     session = kvik.InferenceSession(changed("r.shape", np.array([2, 132, 132])))
     with pytest.raises(kvik.KvikError, match="LSTM node 'layer': R has shape"):
         session.run(None, {"ids": np.zeros((1, 1), np.int64)})
+
+
+def test_weights_beside_computed_ones_stay_floats(tmp_path):
+    """R is computed, so the layer multiplies in fp32 at load: a file must not round its W."""
+    rng = np.random.default_rng(5)
+
+    def constant(name: str, *shape: int) -> TensorProto:
+        return numpy_helper.from_array(rng.standard_normal(shape).astype(np.float32) / 8, name)
+
+    units = 64
+    nodes = [
+        helper.make_node("Gather", ["embedding", "ids"], ["x"]),
+        helper.make_node("Transpose", ["x"], ["steps"], perm=[1, 0, 2]),
+        helper.make_node("Shape", ["ids"], ["batch"], start=0, end=1),
+        helper.make_node("Cast", ["batch"], ["factor"], to=TensorProto.FLOAT),
+        helper.make_node("Mul", ["r", "factor"], ["computed"]),
+        helper.make_node("RNN", ["steps", "w", "computed"], ["y"], hidden_size=units),
+        helper.make_node("Squeeze", ["y", "one"], ["states"]),
+        helper.make_node("Transpose", ["states"], ["rows"], perm=[1, 0, 2]),
+        helper.make_node("MatMul", ["rows", "head"], ["logits"]),
+    ]
+    graph = helper.make_graph(
+        nodes, "computed",
+        [helper.make_tensor_value_info("ids", TensorProto.INT64, ["batch", "sequence"])],
+        [helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["batch", "sequence", VOCAB])],
+        [constant("embedding", VOCAB, 80), constant("w", 1, units, 80),
+         constant("r", 1, units, units), constant("head", units, VOCAB),
+         numpy_helper.from_array(np.array([1]), "one")],
+    )  # fmt: skip
+    source, path = tmp_path / "model.onnx", tmp_path / "small.onnx"
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 21)]), source)
+    assert recurrent_matrices(source, "int8") == []
+    result = quantize_model(source, path, weights="int8")
+    assert "recurrent layer" not in [item.use for item in result.matrices]
+    ids = rng.integers(0, VOCAB, 9)
+    at_load = kvik.load(source, weights="int8", task="generate").logits(ids)
+    assert np.array_equal(kvik.load(path, task="generate").logits(ids), at_load)

@@ -1,5 +1,6 @@
 // Attention over a blocked key/value cache with online softmax. Include a vec_*.h, math.inl.h,
-// elementwise.inl.h, product.inl.h, bfloat16.inl.h and quantized.inl.h first.
+// elementwise.inl.h, product.inl.h, bfloat16.inl.h, quantized.inl.h and attention_values.inl.h
+// first.
 //
 // A segment is passed in spans of a few blocks, in ascending order; per span and row: all scores,
 // new maximum, rescaled output, weighted values added key by key. What is done once a span (across
@@ -8,8 +9,8 @@
 //   - spans lie at fixed positions;
 //   - every score is a chain of its own; those of invisible keys are replaced by -inf, whose weight
 //     is exactly 0, before anything is made of them;
-//   - values of invisible keys are not multiplied at all: the tile covers the keys that all of its
-//     rows see, and each row adds those before and after by itself, in the same ascending order.
+//   - values of invisible keys are not multiplied at all: where a tile's rows do not all see a key,
+//     those that do add it alone, in the same ascending order.
 #pragma once
 
 #include "kernels/kernels.h"
@@ -24,13 +25,6 @@ static_assert(kKvBlock % kWidth == 0);
 constexpr std::int64_t kSpanBlocks = 4;
 constexpr int kSpanKeys = static_cast<int>(kSpanBlocks * kKvBlock);
 static_assert(kKvSegment % kSpanKeys == 0);
-
-// Positions [begin, end) of a block or a span.
-struct Visible {
-  int begin;
-  int end;
-  bool empty() const { return begin >= end; }
-};
 
 inline int within(std::int64_t key, int length) {
   return key < 0 ? 0 : key < length ? static_cast<int>(key) : length;
@@ -261,68 +255,57 @@ void weigh_tile(const AttentionState& state, const Span& span, const SpanTile& t
   }
 }
 
-// A product of rows with a block, which comes from memory where few rows make one pass over it.
+// Whether blocks come from memory, as they are: few rows make one pass over them.
+inline bool streams(const AttentionArgs& args) {
+  return args.rows <= kTileRows && args.cache == CacheType::kF32;
+}
+
 inline void multiply_block(const AttentionArgs& args, int rows, const Product& p) {
-  if (args.rows <= kTileRows && args.cache == CacheType::kF32) {
+  if (streams(args)) {
     product<true>(rows, p);
   } else {
     product<false>(rows, p);
   }
 }
 
-// What tile `i` of those that pass over a block fetches meanwhile of the next one: all of it if it
-// is the only one, else a line a step, four of them together about as much as a block of 64
-// dimensions. What lies behind a smaller one is fetched for nothing.
-inline const float* fetched_by(int i, std::int64_t steps, const void* next) {
-  return next == nullptr || i >= kKvBlock / kFloatsPerLine
-             ? nullptr
-             : static_cast<const float*>(next) + i * steps * kFloatsPerLine;
+// What tile `i` of those that pass over a K block fetches meanwhile: what is read next, if it is
+// the only one; else a line a step, four of them together about as much as a block of 64
+// dimensions. Those bring the K block that will follow and the V block of the same positions into
+// L2. What lies behind a smaller one is fetched for nothing.
+inline const float* fetched_by(int i, const AttentionArgs& args, const Span& span,
+                               std::int64_t block) {
+  constexpr int kTiles = kKvBlock / kFloatsPerLine;
+  const void* next = block + 1 < span.end ? args.k_blocks[block + 1]
+                     : streams(args)      ? args.v_blocks[span.begin]
+                                          : span.next;
+  if (i >= kTiles) next = i < 2 * kTiles ? args.v_blocks[block] : nullptr;
+  if (next == nullptr) return nullptr;
+  return static_cast<const float*>(next) +
+         std::ptrdiff_t{i % kTiles} * args.head_dim * kFloatsPerLine;
 }
 
-// Adds weights · values of the keys in `keys` to `rows` rows of the output. `at`: of the block, in
-// the span. next: see Product.
-void add_values(const AttentionState& state, int row, int rows, int at, const float* v_block,
-                Visible keys, const float* next = nullptr) {
-  if (keys.empty()) return;
+// Adds the values of blocks [begin, end) of a span to the output of a tile's rows. blocks: of the
+// span, in fp32.
+void add_blocks(const AttentionState& state, const SpanTile& tile, std::int64_t begin,
+                std::int64_t end, const float* const* blocks, const void* next) {
   const AttentionArgs& args = state.args;
-  multiply_block(args, rows,
-                 {.a = state.scores(row) + at + keys.begin,
-                  .a_stride = kSpanKeys,
-                  .k = keys.end - keys.begin,
-                  .b = v_block + static_cast<std::ptrdiff_t>(keys.begin) * args.value_dim,
-                  .b_stride = args.value_dim,
-                  .columns = args.value_dim,
-                  .c = state.out(row),
-                  .c_stride = state.part.out_stride,
-                  .accumulate = true,
-                  .next = next});
-}
-
-// Adds a block's part to the output of those of a tile's rows that see any of it.
-void add_block(const AttentionState& state, const SpanTile& tile, std::int64_t block, int at,
-               const float* v_block, const float* next) {
+  const std::int64_t origin = begin * kKvBlock;
   Visible keys[kTileRows];
-  int first = tile.rows, end = 0;
   for (int r = 0; r < tile.rows; ++r) {
-    keys[r] = state.visible(tile.row + r, block * kKvBlock, kKvBlock);
-    if (keys[r].empty()) continue;
-    first = r < first ? r : first;
-    end = r + 1;
+    keys[r] = state.visible(tile.row + r, origin, static_cast<int>((end - begin) * kKvBlock));
   }
-  if (end == 0) return;
-  Visible shared{0, kKvBlock};  // that all of these see
-  for (int r = first; r < end; ++r) {
-    shared.begin = keys[r].begin > shared.begin ? keys[r].begin : shared.begin;
-    shared.end = keys[r].end < shared.end ? keys[r].end : shared.end;
-  }
-  if (shared.empty()) shared = {kKvBlock, kKvBlock};  // each row by itself
-  for (int r = first; r < end; ++r) {
-    const int until = keys[r].end < shared.begin ? keys[r].end : shared.begin;
-    add_values(state, tile.row + r, 1, at, v_block, {keys[r].begin, until});
-  }
-  add_values(state, tile.row + first, end - first, at, v_block, shared, next);
-  for (int r = first; r < end; ++r) {
-    add_values(state, tile.row + r, 1, at, v_block, {shared.end, keys[r].end});
+  const ValueRun run{.weights = state.scores(tile.row) + origin % kSpanKeys,
+                     .weights_stride = kSpanKeys,
+                     .blocks = blocks,
+                     .dim = args.value_dim,
+                     .out = state.out(tile.row),
+                     .out_stride = state.part.out_stride,
+                     .keys = keys,
+                     .next = static_cast<const float*>(next)};
+  if (streams(args)) {
+    add_values<true>(tile.rows, run);
+  } else {
+    add_values<false>(tile.rows, run);
   }
 }
 
@@ -337,7 +320,6 @@ void attend_span(const AttentionState& state, int first_row, int rows, const Spa
     const int at = static_cast<int>(block * kKvBlock - origin);
     const float* k = widen_block(args.cache, args.k_blocks[block],
                                  std::int64_t{args.head_dim} * kKvBlock, scratch.wide_k);
-    const void* next = block + 1 < span.end ? args.k_blocks[block + 1] : args.v_blocks[span.begin];
     for (int i = 0; i < count; ++i) {
       const Visible lanes = tiles[i].lanes(at);
       if (lanes.empty()) continue;
@@ -351,17 +333,21 @@ void attend_span(const AttentionState& state, int first_row, int rows, const Spa
                       .c = state.scores(tiles[i].row) + at + lanes.begin,
                       .c_stride = kSpanKeys,
                       .accumulate = false,
-                      .next = fetched_by(i, args.head_dim, next)});
+                      .next = fetched_by(i, args, span, block)});
     }
   }
   for (int i = 0; i < count; ++i) weigh_tile(state, span, tiles[i]);
-  for (std::int64_t block = span.begin; block < span.end; ++block) {
-    const int at = static_cast<int>(block * kKvBlock - origin);
-    const float* v = widen_block(args.cache, args.v_blocks[block],
-                                 std::int64_t{args.value_dim} * kKvBlock, scratch.wide_v);
-    const void* next = block + 1 < span.end ? args.v_blocks[block + 1] : span.next;
+  // Blocks that are there in fp32 pass together, others one by one through the scratch.
+  const std::int64_t together = args.cache == CacheType::kF32 ? kSpanBlocks : 1;
+  for (std::int64_t begin = span.begin; begin < span.end; begin += together) {
+    const std::int64_t end = begin + together < span.end ? begin + together : span.end;
+    const float* blocks[kSpanBlocks];
+    for (std::int64_t block = begin; block < end; ++block) {
+      blocks[block - begin] = widen_block(args.cache, args.v_blocks[block],
+                                          std::int64_t{args.value_dim} * kKvBlock, scratch.wide_v);
+    }
     for (int i = 0; i < count; ++i) {
-      add_block(state, tiles[i], block, at, v, fetched_by(i, kKvBlock, next));
+      add_blocks(state, tiles[i], begin, end, blocks, end < span.end ? nullptr : span.next);
     }
   }
 }

@@ -9,6 +9,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <type_traits>
 
 namespace kvik::kernels {
 namespace {
@@ -32,25 +33,90 @@ struct Product {
 constexpr std::ptrdiff_t kPrefetchAhead = 1024;
 constexpr int kFloatsPerLine = 16;
 
-// kRows x kVecs vectors of C, from column `column` on. Part says which lanes of the last vector
-// exist. kStream: B comes from memory rather than from a cache. kNext: p.next is fetched.
-template <int kRows, int kVecs, bool kStream, bool kNext = false, typename Part>
-inline void product_tile(const Product& p, std::ptrdiff_t column, Part part) {
-  Vec acc[kRows][kVecs];
-  const auto load_row = [part](const float* from, Vec(&to)[kVecs]) {
+// kRows x kVecs vectors of C in registers. Part says which lanes of the last vector of a row exist.
+template <int kRows, int kVecs, typename Part>
+struct TileSums {
+  Part part;
+  Vec sum[kRows][kVecs];
+
+  [[gnu::always_inline]] void load_row(const float* from, Vec (&to)[kVecs]) const {
 #pragma GCC unroll 16
     for (int v = 0; v + 1 < kVecs; ++v) to[v] = load(from + v * kWidth);
     to[kVecs - 1] = load(from + (kVecs - 1) * kWidth, part);
-  };
-  float* c = p.c + column;
+  }
+  [[gnu::always_inline]] void clear() {
 #pragma GCC unroll 16
-  for (int r = 0; r < kRows; ++r) {
-    if (p.accumulate) {
-      load_row(c + r * p.c_stride, acc[r]);
-    } else {
+    for (int r = 0; r < kRows; ++r) {
 #pragma GCC unroll 16
-      for (int v = 0; v < kVecs; ++v) acc[r][v] = zero();
+      for (int v = 0; v < kVecs; ++v) sum[r][v] = zero();
     }
+  }
+  [[gnu::always_inline]] void read(const float* c, std::ptrdiff_t stride) {
+#pragma GCC unroll 16
+    for (int r = 0; r < kRows; ++r) load_row(c + r * stride, sum[r]);
+  }
+  [[gnu::always_inline]] void write(float* c, std::ptrdiff_t stride) const {
+#pragma GCC unroll 16
+    for (int r = 0; r < kRows; ++r) {
+#pragma GCC unroll 16
+      for (int v = 0; v + 1 < kVecs; ++v) store(c + r * stride + v * kWidth, sum[r][v]);
+      store(c + r * stride + (kVecs - 1) * kWidth, sum[r][kVecs - 1], part);
+    }
+  }
+  // One k: a is the first row's, b the first column's. change(r, after, before): the sum of row r.
+  template <typename Change>
+  [[gnu::always_inline]] void add(const float* a, std::ptrdiff_t a_stride, const float* b,
+                                  Change change) {
+    Vec w[kVecs];
+    load_row(b, w);
+#pragma GCC unroll 16
+    for (int r = 0; r < kRows; ++r) {
+      const Vec x = set(a[r * a_stride]);
+#pragma GCC unroll 16
+      for (int v = 0; v < kVecs; ++v) sum[r][v] = change(r, fma(x, w[v], sum[r][v]), sum[r][v]);
+    }
+  }
+  [[gnu::always_inline]] void add(const float* a, std::ptrdiff_t a_stride, const float* b) {
+    add(a, a_stride, b, [](int, Vec after, Vec) { return after; });
+  }
+};
+
+template <int kCount>
+struct Constant {
+  static constexpr int value = kCount;
+};
+
+// Calls f(first column, number of vectors as a Constant, Part) on tiles of up to kVecs vectors that
+// cover `columns`.
+template <int kVecs, typename F>
+inline void for_column_tiles(int columns, F f) {
+  std::ptrdiff_t column = 0;
+  for (; column + kVecs * kWidth <= columns; column += kVecs * kWidth) {
+    f(column, Constant<kVecs>{}, Full{});
+  }
+  const int rest = static_cast<int>(columns - column);
+  if (rest == 0) return;
+  const int vecs = (rest + kWidth - 1) / kWidth;  // 1 .. kVecs, the last one partial or full
+  const Head last{rest - (vecs - 1) * kWidth};
+  static_assert(kMaxTileVecs == 4);
+  if (vecs == 1) return f(column, Constant<1>{}, last);
+  if (vecs == 2) return f(column, Constant<2>{}, last);
+  if constexpr (kVecs > 2) {
+    if (vecs == 3) return f(column, Constant<3>{}, last);
+    return f(column, Constant<4>{}, last);
+  }
+}
+
+// kRows x kVecs vectors of C, from column `column` on. kStream: B comes from memory rather than
+// from a cache. kNext: p.next is fetched.
+template <int kRows, int kVecs, bool kStream, bool kNext = false, typename Part>
+inline void product_tile(const Product& p, std::ptrdiff_t column, Part part) {
+  TileSums<kRows, kVecs, Part> sums{part, {}};
+  float* c = p.c + column;
+  if (p.accumulate) {
+    sums.read(c, p.c_stride);
+  } else {
+    sums.clear();
   }
   const float* a = p.a;
   const float* b = p.b + column;
@@ -67,45 +133,21 @@ inline void product_tile(const Product& p, std::ptrdiff_t column, Part part) {
       ahead += p.b_stride;
     }
     if constexpr (kNext) prefetch_l2(next + i * kFloatsPerLine);
-    Vec w[kVecs];
-    load_row(b, w);
-#pragma GCC unroll 16
-    for (int r = 0; r < kRows; ++r) {
-      const Vec x = set(a[r * p.a_stride]);
-#pragma GCC unroll 16
-      for (int v = 0; v < kVecs; ++v) acc[r][v] = fma(x, w[v], acc[r][v]);
-    }
+    sums.add(a, p.a_stride, b);
   }
-#pragma GCC unroll 16
-  for (int r = 0; r < kRows; ++r) {
-#pragma GCC unroll 16
-    for (int v = 0; v + 1 < kVecs; ++v) store(c + r * p.c_stride + v * kWidth, acc[r][v]);
-    store(c + r * p.c_stride + (kVecs - 1) * kWidth, acc[r][kVecs - 1], part);
-  }
+  sums.write(c, p.c_stride);
 }
 
 template <int kRows, bool kStream>
 void product_rows(const Product& p) {
-  constexpr int kVecs = tile_vecs(kRows);
-  std::ptrdiff_t column = 0;
-  for (; column + kVecs * kWidth <= p.columns; column += kVecs * kWidth) {
-    if (!kStream && p.next != nullptr) {
-      product_tile<kRows, kVecs, false, true>(p, column, Full{});
-    } else {
-      product_tile<kRows, kVecs, kStream>(p, column, Full{});
-    }
-  }
-  const int rest = static_cast<int>(p.columns - column);
-  if (rest == 0) return;
-  const int vecs = (rest + kWidth - 1) / kWidth;  // 1 .. kVecs, the last one partial or full
-  const Head last{rest - (vecs - 1) * kWidth};
-  static_assert(kMaxTileVecs == 4);
-  if (vecs == 1) return product_tile<kRows, 1, kStream>(p, column, last);
-  if (vecs == 2) return product_tile<kRows, 2, kStream>(p, column, last);
-  if constexpr (kVecs > 2) {
-    if (vecs == 3) return product_tile<kRows, 3, kStream>(p, column, last);
-    return product_tile<kRows, 4, kStream>(p, column, last);
-  }
+  for_column_tiles<tile_vecs(kRows)>(
+      p.columns, [&]<typename Part>(std::ptrdiff_t column, auto vecs, Part part) {
+        constexpr int kVecs = decltype(vecs)::value;
+        if constexpr (!kStream && std::is_same_v<Part, Full>) {
+          if (p.next != nullptr) return product_tile<kRows, kVecs, false, true>(p, column, part);
+        }
+        product_tile<kRows, kVecs, kStream>(p, column, part);
+      });
 }
 
 // rows in [1, kRows].

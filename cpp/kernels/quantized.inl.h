@@ -193,7 +193,7 @@ constexpr int kVecBytes = kWidth * 4;   // four k of kWidth columns
 constexpr int kStepBytes = kPanel * 4;  // four k of a panel
 constexpr int kTileBytes = kDotVecs * kVecBytes;
 
-inline void fetch_ahead(const std::uint8_t* p) {
+[[gnu::always_inline]] inline void fetch_ahead(const std::uint8_t* p) {
 #pragma GCC unroll 8
   for (int b = 0; b < kTileBytes; b += kLine) {
     prefetch(reinterpret_cast<const float*>(p + b + kFetchAhead));
@@ -245,11 +245,6 @@ void for_tiles(const QuantizedRows& x, const IntegerPanels& w, std::int64_t pane
     }
   }
 }
-
-template <int kCount>
-struct Constant {
-  static constexpr int value = kCount;
-};
 
 // Calls f with the number of rows as a Constant.
 template <int kRows, typename F>

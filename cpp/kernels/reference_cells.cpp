@@ -1,6 +1,6 @@
 // The reference's recurrent cells and weighted sums: functions in double, states rounded to float
 // where the contract has a float.
-#include "kernels/reference_cells.h"
+#include "kernels/reference.h"
 
 #include <algorithm>
 #include <cmath>

@@ -11,6 +11,7 @@
 #include "kernels/bfloat16.inl.h"
 #include "kernels/quantized.inl.h"
 #include "kernels/pack_quantized.inl.h"
+#include "kernels/attention_values.inl.h"
 #include "kernels/attention.inl.h"
 #include "kernels/recurrent.inl.h"
 // clang-format on

@@ -50,7 +50,7 @@ inline Bf16Panel bf16_panel(const std::uint8_t* data, std::int64_t k, std::uint8
 // Fetches panels of which each line is read once, from memory: two steps (8 KiB) ahead, a quarter
 // of a step with each tile.
 struct Bf16Stream {
-  void tile(const std::uint8_t* step, int t) {
+  [[gnu::always_inline]] void tile(const std::uint8_t* step, int t) {
     constexpr int kAhead = 2 * kBf16StepBytes, kShare = kBf16StepBytes / 4;
 #pragma GCC unroll 16
     for (int b = 0; b < kShare; b += kLine) {

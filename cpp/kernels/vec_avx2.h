@@ -65,10 +65,10 @@ inline void store(float* p, Vec a, Full = {}) {
 inline void store(float* p, Vec a, Head head) {
   _mm256_maskstore_ps(p, _mm256_castps_si256(lanes(head).m), a.v);
 }
-inline void prefetch(const float* p) {
+[[gnu::always_inline]] inline void prefetch(const float* p) {
   _mm_prefetch(reinterpret_cast<const char*>(p), _MM_HINT_T0);
 }
-inline void prefetch_l2(const float* p) {
+[[gnu::always_inline]] inline void prefetch_l2(const float* p) {
   _mm_prefetch(reinterpret_cast<const char*>(p), _MM_HINT_T1);
 }
 inline Vec set(float a) {

@@ -73,10 +73,12 @@ inline void store(float* p, Vec a, Full = {}) {
 inline void store(float* p, Vec a, Head head) {
   _mm512_mask_storeu_ps(p, lanes(head).m, a.v);
 }
-inline void prefetch(const float* p) {
+// Always inline: GCC takes a function that does nothing but fetch for one without effects, and
+// drops calls of it.
+[[gnu::always_inline]] inline void prefetch(const float* p) {
   _mm_prefetch(reinterpret_cast<const char*>(p), _MM_HINT_T0);
 }
-inline void prefetch_l2(const float* p) {
+[[gnu::always_inline]] inline void prefetch_l2(const float* p) {
   _mm_prefetch(reinterpret_cast<const char*>(p), _MM_HINT_T1);
 }
 inline Vec set(float a) {

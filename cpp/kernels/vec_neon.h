@@ -107,10 +107,10 @@ inline void store(float* p, Vec a, Head head) {
   vst1_f32(p, vget_low_f32(a.v));
   if (head.n == 3) vst1q_lane_f32(p + 2, a.v, 2);
 }
-inline void prefetch(const float* p) {
+[[gnu::always_inline]] inline void prefetch(const float* p) {
   __builtin_prefetch(p);
 }
-inline void prefetch_l2(const float* p) {
+[[gnu::always_inline]] inline void prefetch_l2(const float* p) {
   __builtin_prefetch(p, 0, 2);
 }
 inline Vec set(float a) {

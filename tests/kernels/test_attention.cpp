@@ -372,6 +372,19 @@ KVIK_TEST(invisible_positions_do_not_matter) {
           CHECK(same_bits(alone.at(r, d), clean[Problem::at(r * s.value_dim + d)]))
               << name_of(table, s) << " row " << r;
         }
+        // The same beside rows that do see them, and with values that no weight makes 0.
+        for (int j = 0; j < s.keys; ++j) {
+          if (j >= p.first[Problem::at(r)] && j <= p.last[Problem::at(r)]) continue;
+          for (int d = 0; d < s.value_dim; ++d) {
+            (*p.v_storage[Problem::at(j / 64)])[(j % 64) * s.value_dim + d] = std::nanf("");
+          }
+        }
+        const std::vector<float> together = attend(table, p);
+        for (int d = 0; d < s.value_dim; ++d) {
+          const std::size_t i = Problem::at(r * s.value_dim + d);
+          CHECK(same_bits(together[i], clean[i]))
+              << name_of(table, s) << " row " << r << " beside others";
+        }
         p.write_keys();
       }
     }

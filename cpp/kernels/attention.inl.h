@@ -268,26 +268,28 @@ inline void multiply_block(const AttentionArgs& args, int rows, const Product& p
   }
 }
 
-// What tile `i` of those that pass over a K block fetches meanwhile: what is read next, if it is
-// the only one; else a line a step, four of them together about as much as a block of 64
-// dimensions. Those bring the K block that will follow and the V block of the same positions into
-// L2. What lies behind a smaller one is fetched for nothing.
-inline const float* fetched_by(int i, const AttentionArgs& args, const Span& span,
+// Tiles that fetch a block while they pass over another, a line a step: about as much as one of 64
+// dimensions. What lies behind a smaller one is fetched for nothing.
+constexpr int kFetchingTiles = kKvBlock / kFloatsPerLine;
+
+// What tile `i` of `tiles` fetches while it passes over a K block. Where there are few tiles, what
+// is read next: the following K block, at last the first V block. Of many the first ones fetch the
+// following K block, those after them the V block of the same positions.
+inline const float* fetched_by(int i, int tiles, const AttentionArgs& args, const Span& span,
                                std::int64_t block) {
-  constexpr int kTiles = kKvBlock / kFloatsPerLine;
-  const void* next = block + 1 < span.end ? args.k_blocks[block + 1]
-                     : streams(args)      ? args.v_blocks[span.begin]
-                                          : span.next;
-  if (i >= kTiles) next = i < 2 * kTiles ? args.v_blocks[block] : nullptr;
+  const void* next = block + 1 < span.end      ? args.k_blocks[block + 1]
+                     : tiles <= kFetchingTiles ? args.v_blocks[span.begin]
+                                               : span.next;
+  if (i >= kFetchingTiles) next = i < 2 * kFetchingTiles ? args.v_blocks[block] : nullptr;
   if (next == nullptr) return nullptr;
   return static_cast<const float*>(next) +
-         std::ptrdiff_t{i % kTiles} * args.head_dim * kFloatsPerLine;
+         std::ptrdiff_t{i % kFetchingTiles} * args.head_dim * kFloatsPerLine;
 }
 
-// Adds the values of blocks [begin, end) of a span to the output of a tile's rows. blocks: of the
-// span, in fp32.
+// Adds the values of blocks [begin, end), which are in fp32, to the output of a tile's rows. next:
+// see ValueRun. stream: the blocks come from memory.
 void add_blocks(const AttentionState& state, const SpanTile& tile, std::int64_t begin,
-                std::int64_t end, const float* const* blocks, const void* next) {
+                std::int64_t end, const float* const* blocks, const float* next, bool stream) {
   const AttentionArgs& args = state.args;
   const std::int64_t origin = begin * kKvBlock;
   Visible keys[kTileRows];
@@ -301,8 +303,8 @@ void add_blocks(const AttentionState& state, const SpanTile& tile, std::int64_t 
                      .out = state.out(tile.row),
                      .out_stride = state.part.out_stride,
                      .keys = keys,
-                     .next = static_cast<const float*>(next)};
-  if (streams(args)) {
+                     .next = next};
+  if (stream) {
     add_values<true>(tile.rows, run);
   } else {
     add_values<false>(tile.rows, run);
@@ -333,21 +335,29 @@ void attend_span(const AttentionState& state, int first_row, int rows, const Spa
                       .c = state.scores(tiles[i].row) + at + lanes.begin,
                       .c_stride = kSpanKeys,
                       .accumulate = false,
-                      .next = fetched_by(i, args, span, block)});
+                      .next = fetched_by(i, count, args, span, block)});
     }
   }
   for (int i = 0; i < count; ++i) weigh_tile(state, span, tiles[i]);
   // Blocks that are there in fp32 pass together, others one by one through the scratch.
-  const std::int64_t together = args.cache == CacheType::kF32 ? kSpanBlocks : 1;
+  const bool wide = args.cache == CacheType::kF32, few = count <= kFetchingTiles;
+  const std::int64_t together = wide ? kSpanBlocks : 1;
   for (std::int64_t begin = span.begin; begin < span.end; begin += together) {
     const std::int64_t end = begin + together < span.end ? begin + together : span.end;
+    const void* next = end < span.end ? args.v_blocks[end] : span.next;
+    // What each tile fetches of it: a line for each position.
+    const std::ptrdiff_t share = (end - begin) * kKvBlock * kFloatsPerLine;
+    const std::int64_t floats = cache_block_bytes(args.cache, args.value_dim) / 4;
     const float* blocks[kSpanBlocks];
     for (std::int64_t block = begin; block < end; ++block) {
       blocks[block - begin] = widen_block(args.cache, args.v_blocks[block],
                                           std::int64_t{args.value_dim} * kKvBlock, scratch.wide_v);
     }
     for (int i = 0; i < count; ++i) {
-      add_blocks(state, tiles[i], begin, end, blocks, end < span.end ? nullptr : span.next);
+      const bool fetches = next != nullptr && i * share < floats;
+      add_blocks(state, tiles[i], begin, end, blocks,
+                 fetches ? static_cast<const float*>(next) + i * share : nullptr,
+                 wide && few && i == 0);
     }
   }
 }

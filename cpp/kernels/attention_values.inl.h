@@ -22,8 +22,10 @@ struct ValueRun {
   int dim;
   float* out;  // [rows, dim]
   std::ptrdiff_t out_stride;
-  const Visible* keys;  // of each row; counted from the first block's first position
-  const float* next;    // a block that is read after these, or null
+  const Visible* keys;  // of each row, begin <= end; from the first block's first position on
+  // What is read next, or null. Of blocks that stream it is fetched as if it followed them;
+  // otherwise a line of it is brought into L2 with each position.
+  const float* next;
 };
 
 // Positions that all rows sum, and those that any of them does: all of the former in the latter.
@@ -45,7 +47,7 @@ struct SharedKeys {
 };
 
 // Adds positions [begin, end) to the sums of a tile's rows, from column `column` on. kAll: all rows
-// take them. kStream: blocks come from memory.
+// take them. last: the end of what any of them takes. kStream: blocks come from memory.
 template <bool kStream, bool kAll, int kRows, int kVecs, typename Part>
 [[gnu::always_inline]] inline void add_positions(const ValueRun& run, int begin, int end, int last,
                                                  std::ptrdiff_t column,
@@ -55,10 +57,11 @@ template <bool kStream, bool kAll, int kRows, int kVecs, typename Part>
     const int stop = end < behind ? end : behind;
     const float* v = run.blocks[block] + std::ptrdiff_t{begin % kKvBlock} * run.dim + column;
     const float* a = run.weights + begin;
-    // Fetching goes on in the next block once it has reached the end of this one.
+    // Fetching goes on in the next block once it has reached what is read last of this one.
     const float* next = behind < last ? run.blocks[block + 1] : run.next;
-    const int turn =
-        next == nullptr ? INT32_MAX : behind - static_cast<int>(kPrefetchAhead) / run.dim;
+    const int turn = next == nullptr ? INT32_MAX
+                                     : (behind < last ? behind : last) -
+                                           static_cast<int>(kPrefetchAhead) / run.dim;
     const float* ahead = v + kPrefetchAhead;
     if (begin > turn) ahead = next + column + std::ptrdiff_t{begin - turn} * run.dim;
     for (; begin < stop; ++begin, ++a, v += run.dim) {
@@ -67,6 +70,8 @@ template <bool kStream, bool kAll, int kRows, int kVecs, typename Part>
 #pragma GCC unroll 16
         for (int f = 0; f < kVecs * kWidth; f += kFloatsPerLine) prefetch(ahead + f);
         ahead += run.dim;
+      } else if (run.next != nullptr) {
+        prefetch_l2(run.next + std::ptrdiff_t{begin} * kFloatsPerLine);
       }
       if constexpr (kAll) {
         sums.add(a, run.weights_stride, v);

@@ -1,6 +1,6 @@
 // Weights to panels of int8, int4 and bfloat16. Include a vec_*.h, elementwise.inl.h,
 // bfloat16.inl.h and quantized.inl.h first. The equations are those of kernels.h, in the order of
-// reference.cpp.
+// reference_low_precision.cpp.
 #pragma once
 
 #include "kernels/kernels.h"

@@ -1,4 +1,5 @@
-// The slots of the reference table, by the file that they stand in, and what those files share.
+// The slots of the reference table that do not stand in reference.cpp, by their file, and what
+// those files share.
 #pragma once
 
 #include "kernels/kernels.h"

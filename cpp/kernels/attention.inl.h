@@ -272,16 +272,15 @@ inline void multiply_block(const AttentionArgs& args, int rows, const Product& p
 // dimensions. What lies behind a smaller one is fetched for nothing.
 constexpr int kFetchingTiles = kKvBlock / kFloatsPerLine;
 
-// What tile `i` of `tiles` fetches while it passes over a K block. Where there are few tiles, what
-// is read next: the following K block, at last the first V block. Of many the first ones fetch the
-// following K block, those after them the V block of the same positions.
-inline const float* fetched_by(int i, int tiles, const AttentionArgs& args, const Span& span,
+// What tile `i` fetches while it passes over a K block. The first ones bring what is read next: the
+// following K block, at last the first V block. Those after them bring the V block of the same
+// positions: values of fp32 pass span by span, and fetch no more than the block behind it.
+inline const float* fetched_by(int i, const AttentionArgs& args, const Span& span,
                                std::int64_t block) {
-  const void* next = block + 1 < span.end      ? args.k_blocks[block + 1]
-                     : tiles <= kFetchingTiles ? args.v_blocks[span.begin]
-                                               : span.next;
-  if (i >= kFetchingTiles) next = i < 2 * kFetchingTiles ? args.v_blocks[block] : nullptr;
-  if (next == nullptr) return nullptr;
+  if (i >= 2 * kFetchingTiles) return nullptr;
+  const void* next = i >= kFetchingTiles    ? args.v_blocks[block]
+                     : block + 1 < span.end ? args.k_blocks[block + 1]
+                                            : args.v_blocks[span.begin];
   return static_cast<const float*>(next) +
          std::ptrdiff_t{i % kFetchingTiles} * args.head_dim * kFloatsPerLine;
 }
@@ -335,7 +334,7 @@ void attend_span(const AttentionState& state, int first_row, int rows, const Spa
                       .c = state.scores(tiles[i].row) + at + lanes.begin,
                       .c_stride = kSpanKeys,
                       .accumulate = false,
-                      .next = fetched_by(i, count, args, span, block)});
+                      .next = fetched_by(i, args, span, block)});
     }
   }
   for (int i = 0; i < count; ++i) weigh_tile(state, span, tiles[i]);
